@@ -1,0 +1,77 @@
+"""The `evkit` command: arguments in, one call, a table or JSON out.
+
+Each module of this package adds its commands by `register(app)` and imports what it needs inside the command, so that
+`evkit --help` stays quick and a part that is not installed is missed only where it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from evkit.errors import EvkitError
+
+# In the order in which `evkit --help` lists them: start, run, look, act.
+_COMMANDS = (
+    "demo", "stack", "migrate", "relay", "consume", "outbox", "dlq", "replay", "schema",
+    "view", "check", "report", "notebooks",
+)  # fmt: skip
+
+app = typer.Typer(
+    name="evkit",
+    help="Incident analysis kit for event-driven systems: PostgreSQL outbox, Kafka, consumers, dead letters, replay.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(version("evkit"))
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    profile: Annotated[
+        str | None, typer.Option("--profile", help="Profile of evkit.toml (EVKIT_PROFILE).", show_default=False)
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, on stderr.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if profile:
+        os.environ["EVKIT_PROFILE"] = profile
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+
+
+for _name in _COMMANDS:
+    importlib.import_module(f"evkit.cli.{_name}").register(app)
+
+
+def main() -> None:
+    """Entry point: runs a command; an EvkitError becomes one sentence on stderr and its exit code."""
+    try:
+        app()
+    except EvkitError as error:
+        print(f"evkit: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("evkit: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # `evkit view lag | head`
+        sys.stderr.close()
+        raise SystemExit(0) from None

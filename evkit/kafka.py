@@ -1,0 +1,333 @@
+"""Kafka: record ↔ Event, producers, consumers, offsets, admin. The only place that opens confluent-kafka.
+
+Settings that matter for correctness or were measured are set here, once, with their reasons; a property that the user
+gives in evkit.toml wins, except where a promise would break.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import confluent_kafka as ck
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    TIMESTAMP_CREATE_TIME,
+    TIMESTAMP_LOG_APPEND_TIME,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.cimpl import NewTopic
+
+from evkit.errors import BrokerUnreachable, Undecodable, UnknownTopic
+from evkit.event import CE_ID, CE_SCHEMA_VERSION, CE_TIME, CE_TYPE, RESERVED_HEADERS, Event
+from evkit.settings import Settings
+
+__all__ = ["OFFSET_BEGINNING", "AdminClient", "KafkaError", "KafkaException", "Message", "OffsetSpec", "TopicPartition"]
+
+log = logging.getLogger(__name__)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_CLIENT_LOG = logging.getLogger("evkit.kafka.client")
+# librdkafka writes its own lines to stderr, past every log setting of the service; ours go through logging.
+_CLIENT_LOG.addHandler(logging.NullHandler())
+
+
+# --- record ↔ Event ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record as the broker gave it: bytes untouched, so that a dead letter can keep them.
+
+    Attributes:
+        topic, partition, offset   where it is
+        key, value                 raw bytes, None when the record has none
+        headers                    (name, raw value) in the record's order; a name may repeat, a value may be None
+        timestamp                  UTC, or None when the record has none
+        timestamp_type             "append" (the broker's clock), "create" (the producer's) or "none"
+        leader_epoch               of the partition's leader at the time of the read, or None
+        received_at                UTC, this machine's clock
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes | None]]
+    timestamp: datetime | None
+    timestamp_type: str
+    leader_epoch: int | None
+    received_at: datetime
+
+
+_TIMESTAMP_TYPES = {TIMESTAMP_LOG_APPEND_TIME: "append", TIMESTAMP_CREATE_TIME: "create"}
+
+
+def record_of(message: Message, received_at: datetime) -> Record:
+    """A client's message as a Record; no decoding, cannot fail on the content."""
+    kind, millis = message.timestamp()
+    timestamp_type = _TIMESTAMP_TYPES.get(kind, "none")
+    return Record(
+        topic=cast(str, message.topic()),
+        partition=cast(int, message.partition()),
+        offset=cast(int, message.offset()),
+        key=message.key(),
+        value=message.value(),
+        headers=cast("list[tuple[str, bytes | None]]", message.headers() or []),
+        timestamp=None if timestamp_type == "none" else _EPOCH + timedelta(milliseconds=millis),
+        timestamp_type=timestamp_type,
+        leader_epoch=message.leader_epoch(),
+        received_at=received_at,
+    )
+
+
+def fallback_event_id(record: Record) -> str:
+    """The id of a record that carries none: where it is, which is unique as long as the topic lives."""
+    return f"{record.topic}/{record.partition}/{record.offset}"
+
+
+def _text(value: bytes | None) -> str:
+    return "" if value is None else value.decode("utf-8")
+
+
+def decode(record: Record) -> Event:
+    """The event in a record (CloudEvents binary mode, JSON value).
+
+    Raises:
+        Undecodable: `ce_id` or `ce_type` is missing, text is not UTF-8, the value is no JSON object, or the schema
+            version is no number. The record itself is untouched.
+    """
+    try:
+        headers = {name: _text(value) for name, value in record.headers}
+        key = _text(record.key)
+    except UnicodeDecodeError as error:
+        raise Undecodable(f"a header or the key is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    event_id, event_type = headers.get(CE_ID), headers.get(CE_TYPE)
+    if not event_id or not event_type:
+        missing = CE_ID if not event_id else CE_TYPE
+        raise Undecodable(f"the record has no '{missing}' header, so it is not a CloudEvents event in binary mode")
+    if record.value is None:
+        raise Undecodable("the record has no value (a tombstone); events have a JSON object")
+    try:
+        payload = json.loads(record.value)
+    except (UnicodeDecodeError, ValueError) as error:
+        raise Undecodable(f"the value is not JSON ({error})") from None
+    except RecursionError:
+        raise Undecodable("the value is JSON nested too deeply to read") from None
+    if not isinstance(payload, dict):
+        raise Undecodable(f"the value is a JSON {type(payload).__name__}, events have an object")
+    try:
+        version = int(headers.get(CE_SCHEMA_VERSION, "1"))
+        created_at = datetime.fromisoformat(headers[CE_TIME]) if CE_TIME in headers else None
+    except ValueError as error:
+        raise Undecodable(f"'{CE_SCHEMA_VERSION}' or '{CE_TIME}' cannot be read ({error})") from None
+    if created_at is not None and created_at.tzinfo is None:
+        created_at = created_at.replace(tzinfo=UTC)
+    return Event(
+        type=event_type,
+        key=key,
+        payload=payload,
+        topic=record.topic,
+        id=event_id,
+        headers={k: v for k, v in headers.items() if k not in RESERVED_HEADERS},
+        schema_version=version,
+        created_at=created_at,
+    )
+
+
+# --- clients ----------------------------------------------------------------------------------------------------------
+
+
+def _client(settings: Settings, **ours: Any) -> dict[str, Any]:
+    """librdkafka's configuration: the user's properties under `ours`, logging through logging."""
+    return {"client.id": "evkit", **settings.kafka, **ours, "logger": _CLIENT_LOG}
+
+
+def producer(settings: Settings, **properties: Any) -> Producer:
+    """A producer that keeps order and does not give up on a short outage.
+
+    Idempotent with acks from all replicas: the order of a partition survives retries. Messages time out after five
+    minutes only, because a timed-out message is the one way in which an idempotent producer leaves a gap.
+    `murmur2_random` puts a key into the same partition as the Java clients do.
+    """
+    ours: dict[str, Any] = {
+        "enable.idempotence": True,
+        "acks": "all",
+        "partitioner": "murmur2_random",
+        "delivery.timeout.ms": 300_000,
+        "linger.ms": 0,
+        "queue.buffering.max.messages": 200_000,
+    }
+    return Producer(_client(settings, **ours, **properties))
+
+
+def consumer(settings: Settings, group: str, **properties: Any) -> Consumer:
+    """A consumer that commits only what it was told is done, and whose fetcher never sleeps a second.
+
+    librdkafka's default `fetch.queue.backoff.ms` of 1000 stalls a fast consumer: 1M records took 7.0 s with it and
+    2.0 s with 1 ms, at the same CPU (measured on Kafka 4.3.1).
+    """
+    ours: dict[str, Any] = {
+        "group.id": group,
+        "enable.auto.offset.store": False,
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",
+        "isolation.level": "read_committed",
+        "fetch.queue.backoff.ms": 1,
+        "queued.min.messages": 20_000,
+        "enable.partition.eof": False,
+    }
+    return Consumer(_client(settings, **(ours | properties)))
+
+
+def admin(settings: Settings) -> AdminClient:
+    """An admin client; it connects when it is first asked something."""
+    return AdminClient(_client(settings))
+
+
+def require_broker(settings: Settings, client: AdminClient | None = None) -> None:
+    """Raise BrokerUnreachable unless a broker answers within `settings.kafka_timeout_seconds`."""
+    try:
+        (client or admin(settings)).list_topics(timeout=settings.kafka_timeout_seconds)
+    except KafkaException as error:
+        raise broker_unreachable(settings, error) from None
+
+
+def broker_unreachable(settings: Settings, error: KafkaException) -> BrokerUnreachable:
+    """The sentence for a client error that means "nobody answers"."""
+    cause = error.args[0]
+    reason = cause.str() if isinstance(cause, KafkaError) else str(cause)
+    return BrokerUnreachable(settings.bootstrap_servers, reason)
+
+
+# --- topics and offsets -----------------------------------------------------------------------------------------------
+
+
+def topics(settings: Settings, client: AdminClient | None = None) -> dict[str, int]:
+    """Number of partitions by topic, internal topics left out.
+
+    Raises:
+        BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
+    """
+    try:
+        metadata = (client or admin(settings)).list_topics(timeout=settings.kafka_timeout_seconds)
+    except KafkaException as error:
+        raise broker_unreachable(settings, error) from None
+    return {name: len(t.partitions) for name, t in sorted(metadata.topics.items()) if not name.startswith("__")}
+
+
+def create_topics(settings: Settings, partitions: Mapping[str, int], **config: str) -> list[str]:
+    """Create the topics that are not there yet; returns the names of those that were made.
+
+    They use LogAppendTime, so that a record's timestamp is the broker's clock and offsets can be found by time;
+    `config` adds or overrides topic settings. An existing topic is left as it is.
+
+    Raises:
+        BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
+        KafkaException: the broker refuses, for example for want of authorisation.
+    """
+    client = admin(settings)
+    present = topics(settings, client)
+    new = [
+        NewTopic(name, num_partitions=n, config={"message.timestamp.type": "LogAppendTime", **config})
+        for name, n in partitions.items()
+        if name not in present
+    ]
+    made = []
+    for name, future in (
+        client.create_topics(new, request_timeout=settings.kafka_timeout_seconds).items() if new else ()
+    ):
+        try:
+            future.result()
+            made.append(name)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # someone else made it meanwhile
+                raise
+    return made
+
+
+def partitions_of(settings: Settings, names: Iterable[str], client: AdminClient | None = None) -> list[TopicPartition]:
+    """All partitions of the named topics, sorted by topic and partition.
+
+    Raises:
+        UnknownTopic: the cluster has no topic of this name; near matches are in `suggestions`.
+        BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
+    """
+    known = topics(settings, client)
+    found = []
+    for name in sorted(set(names)):
+        if name not in known:
+            raise UnknownTopic(name, known, where=f"to the cluster at {settings.bootstrap_servers}")
+        found += [TopicPartition(name, p) for p in range(known[name])]
+    return found
+
+
+def groups(settings: Settings, client: AdminClient | None = None) -> dict[str, str]:
+    """State by consumer group ("stable", "empty", "dead", …), sorted by name."""
+    try:
+        result = (client or admin(settings)).list_consumer_groups(request_timeout=settings.kafka_timeout_seconds)
+        listing = result.result()
+    except KafkaException as error:
+        raise broker_unreachable(settings, error) from None
+    return {g.group_id: g.state.name.lower() for g in sorted(listing.valid, key=lambda g: str(g.group_id))}
+
+
+def committed_offsets(settings: Settings, group: str, client: AdminClient | None = None) -> dict[tuple[str, int], int]:
+    """Next offset a group will read, by (topic, partition); only where it has committed one."""
+    request = [ck.ConsumerGroupTopicPartitions(group)]
+    client = client or admin(settings)
+    try:
+        futures = client.list_consumer_group_offsets(request, request_timeout=settings.kafka_timeout_seconds)
+        answer = futures[group].result()
+    except KafkaException as error:
+        raise broker_unreachable(settings, error) from None
+    return {(tp.topic, tp.partition): tp.offset for tp in answer.topic_partitions if tp.offset >= 0}
+
+
+def offsets(
+    settings: Settings,
+    partitions: Iterable[TopicPartition],
+    spec: OffsetSpec | None = None,
+    client: AdminClient | None = None,
+) -> dict[tuple[str, int], int]:
+    """Offsets by (topic, partition): the end offsets, or what `spec` asks for.
+
+    The end offset is the high watermark: the next one the broker will assign to a visible record or marker.
+    """
+    spec = spec or OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    wanted = dict.fromkeys(partitions, spec)
+    if not wanted:
+        return {}
+    client = client or admin(settings)
+    try:
+        futures = client.list_offsets(wanted, request_timeout=settings.kafka_timeout_seconds)
+        return {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
+    except KafkaException as error:
+        raise broker_unreachable(settings, error) from None
+
+
+def start_offsets(
+    settings: Settings, partitions: Iterable[TopicPartition], client: AdminClient | None = None
+) -> dict[tuple[str, int], int]:
+    """First offset that each partition still has."""
+    return offsets(settings, partitions, OffsetSpec.earliest(), client)  # type: ignore[no-untyped-call]
+
+
+def offsets_at(
+    settings: Settings, partitions: Iterable[TopicPartition], at: datetime, client: AdminClient | None = None
+) -> dict[tuple[str, int], int]:
+    """First offset whose record's timestamp is `at` or later; -1 where there is none yet."""
+    millis = int(at.timestamp() * 1000)
+    return offsets(settings, partitions, OffsetSpec.for_timestamp(millis), client)

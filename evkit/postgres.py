@@ -1,0 +1,164 @@
+"""PostgreSQL: connections and migrations. The only place that opens psycopg.
+
+Every connection speaks UTC, says who it is in pg_stat_activity, and turns "cannot connect" into one sentence with the
+address and without the password.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import IsolationLevel
+from psycopg.conninfo import conninfo_to_dict
+
+from evkit import sql
+from evkit.errors import DatabaseUnreachable, NotMigrated, SettingsError
+
+__all__ = ["Connection", "IsolationLevel"]
+
+log = logging.getLogger(__name__)
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+# Chosen once and for ever: two `evkit migrate` at the same time must wait for each other.
+_MIGRATION_LOCK = 0x65766B6974  # "evkit"
+
+
+def address(dsn: str) -> str:
+    """host:port/database of a connection string, without user and password."""
+    try:
+        parts = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        return "(a connection string that cannot be read)"
+    host = parts.get("host") or parts.get("hostaddr") or "localhost"
+    return f"{host}:{parts.get('port') or 5432}/{parts.get('dbname') or parts.get('user') or ''}"
+
+
+def connect(
+    dsn: str,
+    *,
+    application_name: str = "evkit",
+    read_only: bool = False,
+    autocommit: bool = False,
+    timeout_seconds: float = 10.0,
+    statement_timeout_seconds: float | None = None,
+) -> Connection:
+    """A new connection: UTC, named, with TCP keepalives so that a dead server is noticed within half a minute.
+
+    With `read_only=True` the server itself refuses every write on this connection, whatever the query says.
+
+    Raises:
+        DatabaseUnreachable: no answer in `timeout_seconds`, or refused (wrong user, password or database).
+        SettingsError: the connection string cannot be read.
+    """
+    options = ["-c timezone=UTC"]
+    if read_only:
+        options.append("-c default_transaction_read_only=on")
+    if statement_timeout_seconds is not None:
+        options.append(f"-c statement_timeout={round(statement_timeout_seconds * 1000)}")
+    try:
+        given = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        raise SettingsError("postgres_dsn is no connection string that PostgreSQL's libpq understands") from None
+    if given.get("options"):
+        options.insert(0, str(given["options"]))
+    try:
+        return psycopg.connect(
+            dsn,
+            application_name=application_name,
+            connect_timeout=max(2, round(timeout_seconds)),
+            options=" ".join(options),
+            keepalives_idle=10,
+            keepalives_interval=5,
+            keepalives_count=3,
+            autocommit=autocommit,
+        )
+    except psycopg.OperationalError as error:
+        reason = str(error).strip().splitlines()[-1].rpartition("failed: ")[2] or "no answer"
+        password = given.get("password")
+        if password:
+            reason = reason.replace(str(password), "***")
+        raise DatabaseUnreachable(address(dsn), reason.strip().removeprefix("FATAL:").strip()) from None
+
+
+def is_lost(connection: Connection, error: BaseException | None = None) -> bool:
+    """True when an error is the connection's or the server's fault, not that of the statement.
+
+    A server that is shutting down, starting, or was told to end our session (class 57P), or a broken socket: nobody's
+    event is to blame, and the same work can be done again on a new connection.
+    """
+    if connection.closed or connection.broken:
+        return True
+    state = getattr(error, "sqlstate", None) or ""
+    return state.startswith(("57P", "08"))
+
+
+def is_transient(error: BaseException) -> bool:
+    """True for failures that PostgreSQL asks to try again: serialization failure and deadlock."""
+    return getattr(error, "sqlstate", None) in ("40001", "40P01")
+
+
+def applied_migrations(connection: Connection) -> list[int]:
+    """Numbers of the migrations this database has had, sorted; empty for a database without evkit."""
+    row = connection.execute("SELECT to_regclass('evkit.migration') IS NOT NULL").fetchone()
+    if row is None or not row[0]:
+        return []
+    return [r[0] for r in connection.execute("SELECT number FROM evkit.migration ORDER BY number").fetchall()]
+
+
+def pending_migrations(connection: Connection) -> list[str]:
+    """Names (`0001_first_tables`) of the migrations this database still needs, in order."""
+    applied = set(applied_migrations(connection))
+    return [f"{number:04}_{name}" for number, name, _ in sql.migrations() if number not in applied]
+
+
+def require_migrated(connection: Connection) -> None:
+    """Raise NotMigrated unless the database has every migration that this evkit knows."""
+    if pending := pending_migrations(connection):
+        raise NotMigrated(
+            f"database {connection.info.dbname} at {connection.info.host}:{connection.info.port} lacks "
+            f"{len(pending)} migration(s), the first is {pending[0]}: run `evkit migrate`"
+        )
+
+
+def migrate(dsn: str) -> list[str]:
+    """Bring a database to this version's tables; returns the names of the migrations applied, in order.
+
+    Each migration is one transaction, recorded in `evkit.migration` in that same transaction, so a failed or killed
+    run leaves the database at a whole number of migrations. Two runs at the same time wait for each other.
+
+    Raises:
+        DatabaseUnreachable: see `connect`.
+    """
+    with connect(dsn, application_name="evkit migrate", autocommit=True) as connection:
+        connection.execute("SELECT pg_advisory_lock(%s)", (_MIGRATION_LOCK,))
+        connection.execute("CREATE SCHEMA IF NOT EXISTS evkit")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS evkit.migration (number integer PRIMARY KEY, name text NOT NULL, "
+            "applied_at timestamptz NOT NULL DEFAULT clock_timestamp())"
+        )
+        applied = set(applied_migrations(connection))
+        names = []
+        for number, name, script in sql.migrations():
+            if number in applied:
+                continue
+            with connection.transaction():
+                connection.execute(script)
+                connection.execute("INSERT INTO evkit.migration (number, name) VALUES (%s, %s)", (number, name))
+            names.append(f"{number:04}_{name}")
+            log.info("migration applied", extra={"migration": names[-1]})
+        return names
+
+
+@contextmanager
+def translated_errors(dsn: str) -> Iterator[None]:
+    """Turn a connection lost in the middle of work into DatabaseUnreachable; other errors pass."""
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DatabaseUnreachable(address(dsn), reason) from error

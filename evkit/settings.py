@@ -1,0 +1,198 @@
+"""Where PostgreSQL and Kafka are: evkit.toml, the environment, or the embedded stack.
+
+Looked up in this order, the first that speaks wins, value by value:
+
+1. environment: EVKIT_POSTGRES_DSN, EVKIT_KAFKA_BOOTSTRAP_SERVERS (EVKIT_PROFILE chooses the profile)
+2. a profile of evkit.toml, which is the file that EVKIT_CONFIG names, or the first `evkit.toml` from the working
+   directory upwards, or the one in the user's config folder
+3. the embedded stack, when it is up (`evkit up`)
+
+    default_profile = "prod"
+
+    [profiles.prod]
+    postgres_dsn = "env:ORDERS_DSN"              # a secret is a reference: env:NAME or file:PATH
+
+    [profiles.prod.kafka]                        # any librdkafka property
+    "bootstrap.servers" = "broker-1:9092,broker-2:9092"
+    "security.protocol" = "SASL_SSL"
+    "sasl.password" = "file:/run/secrets/kafka"
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from evkit.errors import SettingsError, StackNotRunning, closest
+
+CONFIG_NAME = "evkit.toml"
+
+# librdkafka properties whose value is never shown.
+SECRET_PROPERTIES = ("password", "secret", "ssl.key.pem", "ssl.keystore", "sasl.oauthbearer.config", "token")
+
+
+class Settings(BaseModel):
+    """One system: where its PostgreSQL and its Kafka are.
+
+    Attributes:
+        profile                  name of the profile, "embedded" for the embedded stack, "environment" without a file
+        postgres_dsn             libpq connection string or URI; never shown by repr
+        kafka                    librdkafka properties; `bootstrap.servers` is always there
+        kafka_timeout_seconds    how long a question to the broker may take before it counts as unreachable
+        postgres_timeout_seconds the same for connecting to PostgreSQL
+        statement_timeout_seconds  how long one query of a view may run; views hold no snapshot longer than this
+        event_bytes_max          largest payload that `outbox.write` accepts, in bytes of JSON
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    profile: str = "environment"
+    postgres_dsn: str = Field(repr=False)
+    kafka: dict[str, str] = Field(repr=False)
+    # Ten seconds outlast a broker's restart of a few seconds and are short enough for somebody who is waiting.
+    kafka_timeout_seconds: float = Field(default=10.0, gt=0)
+    postgres_timeout_seconds: float = Field(default=10.0, gt=0)
+    statement_timeout_seconds: float = Field(default=60.0, gt=0)
+    # The broker's default message.max.bytes is 1,048,588; the rest is room for key, headers and batch overhead.
+    event_bytes_max: int = Field(default=900_000, gt=0)
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """Broker addresses as given, host:port with commas between."""
+        return self.kafka["bootstrap.servers"]
+
+    def secrets(self) -> list[str]:
+        """Values that must appear in no notebook, report or log."""
+        from psycopg.conninfo import conninfo_to_dict
+
+        found = [v for k, v in self.kafka.items() if any(s in k for s in SECRET_PROPERTIES)]
+        password = conninfo_to_dict(self.postgres_dsn).get("password")
+        if password:
+            found.append(str(password))
+        return [v for v in found if v]
+
+
+def local_home() -> Path:
+    """Folder of the embedded stack: EVKIT_LOCAL_HOME, or `evkit/default` in the user's data folder."""
+    if home := os.environ.get("EVKIT_LOCAL_HOME"):
+        return Path(home).expanduser().absolute()
+    from platformdirs import user_data_path
+
+    return user_data_path("evkit", appauthor=False) / "default"
+
+
+def load(profile: str | None = None, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Settings:
+    """Settings of a profile, or of what the environment and the embedded stack say when there is none.
+
+    Reads files, writes nothing. The embedded stack is not started.
+
+    Raises:
+        SettingsError: the file cannot be read, has an unknown or missing entry, or a secret's reference leads nowhere.
+        StackNotRunning: nothing is configured, and the embedded stack is not up.
+    """
+    env = os.environ if environ is None else environ
+    profile = profile or env.get("EVKIT_PROFILE") or None
+    path = _config_path(env, cwd or Path.cwd())
+    values: dict[str, Any] = {}
+    if path is not None:
+        values = _profile_values(path, profile)
+    elif profile not in (None, "embedded"):
+        raise SettingsError(
+            f"profile '{profile}' was asked for, and there is no {CONFIG_NAME}: "
+            f"write one, or set EVKIT_CONFIG to its path"
+        )
+    kafka = {str(k): _resolved(str(v), str(k), env) for k, v in dict(values.pop("kafka", {})).items()}
+    if dsn := env.get("EVKIT_POSTGRES_DSN"):
+        values["postgres_dsn"] = dsn
+    elif "postgres_dsn" in values:
+        values["postgres_dsn"] = _resolved(str(values["postgres_dsn"]), "postgres_dsn", env)
+    if servers := env.get("EVKIT_KAFKA_BOOTSTRAP_SERVERS"):
+        kafka["bootstrap.servers"] = servers
+    if "postgres_dsn" not in values or "bootstrap.servers" not in kafka:
+        stack = _embedded()
+        if stack is None:
+            missing = "postgres_dsn" if "postgres_dsn" not in values else "kafka bootstrap.servers"
+            raise StackNotRunning(
+                f"nothing says where the system is ({missing} is not set) and the embedded stack is not up: "
+                f"start it with `evkit up`, or set EVKIT_POSTGRES_DSN and EVKIT_KAFKA_BOOTSTRAP_SERVERS, "
+                f"or write {CONFIG_NAME}"
+            )
+        if "postgres_dsn" not in values and "bootstrap.servers" not in kafka:
+            values.setdefault("profile", "embedded")
+        values.setdefault("postgres_dsn", stack["postgres_dsn"])
+        kafka.setdefault("bootstrap.servers", stack["kafka_bootstrap_servers"])
+    try:
+        return Settings(kafka=kafka, **values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"setting '{name}' in {path or 'the environment'}: {first['msg'].lower()}") from None
+
+
+def _embedded() -> dict[str, str] | None:
+    """What the embedded stack wrote about itself, or None when it is not up."""
+    try:
+        stack = json.loads((local_home() / "stack.json").read_text())
+        return {k: str(stack[k]) for k in ("postgres_dsn", "kafka_bootstrap_servers")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _config_path(env: Mapping[str, str], cwd: Path) -> Path | None:
+    if named := env.get("EVKIT_CONFIG"):
+        path = Path(named).expanduser()
+        if not path.is_file():
+            raise SettingsError(f"EVKIT_CONFIG names {path}, and there is no such file")
+        return path
+    for folder in (cwd, *cwd.parents):
+        if (folder / CONFIG_NAME).is_file():
+            return folder / CONFIG_NAME
+    from platformdirs import user_config_path
+
+    path = user_config_path("evkit", appauthor=False) / CONFIG_NAME
+    return path if path.is_file() else None
+
+
+def _profile_values(path: Path, profile: str | None) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read as TOML: {error}") from None
+    profiles = content.get("profiles", {})
+    profile = profile or content.get("default_profile") or (next(iter(profiles)) if len(profiles) == 1 else None)
+    if profile is None:
+        return {}
+    if profile == "embedded" and profile not in profiles:
+        return {}
+    if profile not in profiles:
+        near = closest(profile, profiles)
+        hint = f"; did you mean '{near[0]}'?" if near else f"; it has {', '.join(sorted(profiles)) or 'none'}"
+        raise SettingsError(f"{path} has no profile '{profile}'{hint}")
+    values = dict(profiles[profile])
+    unknown = sorted(set(values) - set(Settings.model_fields))
+    if unknown:
+        near = closest(unknown[0], Settings.model_fields)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise SettingsError(f"profile '{profile}' in {path} has an unknown setting '{unknown[0]}'{hint}")
+    return values | {"profile": profile}
+
+
+def _resolved(value: str, name: str, env: Mapping[str, str]) -> str:
+    """A reference's value: `env:NAME` and `file:PATH` are looked up, anything else is itself."""
+    kind, _, rest = value.partition(":")
+    if kind == "env":
+        if rest not in env:
+            raise SettingsError(f"setting '{name}' refers to the environment variable {rest}, which is not set")
+        return env[rest]
+    if kind == "file":
+        try:
+            return Path(rest).expanduser().read_text().strip()
+        except OSError as error:
+            raise SettingsError(f"setting '{name}' refers to the file {rest}: {error.strerror}") from None
+    return value

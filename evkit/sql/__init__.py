@@ -1,0 +1,42 @@
+"""SQL in .sql files, one for each noun, each query under a `-- name:` line; here is only the loader.
+
+`named("outbox")["write"]` is the query as bytes, which psycopg takes as it is: no string is built at run time.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.resources import files
+
+_NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
+
+
+@cache
+def named(noun: str) -> dict[str, bytes]:
+    """All queries of `<noun>.sql`, by name, in the file's order."""
+    text = (files(__package__) / f"{noun}.sql").read_text(encoding="utf-8")
+    parts = _NAME.split(text)
+    return {name: body.strip().rstrip(";").encode() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+@cache
+def migrations() -> list[tuple[int, str, bytes]]:
+    """All migrations as (number, name, SQL), in the order in which they are applied."""
+    found = []
+    for file in (files(__package__) / "migrations").iterdir():
+        if file.name.endswith(".sql"):
+            number, _, name = file.name.removesuffix(".sql").partition("_")
+            found.append((int(number), name, file.read_bytes()))
+    return sorted(found)
+
+
+def tables() -> bytes:
+    """The tables as they are today, in one readable script: what all migrations together make."""
+    return (files(__package__) / "tables.sql").read_bytes()
+
+
+def nouns() -> list[str]:
+    """Nouns that have a file of queries, sorted."""
+    names = [f.name.removesuffix(".sql") for f in files(__package__).iterdir() if f.name.endswith(".sql")]
+    return sorted(n for n in names if n != "tables")

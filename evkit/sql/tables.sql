@@ -1,0 +1,172 @@
+-- evkit's tables as they are today. A database gets them by the numbered files in migrations/, never by this one: it is
+-- for reading, and tests/integration/sql/test_migrations.py proves that both ways make the same tables.
+
+CREATE SCHEMA evkit;
+
+-- Which migrations this database has had.
+CREATE TABLE evkit.migration (
+    number      integer     PRIMARY KEY,
+    name        text        NOT NULL,
+    applied_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- What a service's transactions have written. Append-only: nothing updates a row, so there is no dead tuple for a long
+-- analytic query to keep, and Debezium's EventRouter (id, aggregatetype, aggregateid, type, payload) works on it unchanged.
+CREATE TABLE evkit.outbox (
+    -- Must stand before position: the transaction id has to be assigned before the position is taken, else the relay
+    -- cannot tell a hole that will be filled from one that never will (runtime/relay.py).
+    txid            xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    position        bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id              text        COLLATE "C" NOT NULL UNIQUE,
+    aggregatetype   text        NOT NULL,                          -- topic, unless topic says another
+    aggregateid     text        NOT NULL,                          -- key
+    type            text        NOT NULL,
+    payload         json        NOT NULL,                          -- json, not jsonb: published byte for byte
+    topic           text,
+    schema_version  integer     NOT NULL DEFAULT 1 CHECK (schema_version >= 1),
+    headers         json,                                          -- object of text to text
+    created_at      timestamptz NOT NULL DEFAULT clock_timestamp() -- time of the write, not of the transaction's start
+);
+CREATE INDEX outbox_created_at ON evkit.outbox USING brin (created_at);
+CREATE INDEX outbox_aggregateid ON evkit.outbox (aggregateid);
+
+-- What the broker confirmed, by outbox position. A position without a row here is not published.
+CREATE TABLE evkit.publication (
+    position      bigint      PRIMARY KEY,
+    partition     integer     NOT NULL,
+    "offset"      bigint      NOT NULL,
+    published_at  timestamptz NOT NULL
+);
+CREATE INDEX publication_published_at ON evkit.publication USING brin (published_at);
+
+-- How far a relay has come: every position up to settled_position is published or will never exist.
+CREATE TABLE evkit.relay (
+    name              text        PRIMARY KEY,
+    settled_position  bigint      NOT NULL DEFAULT 0,
+    moved_at          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    failing_position  bigint,                                      -- the event it stands at, while it cannot go on
+    failing_since     timestamptz,
+    failing_error     text
+);
+
+-- Which events a consumer group has dealt with; written in the transaction of the handler's own writes.
+CREATE TABLE evkit.inbox (
+    consumer_group  text        COLLATE "C" NOT NULL,
+    event_id        text        COLLATE "C" NOT NULL,
+    generation      integer     NOT NULL DEFAULT 0,                -- above 0: handled again by a replay, on purpose
+    event_type      text        NOT NULL,
+    topic           text        NOT NULL,
+    partition       integer     NOT NULL,
+    "offset"        bigint      NOT NULL,
+    key             text,
+    outcome         text        NOT NULL DEFAULT 'handled' CHECK (outcome IN ('handled', 'dead', 'skipped')),
+    attempts        integer     NOT NULL DEFAULT 1,
+    created_at      timestamptz,                                   -- of the outbox row, from ce_time
+    appended_at     timestamptz,                                   -- timestamp of the record
+    received_at     timestamptz NOT NULL,                          -- clock of the consumer's machine
+    processed_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    replay_id       text,                                          -- set when a replay or a redrive handled it
+    PRIMARY KEY (consumer_group, event_id, generation)
+);
+CREATE INDEX inbox_processed_at ON evkit.inbox (processed_at);
+
+-- Every failed attempt. The successful ones are counted in inbox.attempts.
+CREATE TABLE evkit.attempt (
+    attempt_id        bigint           GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    consumer_group    text             COLLATE "C" NOT NULL,
+    event_id          text             COLLATE "C" NOT NULL,
+    generation        integer          NOT NULL DEFAULT 0,
+    event_type        text             NOT NULL,
+    topic             text             NOT NULL,
+    partition         integer          NOT NULL,
+    "offset"          bigint           NOT NULL,
+    key               text,
+    attempt           integer          NOT NULL,                   -- 1 for the first delivery
+    failed_at         timestamptz      NOT NULL DEFAULT clock_timestamp(),
+    duration_seconds  double precision NOT NULL,
+    handler           text,
+    error_class       text             NOT NULL,
+    error_message     text             NOT NULL,
+    stack_trace       text             NOT NULL,
+    fingerprint       text             NOT NULL,
+    disposition       text             NOT NULL CHECK (disposition IN ('retry', 'dead')),
+    code_version      text,
+    replay_id         text
+);
+CREATE INDEX attempt_failed_at ON evkit.attempt (failed_at);
+CREATE INDEX attempt_event ON evkit.attempt (consumer_group, event_id);
+
+-- Events that a group gave up on, with everything needed to understand and to handle them later.
+CREATE TABLE evkit.dead_letter (
+    letter_id         bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    consumer_group    text        COLLATE "C" NOT NULL,
+    event_id          text        COLLATE "C" NOT NULL,
+    generation        integer     NOT NULL DEFAULT 0,
+    event_type        text        NOT NULL,
+    topic             text        NOT NULL,
+    partition         integer     NOT NULL,
+    "offset"          bigint      NOT NULL,
+    leader_epoch      integer,
+    appended_at       timestamptz,
+    timestamp_type    text        NOT NULL CHECK (timestamp_type IN ('create', 'append', 'none')),
+    key               text,                                        -- readable form of raw_key, for lists and filters
+    raw_key           bytea,                                       -- the record as it was, byte for byte
+    raw_value         bytea,
+    header_names      text[]      NOT NULL,
+    header_values     bytea[]     NOT NULL,                        -- NULL elements are headers without a value
+    schema_version    integer,
+    created_at        timestamptz,
+    handler           text,
+    error_class       text        NOT NULL,
+    error_message     text        NOT NULL,
+    stack_trace       text        NOT NULL,
+    fingerprint       text        NOT NULL,
+    code_version      text,
+    first_failed_at   timestamptz NOT NULL,
+    failed_at         timestamptz NOT NULL,                        -- last failure
+    retry_count       integer     NOT NULL,                        -- attempts after the first one, redrives included
+    state             text        NOT NULL DEFAULT 'open'
+                      CHECK (state IN ('open', 'retrying', 'resolved', 'archived', 'purged')),
+    state_changed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    state_before      text,                                        -- what restore goes back to
+    note              text,
+    replay_id         text,                                        -- the replay that it failed in
+    UNIQUE (consumer_group, event_id, generation),
+    CHECK (cardinality(header_names) = cardinality(header_values))
+);
+CREATE INDEX dead_letter_open ON evkit.dead_letter (consumer_group, first_failed_at) WHERE state = 'open';
+CREATE INDEX dead_letter_fingerprint ON evkit.dead_letter (fingerprint);
+
+-- Replays: the plan is written before the first event, progress with every batch, so that a killed one can go on.
+CREATE TABLE evkit.replay_run (
+    replay_id       text        COLLATE "C" PRIMARY KEY,
+    consumer_group  text        NOT NULL,
+    topics          text[]      NOT NULL,
+    from_time       timestamptz NOT NULL,
+    until_time      timestamptz,
+    dedupe          text        NOT NULL CHECK (dedupe IN ('honour', 'override')),
+    generation      integer     NOT NULL,
+    ranges          jsonb       NOT NULL,                          -- [{topic, partition, start, end, next}]
+    state           text        NOT NULL DEFAULT 'planned'
+                    CHECK (state IN ('planned', 'running', 'done', 'stopped')),
+    handled         bigint      NOT NULL DEFAULT 0,
+    skipped         bigint      NOT NULL DEFAULT 0,
+    failed          bigint      NOT NULL DEFAULT 0,
+    actor           text        NOT NULL,
+    reason          text,
+    created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    started_at      timestamptz,
+    finished_at     timestamptz
+);
+
+-- Who did what, when and why: one row for every act that changes what happens to events.
+CREATE TABLE evkit.audit (
+    audit_id  bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    acted_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    actor     text        NOT NULL,
+    act       text        NOT NULL,                                -- 'dead_letters.redrive', 'replay.run', …
+    target    text        NOT NULL,                                -- group, letter ids, replay id
+    reason    text,
+    plan      jsonb       NOT NULL,
+    result    jsonb
+);

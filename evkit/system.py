@@ -1,0 +1,78 @@
+"""System: one PostgreSQL and one Kafka, as views and runtime are handed them. `evkit.connect()` makes one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+
+from evkit import kafka, postgres
+from evkit.settings import Settings, load
+
+
+class System:
+    """A system to look at or to work on; opens nothing until it is asked something.
+
+    Attributes:
+        settings  where PostgreSQL and Kafka are
+        admin     one Kafka admin client, shared by all views (it is thread-safe)
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def __repr__(self) -> str:
+        where = postgres.address(self.settings.postgres_dsn)
+        return f"<System '{self.settings.profile}': PostgreSQL {where}, Kafka {self.settings.bootstrap_servers}>"
+
+    @cached_property
+    def admin(self) -> kafka.AdminClient:
+        return kafka.admin(self.settings)
+
+    @contextmanager
+    def reading(self) -> Iterator[postgres.Connection]:
+        """A read-only transaction with one snapshot: all queries of a view see the same moment, and nothing is changed.
+
+        Raises:
+            DatabaseUnreachable: PostgreSQL does not answer, before or in the middle of the work.
+            NotMigrated: the database has no evkit tables, or older ones.
+        """
+        with (
+            postgres.translated_errors(self.settings.postgres_dsn),
+            postgres.connect(
+                self.settings.postgres_dsn,
+                application_name="evkit views",
+                read_only=True,
+                timeout_seconds=self.settings.postgres_timeout_seconds,
+                statement_timeout_seconds=self.settings.statement_timeout_seconds,
+            ) as connection,
+        ):
+            postgres.require_migrated(connection)
+            connection.rollback()
+            connection.isolation_level = postgres.IsolationLevel.REPEATABLE_READ
+            yield connection
+
+    def writing(self, application_name: str = "evkit", *, autocommit: bool = False) -> postgres.Connection:
+        """A new connection that may write; the caller closes it.
+
+        Raises:
+            DatabaseUnreachable: PostgreSQL does not answer.
+        """
+        return postgres.connect(
+            self.settings.postgres_dsn,
+            application_name=application_name,
+            autocommit=autocommit,
+            timeout_seconds=self.settings.postgres_timeout_seconds,
+        )
+
+
+def connect(profile: str | None = None) -> System:
+    """The system of a profile, or the one that environment, evkit.toml or the embedded stack name.
+
+    Opens no connection yet.
+
+    Raises:
+        SettingsError: see `evkit.settings.load`.
+        StackNotRunning: nothing is configured, and the embedded stack is not up.
+    """
+    return System(load(profile))
