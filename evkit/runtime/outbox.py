@@ -1,0 +1,147 @@
+"""caller's transaction → outbox table: write events with the data they tell about.
+
+An event is in the outbox if and only if the caller's transaction commits (P1): nothing here commits, rolls back or opens
+a connection. What could not be published later is refused now, where the developer still sees the error: a topic that
+Kafka would not accept, a payload that is not JSON or too large, a reserved header.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from evkit import event_types
+from evkit.errors import InvalidEvent, UsageError
+from evkit.event import RESERVED_HEADERS, Event
+from evkit.settings import Settings
+from evkit.sql import named
+
+_SQL = named("outbox")
+
+# Kafka's own rule for topic names.
+_TOPIC = re.compile(r"^[a-zA-Z0-9._-]{1,249}$")
+
+EVENT_BYTES_MAX: int = Settings.model_fields["event_bytes_max"].default
+
+
+class HasConnection(Protocol):
+    """What a handler is given as `tx`: its connection is the one its inbox row is written on."""
+
+    @property
+    def connection(self) -> psycopg.Connection[Any]: ...
+
+
+def write(
+    connection: psycopg.Connection[Any] | HasConnection, event: Event, *, event_bytes_max: int = EVENT_BYTES_MAX
+) -> str:
+    """Write one event in the transaction that is open on the connection; returns the event's id.
+
+    Side effects: one row in evkit.outbox, visible to the relay once the caller commits; with `ordered=True` a lock on
+    the key until then. No commit.
+
+    Raises:
+        InvalidEvent: the event could not be published, or its payload does not fit its event type.
+        UsageError: the connection is in autocommit mode and no transaction is open.
+    """
+    target = _in_transaction(connection)
+    row = _row(event, event_bytes_max)
+    if event.ordered:
+        target.execute(_SQL["lock_key"], (event.key,))
+    try:
+        target.execute(_SQL["write"], row)
+    except psycopg.errors.UniqueViolation:
+        raise InvalidEvent(
+            "is in the outbox already: an id is used once, write the second event with an id of its own",
+            event_id=event.id,
+            event_type=event.type,
+        ) from None
+    return event.id
+
+
+def write_many(
+    connection: psycopg.Connection[Any] | HasConnection,
+    events: Iterable[Event],
+    *,
+    event_bytes_max: int = EVENT_BYTES_MAX,
+) -> list[str]:
+    """Write events in one statement, in the given order; returns their ids. All are checked before any is written.
+
+    Side effects and errors: see `write`.
+    """
+    target = _in_transaction(connection)
+    events = list(events)
+    rows = [_row(event, event_bytes_max) for event in events]
+    if not rows:
+        return []
+    # Sorted, so that two writers that share keys do not wait for each other in a circle.
+    for key in sorted({event.key for event in events if event.ordered}):
+        target.execute(_SQL["lock_key"], (key,))
+    try:
+        target.execute(_SQL["write_many"], [list(column) for column in zip(*rows, strict=True)])
+    except psycopg.errors.UniqueViolation as error:
+        raise InvalidEvent(
+            f"is among {len(rows)} events of which one has an id that is in the outbox already "
+            f"({error.diag.message_detail})",
+            event_id=events[0].id,
+            event_type=events[0].type,
+        ) from None
+    return [event.id for event in events]
+
+
+def _in_transaction(connection: psycopg.Connection[Any] | HasConnection) -> psycopg.Connection[Any]:
+    target = connection if isinstance(connection, psycopg.Connection) else connection.connection
+    if target.autocommit and target.info.transaction_status == TransactionStatus.IDLE:
+        raise UsageError(
+            "outbox.write needs an open transaction, and this connection is in autocommit mode: the event would be "
+            "written without the data it tells about; use `with connection.transaction():`"
+        )
+    return target
+
+
+def _row(event: Event, event_bytes_max: int) -> tuple[Any, ...]:
+    """The event's column values, in the order of the INSERT; raises InvalidEvent for what could not be published."""
+    topic = event.destination
+    if not event.id or not event.type:
+        _refuse(event, "has no id or no type: both are needed")
+    if not _TOPIC.match(topic) or topic in (".", ".."):
+        _refuse(event, f"has the topic '{topic[:80]}': Kafka takes 1-249 of the characters a-z A-Z 0-9 . _ -")
+    if not isinstance(event.key, str):
+        _refuse(event, f"has a key of type {type(event.key).__name__}: keys are text, '' for none")
+    payload, schema_version = event_types.encode(event)
+    if len(payload) > event_bytes_max:
+        _refuse(
+            event,
+            f"has a payload of {len(payload):,} bytes, the most is {event_bytes_max:,}: keep large content elsewhere "
+            "and put a reference to it into the event",
+        )
+    for text in (event.id, event.type, event.key):
+        if "\x00" in text:
+            _refuse(event, "has a NUL character in its id, type or key, which PostgreSQL text cannot hold")
+    return (
+        event.id,
+        topic,
+        event.key,
+        event.type,
+        payload.decode(),
+        event.topic,
+        schema_version,
+        _headers(event) if event.headers else None,
+    )
+
+
+def _headers(event: Event) -> str:
+    for name, value in event.headers.items():
+        if name in RESERVED_HEADERS:
+            _refuse(event, f"sets the header '{name}', which evkit writes itself")
+        if not isinstance(name, str) or not isinstance(value, str) or "\x00" in name + value:
+            _refuse(event, f"has a header '{name}' that is not text")
+    return json.dumps(dict(event.headers), ensure_ascii=False)
+
+
+def _refuse(event: Event, why: str) -> None:
+    raise InvalidEvent(why, event_id=str(event.id), event_type=str(event.type))
