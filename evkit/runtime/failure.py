@@ -57,8 +57,8 @@ class Failure:
         digest = hashlib.sha256("\n".join([FINGERPRINT_VERSION, *parts]).encode(errors="replace")).hexdigest()
         return cls(
             error_class=class_name(type(error)),
-            error_message=_storable(message)[:MESSAGE_CHARACTERS_MAX],
-            stack_trace=_storable(stack)[-STACK_CHARACTERS_MAX:],
+            error_message=storable(message)[:MESSAGE_CHARACTERS_MAX],
+            stack_trace=storable(stack)[-STACK_CHARACTERS_MAX:],
             fingerprint=digest[:16],
         )
 
@@ -68,7 +68,7 @@ def class_name(kind: type[BaseException]) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Text that PostgreSQL can hold: no NUL, no lone surrogates."""
     return text.replace("\x00", "\\x00").encode("utf-8", errors="backslashreplace").decode("utf-8")
 

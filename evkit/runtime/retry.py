@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from evkit.errors import SchemaMismatch, Undecodable
 
 # Not the event's fault, ever: they end the consumer, and the event is handled by the next one.
-NOBODYS_FAULT = (MemoryError, RecursionError)
+NOBODYS_FAULT = (MemoryError,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,7 @@
 -- Handling once: inbox rows, failed attempts and dead letters, each in the transaction of what it tells about.
 
 -- name: claim
--- All inbox rows of a batch in one statement. When as many are new as were sent, nothing was a duplicate.
-INSERT INTO evkit.inbox (consumer_group, event_id, generation, event_type, topic, partition, "offset", key, outcome,
-                         attempts, created_at, appended_at, received_at, replay_id)
-SELECT %(group)s, event_id, %(generation)s, event_type, topic, partition, "offset", key, outcome,
-       %(attempts)s, created_at, appended_at, received_at, %(replay_id)s
-  FROM unnest(%(event_id)s::text[], %(event_type)s::text[], %(topic)s::text[], %(partition)s::integer[],
-              %(offset)s::bigint[], %(key)s::text[], %(outcome)s::text[], %(created_at)s::timestamptz[],
-              %(appended_at)s::timestamptz[], %(received_at)s::timestamptz[])
-       AS e (event_id, event_type, topic, partition, "offset", key, outcome, created_at, appended_at, received_at)
-    ON CONFLICT DO NOTHING;
-
--- name: claim_returning
--- The same when there are duplicates: which ones are new.
+-- All inbox rows of a batch in one statement; comes back with the ids that are new to the group.
 INSERT INTO evkit.inbox (consumer_group, event_id, generation, event_type, topic, partition, "offset", key, outcome,
                          attempts, created_at, appended_at, received_at, replay_id)
 SELECT %(group)s, event_id, %(generation)s, event_type, topic, partition, "offset", key, outcome,

@@ -1,0 +1,123 @@
+"""event → the service's own code: which function handles which event type, and what it is given besides the event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from evkit.errors import UsageError
+from evkit.event import CE_CAUSATION_ID, REPLAY_ID, Event
+from evkit.kafka import Record
+from evkit.runtime import outbox, schemas
+
+if TYPE_CHECKING:
+    import psycopg
+    from pydantic import BaseModel
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(slots=True)
+class Tx:
+    """The transaction that a handler writes in; the inbox row of its event is in it, so the effect happens once.
+
+    Attributes:
+        connection  the psycopg connection; its transaction is committed after the handler, never by it
+        group       consumer group
+        event       the event in hand (of a batch handler: the first)
+        record      where it came from: topic, partition, offset, timestamp
+        attempt     1 for the first delivery; of the optimistic batch always 1
+        replay_id   of the replay or redrive that is running, or None
+    """
+
+    connection: psycopg.Connection[Any]
+    group: str
+    event: Event
+    record: Record
+    attempt: int
+    replay_id: str | None
+
+    @property
+    def is_replay(self) -> bool:
+        """Whether this event is handled on purpose by a replay or a redrive, not as it came along."""
+        return self.replay_id is not None
+
+    def execute(self, query: Any, params: Any = None) -> psycopg.Cursor[Any]:
+        """Run one statement in this transaction."""
+        return self.connection.execute(query, params)
+
+    def cursor(self) -> psycopg.Cursor[Any]:
+        """A cursor in this transaction, for `executemany` and `copy`."""
+        return self.connection.cursor()
+
+    def write(self, event: Event) -> str:
+        """Write a follow-up event into the outbox in this transaction; returns its id.
+
+        It is marked with the id of the event in hand as its cause, and as replayed when this handling is a replay.
+        """
+        more = {CE_CAUSATION_ID: self.event.id}
+        if self.replay_id is not None:
+            more[REPLAY_ID] = self.replay_id
+        return outbox.write(self.connection, replace(event, headers={**event.headers, **more}))
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """One function of the service, and how it wants its events."""
+
+    function: Callable[..., Any]
+    model: type[BaseModel] | None
+    batch: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.function.__module__}.{self.function.__qualname__}"
+
+    def prepared(self, event: Event, replay_id: str | None) -> Event:
+        """The event as this handler gets it: its payload as the declared model, marked when it is a replay.
+
+        Raises:
+            SchemaMismatch: the payload does not fit the model.
+        """
+        if replay_id is not None:
+            event = replace(event, headers={**event.headers, REPLAY_ID: replay_id})
+        if self.model is not None:
+            event = replace(event, payload=schemas.read(event, self.model))
+        return event
+
+
+class Handlers:
+    """Which function handles which event type."""
+
+    def __init__(self) -> None:
+        self._by_type: dict[str, Handler] = {}
+        self._default: Handler | None = None
+
+    def add(
+        self, types: Iterable[str], function: Callable[..., Any], model: type[BaseModel] | None, batch: bool
+    ) -> None:
+        """Register a function; no types means every type that has none of its own."""
+        handler = Handler(function, model, batch)
+        types = tuple(types)
+        if not types:
+            if self._default is not None:
+                raise UsageError(f"two default handlers: {self._default.name} and {handler.name}")
+            self._default = handler
+        for event_type in types:
+            if event_type in self._by_type:
+                known = self._by_type[event_type].name
+                raise UsageError(f"two handlers for '{event_type}': {known} and {handler.name}")
+            self._by_type[event_type] = handler
+
+    def of(self, event_type: str) -> Handler | None:
+        """The handler of an event type, or None when this group does not care about it."""
+        return self._by_type.get(event_type, self._default)
+
+    @property
+    def types(self) -> Sequence[str]:
+        """Types with a handler of their own, sorted."""
+        return sorted(self._by_type)
+
+    def __bool__(self) -> bool:
+        return bool(self._by_type) or self._default is not None

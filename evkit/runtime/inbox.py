@@ -1,0 +1,366 @@
+"""handler → inbox table: handle each event once for each group, or make a dead letter of it.
+
+The inbox row and the handler's writes are one transaction: a redelivery, a second copy in the topic, a rebalance, a zombie
+or a kill -9 finds the row and changes nothing (P4). Batches are optimistic: all inbox rows of a batch in one statement,
+then the handlers, one commit. When one event fails the batch is rolled back and walked event by event, so a bad event
+costs its neighbours nothing but time, and the guarantee does not depend on the size of a batch.
+
+What ends as a dead letter is marked in the inbox in the same transaction that writes the letter (P5). A PostgreSQL that
+went away is nobody's fault: the work is done again on a new connection and no attempt is counted. If it went away during
+a commit, the inbox row tells on the second try whether that commit had happened.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, ParamSpec, TypeVar
+
+from psycopg.pq import TransactionStatus
+
+from evkit import kafka, postgres
+from evkit.errors import DatabaseUnreachable, Undecodable
+from evkit.event import CE_ID, CE_TYPE, Event
+from evkit.kafka import Record
+from evkit.runtime.failure import Failure, storable
+from evkit.runtime.handler import Handler, Handlers, Tx
+from evkit.runtime.retry import NOBODYS_FAULT, Retry
+from evkit.sql import named
+from evkit.system import System
+
+log = logging.getLogger(__name__)
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+_SQL = named("inbox")
+_LETTERS = named("dead_letters")
+
+# Serialization failures and deadlocks are repeated at once, without counting, up to here: a handler that deadlocks with
+# itself must not do so for ever.
+_TRANSIENT_REPEATS_MAX = 20
+_RECONNECT_SECONDS = 0.5
+
+
+class Stopped(Exception):
+    """Raised inside when `stop` is set in the middle of a batch: nothing was lost, the rest comes again."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """How many events of a stretch ended in which way."""
+
+    handled: int = 0
+    duplicate: int = 0  # the inbox had seen them
+    skipped: int = 0  # no handler for their type
+    dead: int = 0
+
+    def __iadd__(self, other: Counts) -> Counts:
+        self.handled += other.handled
+        self.duplicate += other.duplicate
+        self.skipped += other.skipped
+        self.dead += other.dead
+        return self
+
+    @property
+    def total(self) -> int:
+        return self.handled + self.duplicate + self.skipped + self.dead
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A record on its way to a handler: decoded, or with the reason why not."""
+
+    record: Record
+    event_id: str
+    event_type: str
+    key: str | None
+    event: Event | None
+    problem: Undecodable | None
+    handler: Handler | None
+
+    @classmethod
+    def of(cls, record: Record, handlers: Handlers) -> Delivery:
+        try:
+            event = kafka.decode(record)
+        except Undecodable as problem:
+            known = {name: value for name, value in record.headers if name in (CE_ID, CE_TYPE) and value}
+            return cls(
+                record=record,
+                event_id=_readable(known.get(CE_ID)) or kafka.fallback_event_id(record),
+                event_type=_readable(known.get(CE_TYPE)) or "(unknown)",
+                key=_readable(record.key),
+                event=None,
+                problem=problem,
+                handler=None,
+            )
+        return cls(
+            record=record,
+            event_id=storable(event.id),
+            event_type=storable(event.type),
+            key=None if record.key is None else storable(event.key),
+            event=event,
+            problem=None,
+            handler=handlers.of(event.type),
+        )
+
+
+def _readable(value: bytes | None) -> str | None:
+    return None if value is None else storable(value.decode("utf-8", errors="backslashreplace"))
+
+
+@dataclass
+class Inbox:
+    """Handles records for one group, on one connection of its own; for one thread.
+
+    Attributes:
+        system, group, handlers, retry   whose events, and how
+        generation    0 for live handling; a replay that must handle again has one of its own
+        replay_id     marks inbox rows, attempts and what handlers are given as replayed
+        code_version  kept with each failure
+        stop          when set, waiting ends and `handle` raises Stopped
+    """
+
+    system: System
+    group: str
+    handlers: Handlers
+    retry: Retry = field(default_factory=Retry)
+    generation: int = 0
+    replay_id: str | None = None
+    code_version: str | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+    _connection: postgres.Connection | None = field(default=None, init=False)
+
+    def handle(self, records: Sequence[Record]) -> Counts:
+        """Bring each record to its end, in the given order: handled, known already, skipped, or a dead letter.
+
+        When it returns, all of it is committed. When it raises, what was committed stays, and the same records may be
+        handed in again.
+
+        Raises:
+            Stopped: `stop` was set meanwhile.
+            MemoryError, KeyboardInterrupt: as they come; no dead letter is made of them.
+        """
+        counts = Counts()
+        deliveries = [Delivery.of(record, self.handlers) for record in records]
+        for decodable, stretch in groupby(deliveries, key=lambda d: d.problem is None):
+            batch = list(stretch)
+            if decodable:
+                counts += self._handle_batch(batch)
+            else:
+                for delivery in batch:
+                    counts += self._walk(delivery)
+        return counts
+
+    def close(self) -> None:
+        """Close the connection; an open transaction is rolled back by the server."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    # --- the optimistic batch -----------------------------------------------------------------------------------------
+
+    def _handle_batch(self, batch: list[Delivery]) -> Counts:
+        if len(batch) > 1:
+            try:
+                connection = self._connected()
+                with connection.transaction():
+                    new = self._claim(batch, attempts=1)
+                    wanted = [d for d in new if d.handler is not None]
+                    for handler, run in groupby(wanted, key=lambda d: d.handler):
+                        assert handler is not None
+                        self._call(connection, handler, list(run), attempt=1)
+                return Counts(handled=len(wanted), skipped=len(new) - len(wanted), duplicate=len(batch) - len(new))
+            except (Stopped, *NOBODYS_FAULT):
+                raise
+            except Exception as error:
+                log.info("batch of %s for group %s is walked event by event: %s", len(batch), self.group, error)
+        counts = Counts()
+        for delivery in batch:
+            counts += self._walk(delivery)
+        return counts
+
+    def _call(self, connection: postgres.Connection, handler: Handler, run: list[Delivery], attempt: int) -> None:
+        """Hand events to a handler inside the open transaction, in order."""
+        events = [handler.prepared(d.event, self.replay_id) for d in run if d.event is not None]
+        if handler.batch:
+            handler.function(events, Tx(connection, self.group, events[0], run[0].record, attempt, self.replay_id))
+        else:
+            function, group, replay_id = handler.function, self.group, self.replay_id
+            for event, delivery in zip(events, run, strict=True):
+                function(event, Tx(connection, group, event, delivery.record, attempt, replay_id))
+        # COMMIT of a failed transaction is a rollback without an error: the inbox row would be gone and the offset kept.
+        if connection.info.transaction_status != TransactionStatus.INTRANS:
+            raise RuntimeError(
+                f"handler {handler.name} caught an error of PostgreSQL and went on, or ended the transaction itself: "
+                "let the error pass, or use a savepoint (`with tx.connection.transaction():`)"
+            )
+
+    def _claim(self, batch: list[Delivery], *, attempts: int, outcome: str | None = None) -> list[Delivery]:
+        """Write the inbox rows of a batch; returns the deliveries that are new to this group, in their order."""
+        connection = self._connected()
+        values = {
+            "group": self.group,
+            "generation": self.generation,
+            "attempts": attempts,
+            "replay_id": self.replay_id,
+            "event_id": [d.event_id for d in batch],
+            "event_type": [d.event_type for d in batch],
+            "topic": [d.record.topic for d in batch],
+            "partition": [d.record.partition for d in batch],
+            "offset": [d.record.offset for d in batch],
+            "key": [d.key for d in batch],
+            "outcome": [outcome or ("skipped" if d.handler is None else "handled") for d in batch],
+            "created_at": [d.event.created_at if d.event else None for d in batch],
+            "appended_at": [d.record.timestamp for d in batch],
+            "received_at": [d.record.received_at for d in batch],
+        }
+        new_ids = {row[0] for row in connection.execute(_SQL["claim"], values).fetchall()}
+        if len(new_ids) == len(batch):
+            return batch
+        new = []
+        for delivery in batch:
+            if delivery.event_id in new_ids:
+                new_ids.discard(delivery.event_id)  # a second copy inside the batch is a duplicate
+                new.append(delivery)
+        return new
+
+    # --- event by event -----------------------------------------------------------------------------------------------
+
+    def _walk(self, delivery: Delivery) -> Counts:
+        """One event to its end: attempts with backoff, then a dead letter."""
+        attempt = 1 + self._repeated(self._attempts_before, delivery)
+        transient = 0
+        while True:
+            started = time.monotonic()
+            try:
+                return self._repeated(self._attempt, delivery, attempt)
+            except (Stopped, *NOBODYS_FAULT):
+                raise
+            except Exception as error:
+                if postgres.is_transient(error) and transient < _TRANSIENT_REPEATS_MAX:
+                    transient += 1
+                    self._wait(0.01 * transient)
+                    continue
+                seconds = time.monotonic() - started
+                failure = Failure.of(error)
+                again = self.retry.again(error, attempt)
+                self._repeated(self._record, delivery, failure, attempt, seconds, again)
+                if not again:
+                    log.warning(
+                        "event %s ('%s') is a dead letter of group %s after %s attempts: %s: %s",
+                        delivery.event_id, delivery.event_type, self.group, attempt,
+                        failure.error_class, failure.error_message,
+                    )  # fmt: skip
+                    return Counts(dead=1)
+                self._wait(self.retry.wait_seconds(attempt))
+                attempt += 1
+
+    def _attempt(self, delivery: Delivery, attempt: int) -> Counts:
+        connection = self._connected()
+        with connection.transaction():
+            if delivery.problem is not None:
+                raise delivery.problem
+            if not self._claim([delivery], attempts=attempt):
+                return Counts(duplicate=1)
+            if delivery.handler is None:
+                return Counts(skipped=1)
+            self._call(connection, delivery.handler, [delivery], attempt)
+        return Counts(handled=1)
+
+    def _attempts_before(self, delivery: Delivery) -> int:
+        row = (
+            self._connected()
+            .execute(
+                _SQL["attempts_before"],
+                {"group": self.group, "event_id": delivery.event_id, "generation": self.generation},
+            )
+            .fetchone()
+        )
+        assert row is not None
+        return int(row[0])
+
+    def _record(self, delivery: Delivery, failure: Failure, attempt: int, seconds: float, again: bool) -> None:
+        """Write down a failed attempt; after the last one also the dead letter and its inbox mark, in one transaction."""
+        connection = self._connected()
+        with connection.transaction():
+            if not again and not self._claim([delivery], attempts=attempt, outcome="dead"):
+                return  # another consumer has dealt with it meanwhile
+            connection.execute(_SQL["attempt"], self._attempt_values(delivery, failure, attempt, seconds, again))
+            if not again:
+                connection.execute(_LETTERS["park"], self._letter_values(delivery, failure, attempt))
+
+    def _attempt_values(
+        self, delivery: Delivery, failure: Failure, attempt: int, seconds: float, again: bool
+    ) -> dict[str, Any]:
+        return {
+            "group": self.group,
+            "event_id": delivery.event_id,
+            "generation": self.generation,
+            "event_type": delivery.event_type,
+            "topic": delivery.record.topic,
+            "partition": delivery.record.partition,
+            "offset": delivery.record.offset,
+            "key": delivery.key,
+            "attempt": attempt,
+            "duration_seconds": seconds,
+            "handler": delivery.handler.name if delivery.handler else None,
+            "error_class": failure.error_class,
+            "error_message": failure.error_message,
+            "stack_trace": failure.stack_trace,
+            "fingerprint": failure.fingerprint,
+            "disposition": "retry" if again else "dead",
+            "code_version": self.code_version,
+            "replay_id": self.replay_id,
+        }
+
+    def _letter_values(self, delivery: Delivery, failure: Failure, attempt: int) -> dict[str, Any]:
+        record = delivery.record
+        return self._attempt_values(delivery, failure, attempt, 0.0, again=False) | {
+            "leader_epoch": record.leader_epoch,
+            "appended_at": record.timestamp,
+            "timestamp_type": record.timestamp_type,
+            "raw_key": record.key,
+            "raw_value": record.value,
+            "header_names": [storable(name) for name, _ in record.headers],
+            "header_values": [value for _, value in record.headers],
+            "schema_version": delivery.event.schema_version if delivery.event else None,
+            "created_at": delivery.event.created_at if delivery.event else None,
+            "retry_count": attempt - 1,
+        }
+
+    # --- the connection -----------------------------------------------------------------------------------------------
+
+    def _connected(self) -> postgres.Connection:
+        """The connection; made anew when there is none, waiting as long as PostgreSQL is away."""
+        said = False
+        while self._connection is None or self._connection.closed:
+            try:
+                self._connection = self.system.writing(f"evkit consumer {self.group}", autocommit=True)
+                if said:
+                    log.warning("group %s goes on: PostgreSQL is back", self.group)
+            except DatabaseUnreachable as error:
+                if not said:
+                    log.warning("group %s waits: %s", self.group, error)
+                    said = True
+                self._wait(_RECONNECT_SECONDS)
+        return self._connection
+
+    def _repeated(self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        """The work's result; done again on a new connection for as long as the connection is lost under it."""
+        while True:
+            try:
+                return work(*args, **kwargs)
+            except Exception as error:
+                if self._connection is None or not postgres.is_lost(self._connection, error):
+                    raise
+                self.close()
+                self._wait(_RECONNECT_SECONDS)
+
+    def _wait(self, seconds: float) -> None:
+        if self.stop.wait(seconds):
+            raise Stopped
