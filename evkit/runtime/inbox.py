@@ -23,7 +23,7 @@ from typing import Any, ParamSpec, TypeVar
 from psycopg.pq import TransactionStatus
 
 from evkit import kafka, postgres
-from evkit.errors import DatabaseUnreachable, Undecodable
+from evkit.errors import DatabaseUnreachable, RedriveRefused, Undecodable
 from evkit.event import CE_ID, CE_TYPE, Event
 from evkit.kafka import Record
 from evkit.runtime.failure import Failure, storable
@@ -156,6 +156,27 @@ class Inbox:
                     counts += self._walk(delivery)
         return counts
 
+    def redrive(self, connection: postgres.Connection, delivery: Delivery, *, attempt: int) -> None:
+        """Handle a dead event after all, inside the caller's open transaction; its inbox row turns from dead to handled.
+
+        An event that was handled meanwhile in another way is left alone.
+
+        Raises:
+            RedriveRefused: this group has no handler for the event's type (any more).
+            Undecodable, SchemaMismatch, and whatever the handler raises.
+        """
+        if delivery.problem is not None:
+            raise delivery.problem
+        if delivery.handler is None:
+            raise RedriveRefused(
+                f"group '{self.group}' has no handler for '{delivery.event_type}': give the application that has one"
+            )
+        values = {"group": self.group, "event_id": delivery.event_id, "generation": self.generation}
+        was_dead = connection.execute(_SQL["reclaim"], values | {"replay_id": self.replay_id}).rowcount == 1
+        if not was_dead and not self._claim(connection, [delivery], attempts=attempt):
+            return
+        self._call(connection, delivery.handler, [delivery], attempt)
+
     def close(self) -> None:
         """Close the connection; an open transaction is rolled back by the server."""
         if self._connection is not None:
@@ -169,7 +190,7 @@ class Inbox:
             try:
                 connection = self._connected()
                 with connection.transaction():
-                    new = self._claim(batch, attempts=1)
+                    new = self._claim(connection, batch, attempts=1)
                     wanted = [d for d in new if d.handler is not None]
                     for handler, run in groupby(wanted, key=lambda d: d.handler):
                         assert handler is not None
@@ -200,9 +221,10 @@ class Inbox:
                 "let the error pass, or use a savepoint (`with tx.connection.transaction():`)"
             )
 
-    def _claim(self, batch: list[Delivery], *, attempts: int, outcome: str | None = None) -> list[Delivery]:
+    def _claim(
+        self, connection: postgres.Connection, batch: list[Delivery], *, attempts: int, outcome: str | None = None
+    ) -> list[Delivery]:
         """Write the inbox rows of a batch; returns the deliveries that are new to this group, in their order."""
-        connection = self._connected()
         values = {
             "group": self.group,
             "generation": self.generation,
@@ -265,7 +287,7 @@ class Inbox:
         with connection.transaction():
             if delivery.problem is not None:
                 raise delivery.problem
-            if not self._claim([delivery], attempts=attempt):
+            if not self._claim(connection, [delivery], attempts=attempt):
                 return Counts(duplicate=1)
             if delivery.handler is None:
                 return Counts(skipped=1)
@@ -288,15 +310,16 @@ class Inbox:
         """Write down a failed attempt; after the last one also the dead letter and its inbox mark, in one transaction."""
         connection = self._connected()
         with connection.transaction():
-            if not again and not self._claim([delivery], attempts=attempt, outcome="dead"):
+            if not again and not self._claim(connection, [delivery], attempts=attempt, outcome="dead"):
                 return  # another consumer has dealt with it meanwhile
-            connection.execute(_SQL["attempt"], self._attempt_values(delivery, failure, attempt, seconds, again))
+            connection.execute(_SQL["attempt"], self.attempt_values(delivery, failure, attempt, seconds, again))
             if not again:
                 connection.execute(_LETTERS["park"], self._letter_values(delivery, failure, attempt))
 
-    def _attempt_values(
+    def attempt_values(
         self, delivery: Delivery, failure: Failure, attempt: int, seconds: float, again: bool
     ) -> dict[str, Any]:
+        """Column values of a failed attempt; a dead letter has them all too."""
         return {
             "group": self.group,
             "event_id": delivery.event_id,
@@ -320,7 +343,7 @@ class Inbox:
 
     def _letter_values(self, delivery: Delivery, failure: Failure, attempt: int) -> dict[str, Any]:
         record = delivery.record
-        return self._attempt_values(delivery, failure, attempt, 0.0, again=False) | {
+        return self.attempt_values(delivery, failure, attempt, 0.0, again=False) | {
             "leader_epoch": record.leader_epoch,
             "appended_at": record.timestamp,
             "timestamp_type": record.timestamp_type,

@@ -1,0 +1,42 @@
+"""an act of a person → audit table: who, what, why and the plan before it starts, the result when it has ended.
+
+The row is committed before the act begins: an act that is killed leaves a row without a result, never no row.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from evkit import postgres
+from evkit.sql import named
+
+_SQL = named("audit")
+
+
+def actor() -> str:
+    """Who acts: EVKIT_ACTOR, or the user of this process."""
+    if name := os.environ.get("EVKIT_ACTOR"):
+        return name
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a uid without a name, as in some containers
+        return f"uid {os.getuid()}"
+
+
+def begin(
+    connection: postgres.Connection, act: str, target: str, plan: Mapping[str, Any], reason: str | None = None
+) -> int:
+    """Write down that an act begins; returns the row's id. On an autocommit connection it is there at once."""
+    row = connection.execute(_SQL["begin_act"], (actor(), act, target, reason, Jsonb(dict(plan)))).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def end(connection: postgres.Connection, audit_id: int, result: Mapping[str, Any]) -> None:
+    """Write down how it ended."""
+    connection.execute(_SQL["end_act"], (Jsonb(dict(result)), audit_id))
