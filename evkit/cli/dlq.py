@@ -1,9 +1,293 @@
-"""evkit dlq."""
+"""`evkit dlq`: look at dead letters, redrive them, put them away. What changes something shows a plan and asks first."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+
+from evkit.cli.application import consumer_at
+from evkit.cli.output import (
+    DryRunOption,
+    Format,
+    FormatOption,
+    ReasonOption,
+    YesOption,
+    confirmed,
+    plain,
+    print_json,
+    print_rows,
+    say,
+    shown,
+)
+from evkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from evkit.runtime.dead_letters import FullLetter, Selection
+
+_COLUMNS = (
+    "letter_id", "consumer_group", "state", "event_type", "key", "error_class", "error_message", "retry_count",
+    "first_failed_at", "failed_at", "topic", "partition", "offset", "event_id", "fingerprint", "note", "replay_id",
+)  # fmt: skip
+_TABLE_COLUMNS = (
+    "letter_id", "consumer_group", "state", "event_type", "key", "error_class", "error_message", "retry_count", "failed_at",
+)  # fmt: skip
+_GROUP_COLUMNS = (
+    "consumer_group", "fingerprint", "letters", "keys", "error_class", "error_message", "handler", "first_failed_at",
+    "failed_at", "sample_letter_id",
+)  # fmt: skip
+
+IdsArgument = Annotated[list[int] | None, typer.Argument(metavar="[LETTER_ID]...", show_default=False)]
+GroupOption = Annotated[str | None, typer.Option("--group", "-g", help="Consumer group.", show_default=False)]
+FingerprintOption = Annotated[str | None, typer.Option("--fingerprint", help="Equal failures.", show_default=False)]
+TopicOption = Annotated[str | None, typer.Option("--topic", show_default=False)]
+TypeOption = Annotated[str | None, typer.Option("--type", help="Event type.", show_default=False)]
+KeyOption = Annotated[str | None, typer.Option("--key", show_default=False)]
+StateOption = Annotated[list[str] | None, typer.Option("--state", help="open, resolved, archived, purged; or all.")]
+
+_STATES = ("open", "retrying", "resolved", "archived", "purged")
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
+    dlq = typer.Typer(help="Dead letters: what consumer groups gave up on.", no_args_is_help=True)
+    for name, command in (
+        ("list", list_letters), ("groups", groups), ("show", show), ("redrive", redrive),
+        ("archive", archive), ("restore", restore), ("purge", purge),
+    ):  # fmt: skip
+        dlq.command(name)(command)
+    app.add_typer(dlq, name="dlq")
+
+
+def _states(given: list[str] | None) -> tuple[str, ...] | None:
+    if not given:
+        return ("open",)
+    if "all" in given:
+        return None
+    for state in given:
+        if state not in _STATES:
+            raise UsageError(f"'{state}' is no state of a dead letter: {', '.join(_STATES)}, or all")
+    return tuple(given)
+
+
+def list_letters(
+    group: GroupOption = None,
+    state: StateOption = None,
+    fingerprint: FingerprintOption = None,
+    topic: TopicOption = None,
+    type_: TypeOption = None,
+    key: KeyOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most letters to list.")] = 100,
+    format: FormatOption = Format.table,
+) -> None:
+    """List letters, the one that failed first at the top; without payloads."""
+    import evkit
+    from evkit.runtime.dead_letters import Selection
+
+    selection = Selection(
+        group=group, states=_states(state), fingerprint=fingerprint, topic=topic, event_type=type_, key=key
+    )
+    found = [plain(letter) for letter in evkit.dead_letters.letters(evkit.connect(), selection, letters_max=limit)]
+    columns = _TABLE_COLUMNS if format is Format.table else _COLUMNS
+    print_rows(found, columns, format, empty="no dead letters")
+    if len(found) == limit:
+        say(f"the first {limit}; there may be more (--limit)")
+
+
+def groups(group: GroupOption = None, state: StateOption = None, format: FormatOption = Format.table) -> None:
+    """Equal failures together: how many letters and keys, since when. Many keys: the code. Few keys: the data."""
+    import evkit
+
+    found = evkit.dead_letters.groups(evkit.connect(), group, _states(state) or _STATES)
+    print_rows(found, _GROUP_COLUMNS, format, empty="no dead letters")
+
+
+def show(
+    letter_id: Annotated[int, typer.Argument(metavar="LETTER_ID")],
+    format: FormatOption = Format.table,
+) -> None:
+    """The whole story of one letter: the record as it was, every attempt, and how to redrive it."""
+    import evkit
+
+    letter = evkit.dead_letters.show(evkit.connect(), letter_id)
+    if format is not Format.table:
+        print_json(letter)
+        return
+    _print_letter(letter)
+
+
+def _print_letter(letter: FullLetter) -> None:
+    facts = [
+        ("letter", f"{letter.letter_id} ({letter.state} since {shown(letter.state_changed_at)})"),
+        ("group", letter.consumer_group),
+        ("event", f"{letter.event_type} {letter.event_id} (schema version {shown(letter.schema_version)})"),
+        ("written", shown(letter.created_at)),
+        (
+            "where",
+            f"{letter.topic}/{letter.partition} offset {letter.offset}, leader epoch {shown(letter.leader_epoch)}",
+        ),
+        ("appended", f"{shown(letter.appended_at)} ({letter.timestamp_type} time)"),
+        (
+            "failed",
+            f"first {shown(letter.first_failed_at)}, last {shown(letter.failed_at)}, {letter.retry_count} retries",
+        ),
+        ("handler", f"{shown(letter.handler)}, code version {shown(letter.code_version)}"),
+        ("error", f"{letter.error_class}: {letter.error_message}"),
+        ("fingerprint", letter.fingerprint),
+        ("note", shown(letter.note)),
+        ("key", shown(letter.raw_key)),
+        ("value", shown(letter.raw_value)),
+    ]
+    for name, value in facts:
+        print(f"{name:12} {value}")
+    print("headers")
+    for header, content in letter.headers:
+        print(f"  {header}: {shown(content)}")
+    print_rows(
+        letter.attempts,
+        ("attempt", "failed_at", "duration_seconds", "error_class", "error_message", "disposition", "replay_id"),
+        Format.table,
+        title="attempts",
+    )
+    print(letter.stack_trace)
+    if letter.state == "open":
+        print(f"to redrive it: evkit dlq redrive {letter.letter_id} --app MODULE:CONSUMER")
+
+
+def _selection(
+    ids: list[int] | None,
+    group: str | None,
+    fingerprint: str | None,
+    topic: str | None,
+    type_: str | None,
+    key: str | None,
+) -> Selection:
+    from evkit.runtime.dead_letters import Selection
+
+    if not ids and not any((group, fingerprint, topic, type_, key)):
+        raise UsageError("which letters? Give ids, or --group, --fingerprint, --topic, --type or --key")
+    return Selection(
+        ids=tuple(ids) if ids else None, group=group, fingerprint=fingerprint, topic=topic, event_type=type_, key=key
+    )
+
+
+def redrive(
+    ids: IdsArgument = None,
+    app: Annotated[
+        str | None, typer.Option("--app", metavar="MODULE:CONSUMER", help="Whose handlers to run.", show_default=False)
+    ] = None,
+    group: GroupOption = None,
+    fingerprint: FingerprintOption = None,
+    topic: TopicOption = None,
+    type_: TypeOption = None,
+    key: KeyOption = None,
+    reason: ReasonOption = None,
+    go_on: Annotated[bool, typer.Option("--go-on", help="Do not stop at the first letter that fails again.")] = False,
+    rate: Annotated[float | None, typer.Option(min=0.01, help="Most letters per second.", show_default=False)] = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    format: FormatOption = Format.table,
+) -> None:
+    """Run open letters through the handler of the group that failed; no other group sees anything."""
+    import threading
+
+    import evkit
+    from evkit.cli.signals import on_stop
+
+    system = evkit.connect()
+    plan = evkit.dead_letters.plan_redrive(system, _selection(ids, group, fingerprint, topic, type_, key))
+    summary = plan.summary()
+    say(
+        f"redrive {summary['letters']} letters of group '{plan.group}' ({summary['keys']} keys, "
+        f"{len(summary['fingerprints'])} kinds of failure) through that group's handlers"
+    )
+    if dry_run and format is Format.json:
+        print_json(summary)
+    if not confirmed("redrive them?", yes=yes, dry_run=dry_run):
+        return
+    if app is None:
+        raise UsageError("whose handlers? Give --app MODULE:CONSUMER, for example orders.billing:consumer")
+    stop = threading.Event()
+    on_stop(stop.set)
+    result = evkit.dead_letters.redrive(
+        system, plan, consumer_at(app),
+        reason=reason, stop_at_failure=not go_on, per_second_max=rate, stop=stop,
+    )  # fmt: skip
+    outcome = result.summary()
+    if format is Format.table:
+        print(", ".join(f"{outcome[n]} {n.replace('_', ' ')}" for n in ("resolved", "failed", "skipped", "not_tried")))
+        if result.failed:
+            say(f"letter {result.failed[0]} failed again: `evkit dlq show {result.failed[0]}`")
+    else:
+        print_json(outcome)
+    if result.failed or result.not_tried:
+        raise typer.Exit(1)
+
+
+def _ids_of(selection: Selection) -> list[int]:
+    import evkit
+
+    if selection.ids is not None:
+        return list(selection.ids)
+    return [x.letter_id for x in evkit.dead_letters.letters(evkit.connect(), selection, letters_max=None)]
+
+
+def archive(
+    ids: IdsArgument = None,
+    note: Annotated[str, typer.Option("--note", help="Why these need no handling.")] = "",
+    group: GroupOption = None,
+    fingerprint: FingerprintOption = None,
+    topic: TopicOption = None,
+    type_: TypeOption = None,
+    key: KeyOption = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Decide that open letters need no handling; `restore` takes it back."""
+    import evkit
+
+    if not note:
+        raise UsageError("an archived letter needs a --note: who will know in a month why it was not handled?")
+    chosen = _ids_of(_selection(ids, group, fingerprint, topic, type_, key))
+    say(f"archive {len(chosen)} letters with the note: {note}")
+    if chosen and confirmed("archive them?", yes=yes, dry_run=dry_run):
+        done = evkit.dead_letters.archive(evkit.connect(), chosen, note=note)
+        print(
+            f"{len(done)} archived" + (f", {len(chosen) - len(done)} were not open" if len(done) < len(chosen) else "")
+        )
+
+
+def restore(
+    ids: Annotated[list[int], typer.Argument(metavar="LETTER_ID...")],
+    reason: ReasonOption = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Bring archived or purged letters back to the state they had."""
+    import evkit
+
+    say(f"restore {len(ids)} letters")
+    if confirmed("restore them?", yes=yes, dry_run=dry_run):
+        done = evkit.dead_letters.restore(evkit.connect(), ids, reason=reason)
+        print(f"{len(done)} restored")
+
+
+def purge(
+    ids: IdsArgument = None,
+    group: GroupOption = None,
+    fingerprint: FingerprintOption = None,
+    topic: TopicOption = None,
+    type_: TypeOption = None,
+    key: KeyOption = None,
+    reason: ReasonOption = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Take letters out of sight, softly: `evkit dlq restore` brings them back. Open ones need a --reason."""
+    import evkit
+
+    chosen = _ids_of(_selection(ids, group, fingerprint, topic, type_, key))
+    say(f"purge {len(chosen)} letters" + (f": {reason}" if reason else ""))
+    if chosen and confirmed("purge them?", yes=yes, dry_run=dry_run):
+        done = evkit.dead_letters.purge(evkit.connect(), chosen, reason=reason)
+        print(f"{len(done)} purged; `evkit dlq restore` brings them back")

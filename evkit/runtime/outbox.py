@@ -14,12 +14,14 @@ from typing import Any, Protocol
 
 import psycopg
 from psycopg.pq import TransactionStatus
+from psycopg.rows import dict_row
 
 from evkit import event_types
 from evkit.errors import InvalidEvent, UsageError
 from evkit.event import RESERVED_HEADERS, Event
 from evkit.settings import Settings
 from evkit.sql import named
+from evkit.system import System
 
 _SQL = named("outbox")
 
@@ -91,6 +93,20 @@ def write_many(
             event_type=events[0].type,
         ) from None
     return [event.id for event in events]
+
+
+def status(system: System) -> dict[str, Any]:
+    """Counts of this moment, in one snapshot: written, published, waiting (int), oldest_waiting_seconds (float, None when
+    nothing waits), and the event that a relay cannot publish: failing_position, failing_since, failing_error (or None).
+    Changes nothing.
+
+    Raises:
+        DatabaseUnreachable, NotMigrated.
+    """
+    with system.reading() as connection:
+        row = connection.cursor(row_factory=dict_row).execute(_SQL["status"]).fetchone()
+        assert row is not None
+        return row
 
 
 def _in_transaction(connection: psycopg.Connection[Any] | HasConnection) -> psycopg.Connection[Any]:

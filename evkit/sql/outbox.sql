@@ -16,3 +16,14 @@ SELECT id, aggregatetype, aggregateid, type, payload::json, topic, schema_versio
 -- name: lock_key
 -- Two events of one key written by two transactions get positions in the order of their commits.
 SELECT pg_advisory_xact_lock(hashtextextended(%s, 6085));
+
+-- name: status
+SELECT (SELECT count(*) FROM evkit.outbox) AS written,
+       (SELECT count(*) FROM evkit.publication) AS published,
+       w.waiting, w.oldest_waiting_seconds, r.failing_position, r.failing_since, r.failing_error
+  FROM (SELECT count(*) AS waiting,
+               extract(epoch FROM clock_timestamp() - min(o.created_at))::float8 AS oldest_waiting_seconds
+          FROM evkit.outbox o
+         WHERE NOT EXISTS (SELECT FROM evkit.publication p WHERE p.position = o.position)) AS w
+  LEFT JOIN (SELECT failing_position, failing_since, failing_error FROM evkit.relay
+              WHERE failing_position IS NOT NULL ORDER BY failing_since LIMIT 1) AS r ON true;
