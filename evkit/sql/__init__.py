@@ -13,9 +13,9 @@ _NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
 
 
 @cache
-def named(noun: str) -> dict[str, bytes]:
+def named(noun: str, package: str = __package__) -> dict[str, bytes]:
     """All queries of `<noun>.sql`, by name, in the file's order."""
-    text = (files(__package__) / f"{noun}.sql").read_text(encoding="utf-8")
+    text = (files(package) / f"{noun}.sql").read_text(encoding="utf-8")
     parts = _NAME.split(text)
     return {name: body.strip().rstrip(";").encode() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
 

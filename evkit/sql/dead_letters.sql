@@ -105,3 +105,79 @@ SELECT consumer_group, fingerprint, min(error_class) AS error_class, min(error_m
 
 -- name: known_ids
 SELECT letter_id FROM evkit.dead_letter ORDER BY letter_id DESC LIMIT 1000;
+
+-- Queries of the views from here on; they only read.
+
+-- name: view_letters
+-- Longest waiting first. Age counts from the first failure, so that retries and redrives cannot make a letter young.
+SELECT letter_id, consumer_group AS "group", state, event_type, event_id, key, topic, partition, "offset", handler,
+       error_class, error_message, fingerprint, retry_count, created_at, first_failed_at, failed_at,
+       extract(epoch FROM clock_timestamp() - first_failed_at)::float8 AS age_seconds, state_changed_at, note,
+       code_version, schema_version, octet_length(raw_value)::bigint AS value_bytes,
+       generation > 0 OR (replay_id IS NOT NULL AND state = 'open') AS replay, replay_id
+  FROM evkit.dead_letter
+ WHERE (%(group)s::text IS NULL OR consumer_group = %(group)s)
+   AND (%(states)s::text[] IS NULL OR state = ANY (%(states)s::text[]))
+   AND (%(since)s::timestamptz IS NULL OR first_failed_at >= %(since)s)
+   AND (%(until)s::timestamptz IS NULL OR first_failed_at < %(until)s)
+ ORDER BY first_failed_at, letter_id
+ LIMIT %(rows_max)s;
+
+-- name: view_payloads
+-- What the letters of these ids held, for those who asked for it.
+SELECT letter_id, raw_value, header_names, header_values, stack_trace
+  FROM evkit.dead_letter
+ WHERE letter_id = ANY (%(ids)s::bigint[]);
+
+-- name: view_groups
+-- Equal failures together. Keys are counted among the open letters, so that what was decided no longer blurs the picture.
+WITH letter AS (
+    SELECT *, state IN ('open', 'retrying') AS is_open,
+           bool_or(state IN ('open', 'retrying')) OVER (PARTITION BY consumer_group, fingerprint) AS any_open
+      FROM evkit.dead_letter
+     WHERE %(group)s::text IS NULL OR consumer_group = %(group)s
+), folded AS (
+    SELECT consumer_group, fingerprint,
+           (array_agg(error_class ORDER BY is_open DESC, letter_id DESC))[1] AS error_class,
+           (array_agg(error_message ORDER BY is_open DESC, letter_id DESC))[1] AS error_message,
+           (array_agg(handler ORDER BY is_open DESC, letter_id DESC))[1] AS handler,
+           (array_agg(letter_id ORDER BY is_open DESC, letter_id DESC))[1] AS sample_letter_id,
+           count(*) FILTER (WHERE is_open) AS n_open,
+           count(*) FILTER (WHERE first_failed_at >= %(since)s AND first_failed_at < %(until)s) AS n_new,
+           count(*) FILTER (WHERE state = 'resolved') AS n_resolved,
+           count(*) FILTER (WHERE state IN ('archived', 'purged')) AS n_archived,
+           count(DISTINCT coalesce(key, '')) FILTER (WHERE is_open = any_open) AS n_keys,
+           count(DISTINCT event_type) FILTER (WHERE is_open = any_open) AS n_event_types,
+           min(first_failed_at) AS first_seen_at, max(failed_at) AS last_seen_at,
+           extract(epoch FROM clock_timestamp() - min(first_failed_at) FILTER (WHERE is_open))::float8
+               AS oldest_open_seconds,
+           bool_or(generation > 0) AS replay
+      FROM letter
+     GROUP BY consumer_group, fingerprint
+)
+SELECT consumer_group AS "group", fingerprint, error_class || coalesce(' in ' || handler, '') AS title, error_class,
+       error_message, handler, n_open, n_new, n_resolved, n_archived, n_keys, n_event_types, first_seen_at, last_seen_at,
+       oldest_open_seconds, sample_letter_id,
+       CASE WHEN n_keys <= %(poison_keys_max)s THEN 'poison' ELSE 'systemic' END AS spread, replay
+  FROM folded
+ ORDER BY n_open DESC, last_seen_at DESC, "group", fingerprint;
+
+-- name: view_count
+-- Groups that have letters, and groups that have none but are known: 0 is a measurement.
+SELECT g.consumer_group AS "group",
+       count(l.*) FILTER (WHERE l.state IN ('open', 'retrying')) AS open,
+       count(l.*) FILTER (WHERE l.first_failed_at >= %(since)s AND l.first_failed_at < %(until)s) AS new,
+       count(l.*) FILTER (WHERE l.state = 'resolved' AND l.state_changed_at >= %(since)s
+                            AND l.state_changed_at < %(until)s) AS resolved,
+       count(l.*) FILTER (WHERE l.state IN ('archived', 'purged') AND l.state_changed_at >= %(since)s
+                            AND l.state_changed_at < %(until)s) AS archived,
+       count(DISTINCT l.fingerprint) FILTER (WHERE l.state IN ('open', 'retrying')) AS fingerprints,
+       count(DISTINCT coalesce(l.key, '')) FILTER (WHERE l.state IN ('open', 'retrying')) AS keys,
+       extract(epoch FROM clock_timestamp() - min(l.first_failed_at) FILTER (WHERE l.state IN ('open', 'retrying')))::float8
+           AS oldest_open_seconds,
+       count(l.*) FILTER (WHERE l.state IN ('open', 'retrying') AND (l.generation > 0 OR l.replay_id IS NOT NULL))
+           AS from_replays
+  FROM unnest(%(groups)s::text[]) AS g (consumer_group)
+  LEFT JOIN evkit.dead_letter l USING (consumer_group)
+ GROUP BY g.consumer_group
+ ORDER BY open DESC, "group";

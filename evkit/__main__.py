@@ -1,0 +1,5 @@
+"""`python -m evkit`: the same as the `evkit` command."""
+
+from evkit.cli import main
+
+main()

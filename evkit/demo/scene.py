@@ -1,0 +1,190 @@
+"""The processes of the flights system: a relay and three groups, each an operating-system process of its own.
+
+They are started, stopped, killed and held as a supervisor would do it, by `python -m evkit …`, and they find PostgreSQL and
+Kafka by the environment. Whoever leaves the `with` block takes them along.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from evkit import kafka, sql
+from evkit.demo.service import TOPIC
+from evkit.errors import Refused
+from evkit.system import System
+
+_SQL = sql.named("flights", package="evkit.demo")
+
+GROUPS = ("punctuality", "turnaround", "maintenance")
+PARTITIONS = 6
+
+
+class Scene:
+    """The flights system on one PostgreSQL and one Kafka.
+
+    Attributes:
+        system     where
+        log_folder one file for each process
+    """
+
+    def __init__(self, system: System, log_folder: Path) -> None:
+        self.system = system
+        self.log_folder = log_folder
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Scene:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop_all()
+
+    # --- tables and topic ---------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Tables and topic, empty. What an earlier demo left is dropped; what anybody else wrote is not.
+
+        Raises:
+            Refused: the outbox, inbox or letters have events that are not the demo's.
+        """
+        from evkit import postgres
+
+        postgres.migrate(self.system.settings.postgres_dsn)
+        with self.system.writing("evkit demo") as connection:
+            foreign = [row[0] for row in connection.execute(_SQL["foreign_events"]).fetchall()]
+            if foreign:
+                raise Refused(
+                    f"{postgres.address(self.system.settings.postgres_dsn)} has events of {', '.join(sorted(foreign))}, "
+                    "which are not the demo's, and the demo starts with empty tables: give it a stack of its own "
+                    "(EVKIT_LOCAL_HOME=some/folder evkit demo)"
+                )
+            connection.execute(_SQL["drop"])
+            connection.execute(_SQL["forget_events"])
+            connection.execute(_SQL["create"])
+        self._new_topic()
+
+    def _new_topic(self) -> None:
+        admin, settings = self.system.admin, self.system.settings
+        for group in (g for g in kafka.groups(settings, admin) if g in GROUPS):
+            admin.delete_consumer_groups([group])[group].result()
+        if TOPIC in kafka.topics(settings, admin):
+            admin.delete_topics([TOPIC])[TOPIC].result()
+            deadline = time.monotonic() + 30
+            while TOPIC in kafka.topics(settings, admin) and time.monotonic() < deadline:
+                time.sleep(0.1)  # the broker answers before it has forgotten the topic
+        kafka.create_topics(settings, {TOPIC: PARTITIONS})
+
+    # --- processes ----------------------------------------------------------------------------------------------------
+
+    def start(self, name: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Start "relay" or one of the groups."""
+        arguments = ["relay", "run", "--source", "/flights/operations"] if name == "relay" else self._consume(name)
+        self.log_folder.mkdir(parents=True, exist_ok=True)
+        with (self.log_folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                [sys.executable, "-m", "evkit", "--verbose", *arguments],
+                env=os.environ | self._where() | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self._processes[name] = process
+        return process
+
+    def _consume(self, group: str) -> list[str]:
+        return ["consume", f"evkit.demo.groups:{group}"]
+
+    def _where(self) -> dict[str, str]:
+        settings = self.system.settings
+        return {
+            "EVKIT_POSTGRES_DSN": settings.postgres_dsn,
+            "EVKIT_KAFKA_BOOTSTRAP_SERVERS": settings.bootstrap_servers,
+        }
+
+    def stop(self, name: str) -> None:
+        """SIGTERM, and wait until it has finished what it had in hand."""
+        process = self._processes.pop(name, None)
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def kill(self, name: str) -> None:
+        """SIGKILL: no goodbye to the group, no commit, no rollback."""
+        process = self._processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def hold(self, name: str) -> None:
+        """SIGSTOP: the process is there and does nothing."""
+        self._processes[name].send_signal(signal.SIGSTOP)
+
+    def let_go(self, name: str) -> None:
+        """SIGCONT after `hold`."""
+        self._processes[name].send_signal(signal.SIGCONT)
+
+    def stop_all(self) -> None:
+        """Stop every process, the groups first, side by side."""
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+        for name in list(self._processes):
+            self.stop(name)
+
+    # --- waiting ------------------------------------------------------------------------------------------------------
+
+    def progress(self) -> dict[str, Any]:
+        """Counts of this moment: written, published, and for each group and outcome the inbox rows."""
+        with self.system.reading() as connection:
+            row = connection.execute(_SQL["progress"]).fetchone()
+        assert row is not None
+        inbox: dict[str, int] = row[2] or {}
+        done = {g: sum(n for name, n in inbox.items() if name.split(" ")[0] == g) for g in GROUPS}
+        return {"written": row[0], "published": row[1], "done": done, "inbox": inbox}
+
+    def wait_until(
+        self, reached: Callable[[dict[str, Any]], bool], seconds: float, watch: Callable[[dict[str, Any]], None]
+    ) -> None:
+        """Wait until the counts satisfy a condition; `watch` sees them on the way.
+
+        Raises:
+            Refused: a process has died, or it took longer than `seconds`; with the tail of the log.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            now = self.progress()
+            watch(now)
+            if reached(now):
+                return
+            for name, process in self._processes.items():
+                if process.poll() not in (None, 0):
+                    raise Refused(f"the demo's {name} ended with {process.returncode}: {self._last_line(name)}")
+            if time.monotonic() > deadline:
+                raise Refused(f"the demo did not get on within {seconds:.0f} s: {now}; logs are in {self.log_folder}")
+            time.sleep(0.2)
+
+    def _last_line(self, name: str) -> str:
+        lines = (self.log_folder / f"{name}.log").read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"its log {self.log_folder / name}.log is empty"
+
+    def wait_drained(self, seconds: float, watch: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
+        """Wait until everything written is published and dealt with by all three groups."""
+
+        def drained(now: dict[str, Any]) -> bool:
+            return now["published"] == now["written"] and all(n == now["written"] for n in now["done"].values())
+
+        self.wait_until(drained, seconds, watch)

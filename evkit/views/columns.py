@@ -1,0 +1,351 @@
+"""The columns of every view: name, dtype, unit and meaning, in the frame's order.
+
+`help(views.lag)` shows them, an empty frame has them, and figures and monitors check what they are given against them.
+Times are UTC with microseconds, durations are seconds, ratios go from 0 to 1. A null says "not measured" or "does not
+apply", never zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Dtype = Literal["string", "int32", "int64", "float64", "bool", "time", "binary"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a view.
+
+    Attributes:
+        name     as in SQL, frame, axis and report
+        dtype    string, int32, int64, float64, bool, binary, or time (microseconds, UTC)
+        unit     "s", "events", "1/s", "0..1", "UTC"; empty where there is none
+        meaning  one line; says when it is null
+    """
+
+    name: str
+    dtype: Dtype
+    unit: str
+    meaning: str
+
+
+def _time(name: str, meaning: str) -> Column:
+    return Column(name, "time", "UTC", meaning)
+
+
+def _text(name: str, meaning: str) -> Column:
+    return Column(name, "string", "", meaning)
+
+
+def _seconds(name: str, meaning: str) -> Column:
+    return Column(name, "float64", "s", meaning)
+
+
+def _count(name: str, meaning: str, unit: str = "events") -> Column:
+    return Column(name, "int64", unit, meaning)
+
+
+def _flag(name: str, meaning: str) -> Column:
+    return Column(name, "bool", "", meaning)
+
+
+GROUP = _text("group", "consumer group")
+TOPIC = _text("topic", "topic")
+PARTITION = Column("partition", "int32", "", "partition of the topic")
+OFFSET = Column("offset", "int64", "", "offset of the record in its partition")
+EVENT_ID = _text("event_id", "id of the event")
+EVENT_TYPE = _text("event_type", "type of the event")
+KEY = _text("key", "key of the record; null when it has none")
+HANDLER = _text("handler", "function that failed; null when none was reached")
+ERROR_CLASS = _text("error_class", "class of the error")
+ERROR_MESSAGE = _text("error_message", "message of the error")
+FINGERPRINT = _text("fingerprint", "equal for equal failures")
+CODE_VERSION = _text("code_version", "version of the consumer's code, when it said one")
+REPLAY = _flag("replay", "true when a replay or a redrive did it, false for live handling")
+REPLAY_ID = _text("replay_id", "which replay or redrive; null for live handling")
+MEASURED_AT = _time("measured_at", "when it was measured; one value for the whole call")
+BUCKET_AT = _time("bucket_at", "start of the bucket")
+BUCKET_SECONDS = _seconds("bucket_seconds", "length of the bucket inside the window")
+PARTIAL = _flag("partial", "true when the window cuts the bucket, or it is still running")
+
+
+def _percentiles(of: str) -> tuple[Column, ...]:
+    return (
+        _seconds("p50_seconds", f"median {of}; null when nothing was measured"),
+        _seconds("p95_seconds", f"95th percentile {of}"),
+        _seconds("p99_seconds", f"99th percentile {of}; the maximum when fewer than 100 were measured"),
+        _seconds("max_seconds", f"longest {of}"),
+        _flag("p99_is_lower_bound", "true when events still waiting are among the slowest: the real p99 is higher"),
+    )
+
+
+LAG = (
+    GROUP,
+    TOPIC,
+    PARTITION,
+    _count("committed_offset", "next offset the group will read; null when it never committed", ""),
+    _count("start_offset", "first offset the partition still has", ""),
+    _count("end_offset", "next offset the broker will assign", ""),
+    _count("lag_events", "end_offset - committed_offset, never clipped; null when the group never committed"),
+    _count("lag_readable_events", "what of the lag can still be read: end_offset - max(committed, start)"),
+    _count("lost_events", "offsets deleted before the group read them: start_offset - committed_offset, at least 0"),
+    _count("backlog_events", "end_offset - start_offset: the lag of a group that would start from the beginning"),
+    _seconds("lag_seconds", "age of the oldest unread record; 0 when nothing is unread, null when not measurable"),
+    _text("lag_seconds_method", "record (read at the committed offset), empty (nothing to read) or none"),
+    _text("group_state", "state of the group at the broker: stable, empty, …; null when the broker does not know it"),
+    _text("status", "ok, behind, no_commit, ahead, data_loss or unknown"),
+    MEASURED_AT,
+)
+
+PUBLISH_RATE = (
+    BUCKET_AT,
+    BUCKET_SECONDS,
+    TOPIC,
+    _count("written", "outbox rows by created_at; null before the topic's first event"),
+    _count("published", "confirmed by the broker, by published_at; null before the topic's first event"),
+    Column("written_per_second", "float64", "1/s", "written / bucket_seconds"),
+    Column("published_per_second", "float64", "1/s", "published / bucket_seconds"),
+    PARTIAL,
+)
+
+THROUGHPUT = (
+    BUCKET_AT,
+    BUCKET_SECONDS,
+    GROUP,
+    TOPIC,
+    _count("published", "events of the topic that the broker confirmed in the bucket"),
+    _count("dealt_with", "of them or earlier ones, handled, skipped or parked by the group in the bucket; live only"),
+    _count("backlog", "published and not dealt with at the end of the bucket"),
+    PARTIAL,
+)
+
+ERROR_RATE = (
+    BUCKET_AT,
+    BUCKET_SECONDS,
+    GROUP,
+    EVENT_TYPE,
+    _text("handler", "function that failed; null when nothing failed"),
+    _count("attempts", "failures and successes", "attempts"),
+    _count("failures", "failed attempts", "attempts"),
+    _count(
+        "failures_dealt_with", "of them, those whose dead letter was since resolved, archived or purged", "attempts"
+    ),
+    _count("events", "distinct events attempted"),
+    _count("dead", "events that became dead letters"),
+    Column("attempt_error_ratio", "float64", "0..1", "failures / attempts; null without attempts"),
+    Column("event_failure_ratio", "float64", "0..1", "dead / events; null without events"),
+    REPLAY,
+)
+
+ERRORS = (
+    _time("failed_at", "end of the attempt"),
+    GROUP,
+    EVENT_TYPE,
+    EVENT_ID,
+    KEY,
+    TOPIC,
+    PARTITION,
+    OFFSET,
+    Column("attempt", "int32", "", "1 for the first delivery"),
+    HANDLER,
+    ERROR_CLASS,
+    ERROR_MESSAGE,
+    FINGERPRINT,
+    _text("disposition", "retry or dead"),
+    _seconds("duration_seconds", "of the attempt"),
+    CODE_VERSION,
+    REPLAY,
+    REPLAY_ID,
+)
+
+DEAD_LETTERS = (
+    _count("letter_id", "number of the letter, what `evkit dlq` takes", ""),
+    GROUP,
+    _text("state", "open, retrying, resolved, archived or purged"),
+    EVENT_TYPE,
+    EVENT_ID,
+    KEY,
+    TOPIC,
+    PARTITION,
+    OFFSET,
+    HANDLER,
+    ERROR_CLASS,
+    ERROR_MESSAGE,
+    FINGERPRINT,
+    Column("retry_count", "int32", "attempts", "attempts after the first one, redrives included"),
+    _time("created_at", "when the event was written; null when its record does not say"),
+    _time("first_failed_at", "first failed attempt"),
+    _time("failed_at", "last failed attempt"),
+    _seconds("age_seconds", "since the first failure"),
+    _time("state_changed_at", "when it came into its state"),
+    _text("note", "what somebody wrote about it"),
+    CODE_VERSION,
+    Column("schema_version", "int32", "", "of the event's type; null when its record does not say"),
+    _count("value_bytes", "size of the record's value; null when it has none", "bytes"),
+    _flag("replay", "true when the event died in a replay or redrive"),
+    _text("replay_id", "the replay or redrive that last touched it; null when none did"),
+)
+
+# Only with payload=True: raw payloads do not travel into notebooks by accident.
+DEAD_LETTERS_PAYLOAD = (
+    _text("value", "the record's value as text; bytes that are not UTF-8 as \\xNN"),
+    _text("headers", "the record's headers as a JSON list of [name, value]"),
+    _text("stack_trace", "of the last failure"),
+)
+
+DEAD_LETTER_GROUPS = (
+    GROUP,
+    FINGERPRINT,
+    _text("title", "error class and handler"),
+    ERROR_CLASS,
+    _text("error_message", "message of the newest letter"),
+    _text("handler", "handler of the newest letter; null when none was reached"),
+    _count("n_open", "letters that wait for a decision, retrying ones included", "letters"),
+    _count("n_new", "letters first failed inside the window", "letters"),
+    _count("n_resolved", "letters handled after all", "letters"),
+    _count("n_archived", "letters archived or purged", "letters"),
+    _count("n_keys", "distinct keys among the open letters, or among all when none is open", "keys"),
+    _count("n_event_types", "distinct event types among the same letters", "types"),
+    _time("first_seen_at", "first failure of any of its letters"),
+    _time("last_seen_at", "last failure of any of its letters"),
+    _seconds("oldest_open_seconds", "age of the oldest open letter; null when none is open"),
+    _count("sample_letter_id", "the newest letter, open ones first", ""),
+    _text("spread", "poison (few keys: the data) or systemic (many keys: the code or a dependency)"),
+    _flag("replay", "true when any of its letters died in a replay that handled events again"),
+)
+
+DEAD_LETTER_COUNT = (
+    GROUP,
+    _count("open", "letters that wait for a decision, now", "letters"),
+    _count("new", "letters first failed inside the window, whatever became of them", "letters"),
+    _count("resolved", "letters handled after all inside the window", "letters"),
+    _count("archived", "letters archived or purged inside the window", "letters"),
+    _count("fingerprints", "distinct failures among the open letters", ""),
+    _count("keys", "distinct keys among the open letters", "keys"),
+    _seconds("oldest_open_seconds", "age of the oldest open letter, since its first failure; null when none is open"),
+    _count("from_replays", "of the open letters, those that a replay or redrive left open", "letters"),
+)
+
+LATENCY = (
+    GROUP,
+    _text("event_type", "type of the event; null when all types are taken together"),
+    _count("n", "events handled inside the window whose time of writing is known"),
+    _count("pending_n", "events written, on a topic the group reads, and not dealt with yet (censored)"),
+    _count("overdue_n", "of them, those already older than the p99 of the handled ones; they count with their age"),
+    _count("unmeasured_n", "events handled whose record does not say when it was written"),
+    *_percentiles("time from the database write to the commit of the handler"),
+    _seconds("oldest_pending_seconds", "age of the oldest pending event; null when none is pending"),
+    REPLAY,
+)
+
+LATENCY_OVER_TIME = (
+    _time("bucket_at", "start of the bucket, by the time the events were written"),
+    BUCKET_SECONDS,
+    GROUP,
+    _count("n", "events written in the bucket and handled since"),
+    _count("pending_n", "events written in the bucket and not dealt with yet"),
+    *_percentiles("time from the database write to the commit of the handler"),
+    PARTIAL,
+    REPLAY,
+)
+
+RELAY_LAG = (
+    MEASURED_AT,
+    _text("relay", "the relay that is failing, else the one that moved last; null when none ever ran"),
+    _count("pending", "outbox rows not confirmed by the broker, now"),
+    _seconds("oldest_pending_seconds", "age of the oldest of them; 0 when there is none"),
+    _time("moved_at", "when the relay last wrote its progress"),
+    _time("failing_since", "since when it stands at one event; null when it does not"),
+    _text("failing_error", "why"),
+    _count("failing_position", "at which outbox position", ""),
+    _count("published", "events confirmed inside the window"),
+    *_percentiles("time from the database write to the broker's confirmation, inside the window"),
+)
+
+RELAY_LAG_OVER_TIME = (
+    _time("bucket_at", "start of the bucket, by the time the events were written"),
+    BUCKET_SECONDS,
+    _count("n", "events written in the bucket and confirmed since"),
+    _count("pending_n", "events written in the bucket and not confirmed yet"),
+    *_percentiles("time from the database write to the broker's confirmation"),
+    PARTIAL,
+)
+
+JOURNEY = (
+    Column("step", "int32", "", "1 for the first stop"),
+    _time("at", "when, on the database's clock"),
+    _text(
+        "stage",
+        "written, published, attempt_failed, processed, skipped, parked, redriven, replayed, or a letter's state",
+    ),
+    _text("group", "consumer group; null before the topic"),
+    _text("topic", "topic"),
+    PARTITION,
+    OFFSET,
+    _text("detail", "event type, handler and error, or note, in words"),
+    Column("attempt", "int32", "", "which attempt; null where there is none"),
+    _seconds("gap_seconds", "since the stop before"),
+    _seconds("total_seconds", "since the first stop"),
+    ERROR_CLASS,
+    FINGERPRINT,
+    CODE_VERSION,
+    REPLAY,
+    REPLAY_ID,
+)
+
+ACTS = (
+    _time("acted_at", "when"),
+    _text("actor", "who"),
+    _text("act", "what: dead_letters.redrive, replay.run, …"),
+    _text("target", "on what: group, letter ids, replay id"),
+    _text("reason", "why, as the actor said"),
+    _text("plan", "what it was going to do, as JSON"),
+    _text("result", "what it did, as JSON; null while it runs or when it broke off"),
+)
+
+REPLAYS = (
+    REPLAY_ID,
+    GROUP,
+    _text("topics", "topics, with commas between"),
+    _time("from_time", "replayed from"),
+    _time("until_time", "replayed until; null for the end at the time of the plan"),
+    _text("dedupe", "honour (what the inbox has seen is skipped) or override (handled again)"),
+    _text("state", "planned, running, done or stopped"),
+    _count("handled", "events handled"),
+    _count("skipped", "events the inbox had seen, or without a handler"),
+    _count("failed", "events that became dead letters"),
+    _text("actor", "who"),
+    _text("reason", "why"),
+    _time("created_at", "when it was planned"),
+    _time("started_at", "when it was started"),
+    _time("finished_at", "when it ended"),
+)
+
+COLUMNS: dict[str, tuple[Column, ...]] = {
+    "lag": LAG,
+    "publish_rate": PUBLISH_RATE,
+    "throughput": THROUGHPUT,
+    "error_rate": ERROR_RATE,
+    "errors": ERRORS,
+    "dead_letters": DEAD_LETTERS,
+    "dead_letter_groups": DEAD_LETTER_GROUPS,
+    "dead_letter_count": DEAD_LETTER_COUNT,
+    "latency": LATENCY,
+    "latency_over_time": LATENCY_OVER_TIME,
+    "relay_lag": RELAY_LAG,
+    "relay_lag_over_time": RELAY_LAG_OVER_TIME,
+    "journey": JOURNEY,
+    "acts": ACTS,
+    "replays": REPLAYS,
+}
+
+
+def table(columns: tuple[Column, ...], indent: str = "    ") -> str:
+    """The columns as aligned lines for a docstring or a terminal."""
+    wide = max(len(c.name) for c in columns)
+    kinds = [f"{c.dtype}{', ' + c.unit if c.unit else ''}" for c in columns]
+    widest = max(len(k) for k in kinds)
+    return "\n".join(
+        f"{indent}{c.name:<{wide}}  {kind:<{widest}}  {c.meaning}" for c, kind in zip(columns, kinds, strict=True)
+    )

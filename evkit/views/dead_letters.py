@@ -1,0 +1,173 @@
+"""dead letters → one row a letter, a failure or a group."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from evkit.errors import InvalidParameter, UnknownGroup, closest
+from evkit.postgres import address
+from evkit.sql import named
+from evkit.system import System
+from evkit.views.columns import COLUMNS, DEAD_LETTERS_PAYLOAD
+from evkit.views.errors import ROWS_MAX
+from evkit.views.frame import Frame, Frames, WindowLike, fetch, frame, view, window_of
+
+log = logging.getLogger(__name__)
+
+STATES = ("open", "retrying", "resolved", "archived", "purged")
+# Up to here the data is suspected, above it the code: a bug seldom stops at three keys, a broken record seldom has four.
+POISON_KEYS_MAX = 3
+
+
+@view("dead_letters")
+def dead_letters(
+    system: System,
+    group: str | None = None,
+    state: str | list[str] | None = None,
+    *,
+    window: WindowLike = None,
+    payload: bool = False,
+    rows_max: int = ROWS_MAX,
+    frames: Frames = "polars",
+) -> Frame:
+    """Events that groups gave up on: one row a letter, in whatever state it is.
+
+    Args:
+        group     one consumer group; default: all
+        state     "open", a list of states, …; default: all
+        window    only letters whose first failure lies in it; default: all there are
+        payload   also the record's value, headers and the stack trace, in columns `value`, `headers`, `stack_trace`
+        rows_max  most rows; when there are more, the oldest are kept and a warning is logged
+
+    Columns: see columns.py
+
+    Sorted by the first failure, the longest waiting first.
+
+    Raises:
+        UnknownGroup: evkit's tables know no such group; the closest names are in `suggestions`.
+        InvalidParameter: no such state.
+        DatabaseUnreachable, NotMigrated: see `System.reading`.
+    """
+    states = [state] if isinstance(state, str) else state
+    for asked in states or ():
+        if asked not in STATES:
+            near = closest(asked, STATES)
+            hint = f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(STATES)}"
+            raise InvalidParameter(f"'{asked}' is no state of a dead letter{hint}", name="state", value=asked)
+    seen = None if window is None else window_of(window)
+    rows = fetch(
+        system,
+        "dead_letters",
+        "view_letters",
+        COLUMNS["dead_letters"],
+        since=seen.start if seen else None,
+        until=seen.end if seen else None,
+        group=group,
+        states=states,
+        rows_max=rows_max + 1,
+    )
+    if len(rows) > rows_max:
+        log.warning("dead_letters: only the %s letters that wait longest are shown", f"{rows_max:,}")
+        rows = rows[:rows_max]
+    if not payload:
+        return frame("dead_letters", rows, frames)
+    held = _payloads(system, [row[0] for row in rows])
+    nothing = [None] * len(DEAD_LETTERS_PAYLOAD)
+    return frame("dead_letters", [r + held.get(r[0], nothing) for r in rows], frames, extra=DEAD_LETTERS_PAYLOAD)
+
+
+def _payloads(system: System, ids: list[int]) -> dict[int, list[Any]]:
+    with system.reading() as connection:
+        found = connection.execute(named("dead_letters")["view_payloads"], {"ids": ids}).fetchall()
+    return {
+        letter_id: [
+            _readable(value),
+            json.dumps([[n, _readable(v)] for n, v in zip(names, values, strict=True)], ensure_ascii=False),
+            stack,
+        ]
+        for letter_id, value, names, values, stack in found
+    }
+
+
+def _readable(raw: bytes | None) -> str | None:
+    return None if raw is None else bytes(raw).decode("utf-8", errors="backslashreplace")
+
+
+@view("dead_letter_groups")
+def dead_letter_groups(
+    system: System,
+    group: str | None = None,
+    *,
+    window: WindowLike = None,
+    frames: Frames = "polars",
+) -> Frame:
+    """Equal failures together: one row for each group and fingerprint that has letters, in whatever state.
+
+    `spread` reads the keys of the open letters: up to three keys are `poison` (look at the data), more are `systemic`
+    (look at the code or at what it depends on).
+
+    Args:
+        group   one consumer group; default: all
+        window  what counts as new in `n_new`; default: the last hour. Older letters are rows all the same.
+
+    Columns: see columns.py
+
+    Sorted by open letters, the most first.
+
+    Raises:
+        UnknownGroup: evkit's tables know no such group; the closest names are in `suggestions`.
+        DatabaseUnreachable, NotMigrated: see `System.reading`.
+    """
+    seen = window_of(window)
+    rows = fetch(
+        system,
+        "dead_letters",
+        "view_groups",
+        COLUMNS["dead_letter_groups"],
+        since=seen.start,
+        until=seen.end,
+        group=group,
+        poison_keys_max=POISON_KEYS_MAX,
+    )
+    return frame("dead_letter_groups", rows, frames)
+
+
+@view("dead_letter_count")
+def dead_letter_count(
+    system: System,
+    window: WindowLike = None,
+    *,
+    group: str | None = None,
+    frames: Frames = "polars",
+) -> Frame:
+    """How many dead letters each group has: open now, and what came and went inside the window.
+
+    Args:
+        window  a `Window`, or a length that ends now ("2h"); default: the last hour
+        group   one consumer group; default: all that evkit's tables know
+
+    Columns: see columns.py
+
+    Sorted by open letters, the most first. A known group without letters is a row with 0.
+
+    Raises:
+        UnknownGroup: evkit's tables know no such group; the closest names are in `suggestions`.
+        DatabaseUnreachable, NotMigrated: see `System.reading`.
+    """
+    seen = window_of(window)
+    with system.reading() as connection:
+        known = [row[0] for row in connection.execute(named("lag")["known_groups"]).fetchall()]
+    if group is not None and group not in known:
+        raise UnknownGroup(group, known, where=f"to evkit's tables at {address(system.settings.postgres_dsn)}")
+    rows = fetch(
+        system,
+        "dead_letters",
+        "view_count",
+        COLUMNS["dead_letter_count"],
+        since=seen.start,
+        until=seen.end,
+        groups=known if group is None else [group],
+    )
+    return frame("dead_letter_count", rows, frames)

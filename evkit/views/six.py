@@ -1,0 +1,55 @@
+"""The six views that say how a system is, measured together; a part that does not answer leaves the others measurable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from evkit.errors import DatabaseUnreachable, EvkitError, NotMigrated
+from evkit.system import System
+from evkit.views.dead_letters import dead_letter_groups
+from evkit.views.errors import error_rate
+from evkit.views.frame import Frame, Frames, WindowLike, window_of
+from evkit.views.lag import lag
+from evkit.views.latency import latency
+from evkit.views.relay_lag import relay_lag
+from evkit.views.throughput import publish_rate
+
+# In the order of travel; each is the name of the monitor that judges the frame.
+SIX = ("publish_rate", "relay_lag", "consumer_lag", "latency", "error_rate", "dead_letters")
+
+
+def measure(system: System, window: WindowLike = None, *, frames: Frames = "polars") -> dict[str, Frame | EvkitError]:
+    """The six frames by the name of their monitor, each measured or the error that says why it was not.
+
+    What PostgreSQL holds is measured while Kafka is away and the other way round. `evkit.monitors.judge` takes it as it
+    is. The frames: publish_rate, relay_lag, lag (as `consumer_lag`), latency, error_rate, dead_letter_groups (as
+    `dead_letters`).
+
+    Args:
+        window  a `Window`, or a length that ends now ("10m"); default: the last hour
+
+    Raises:
+        InvalidParameter: the window cannot be read. Nothing else: errors of evkit are in the answer.
+    """
+    seen = window_of(window)
+    views: dict[str, Callable[[], Frame]] = {
+        "publish_rate": lambda: publish_rate(system, seen, frames=frames),
+        "relay_lag": lambda: relay_lag(system, seen, frames=frames),
+        "consumer_lag": lambda: lag(system, frames=frames),
+        "latency": lambda: latency(system, seen, frames=frames),
+        "error_rate": lambda: error_rate(system, seen, frames=frames),
+        "dead_letters": lambda: dead_letter_groups(system, window=seen, frames=frames),
+    }
+    answer: dict[str, Frame | EvkitError] = {}
+    no_database: EvkitError | None = None
+    for name in SIX:
+        if no_database is not None and name != "consumer_lag":
+            answer[name] = no_database  # waiting for it five times would tell nothing new
+            continue
+        try:
+            answer[name] = views[name]()
+        except EvkitError as error:
+            answer[name] = error
+            if isinstance(error, (DatabaseUnreachable, NotMigrated)):
+                no_database = error
+    return answer

@@ -1,0 +1,92 @@
+"""outbox, publication and inbox → rates per bucket of time."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from evkit.system import System
+from evkit.views.columns import COLUMNS
+from evkit.views.frame import Frame, Frames, WindowLike, bucket_of, fetch, frame, view, window_of
+
+
+@view("publish_rate")
+def publish_rate(
+    system: System,
+    window: WindowLike = None,
+    *,
+    bucket: str | timedelta | None = None,
+    frames: Frames = "polars",
+) -> Frame:
+    """How many events were written and how many published, per topic and bucket of time.
+
+    Written counts outbox rows by the time of their write, published counts the broker's confirmations by theirs; the sum
+    of the difference is what waits in the outbox. Topics are those with an event in the window or in the day before it.
+    Redrives and replays publish nothing, so there is nothing to mark here.
+
+    Args:
+        window  a `Window`, or a length that ends now ("2h"); default: the last hour
+        bucket  length of a bucket ("30s"); default: a round one that makes at most 120
+
+    Columns: see columns.py
+
+    Sorted by topic, then bucket. A bucket in which nothing happened is a row with 0; one that ended before the topic's
+    first event is null. The first and last bucket may be partial: their rates are over the part inside the window.
+
+    Raises:
+        InvalidParameter: window or bucket cannot be read.
+        DatabaseUnreachable, NotMigrated: see `System.reading`.
+    """
+    seen = window_of(window)
+    rows = fetch(
+        system,
+        "throughput",
+        "publish_rate",
+        COLUMNS["publish_rate"],
+        since=seen.start,
+        until=seen.end,
+        bucket=bucket_of(bucket, seen),
+    )
+    return frame("publish_rate", rows, frames)
+
+
+@view("throughput")
+def throughput(
+    system: System,
+    window: WindowLike = None,
+    *,
+    group: str | None = None,
+    bucket: str | timedelta | None = None,
+    frames: Frames = "polars",
+) -> Frame:
+    """What became available to each group, what it dealt with, and what was left, per topic and bucket of time.
+
+    Handled, skipped and parked events are dealt with. Counted are events of evkit's outbox written in the window or in
+    the day before it, none from before the group's first one. Redrives and replays do not count: a dead event was dealt
+    with when it died.
+
+    Args:
+        window  a `Window`, or a length that ends now ("2h"); default: the last hour
+        group   one consumer group; default: all that the inbox knows from the last seven days
+        bucket  length of a bucket ("30s"); default: a round one that makes at most 120
+
+    Columns: see columns.py
+
+    Sorted by group, topic, bucket; every bucket of the window has a row.
+
+    Raises:
+        UnknownGroup: evkit's tables know no such group; the closest names are in `suggestions`.
+        InvalidParameter: window or bucket cannot be read.
+        DatabaseUnreachable, NotMigrated: see `System.reading`.
+    """
+    seen = window_of(window)
+    rows = fetch(
+        system,
+        "throughput",
+        "throughput",
+        COLUMNS["throughput"],
+        since=seen.start,
+        until=seen.end,
+        bucket=bucket_of(bucket, seen),
+        group=group,
+    )
+    return frame("throughput", rows, frames)
