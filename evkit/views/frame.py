@@ -130,14 +130,11 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return None if math.isnan(value) else float(value)
+    if type(value).__name__ in ("NAType", "NaTType"):  # NaT is a datetime too, one whose fields are NaN
+        return None
     if isinstance(value, datetime):
-        # pandas' NaT is a datetime whose fields are NaN.
-        if value != value:
-            return None
         whole = value.to_pydatetime() if hasattr(value, "to_pydatetime") else value
         return whole.astimezone(UTC) if whole.tzinfo else whole.replace(tzinfo=UTC)
-    if type(value).__name__ in ("NAType", "NaTType"):
-        return None
     return value.item() if hasattr(value, "item") else value
 
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from evkit import kafka
-from evkit.errors import NotMigrated, Unreachable, UnknownGroup
+from evkit.errors import NotMigrated, UnknownGroup, Unreachable
 from evkit.kafka import KafkaError, KafkaException, OffsetSpec, TopicPartition
 from evkit.sql import named
 from evkit.system import System
@@ -234,7 +234,8 @@ def _oldest_unread(
 def _first_records(consumer: Any, at: dict[Place, int], ends: dict[Place, int]) -> dict[Place, datetime | str]:
     consumer.assign([TopicPartition(topic, partition, offset) for (topic, partition), offset in at.items()])
     deadline = time.monotonic() + _READ_SECONDS
-    missing, found = set(at), {}
+    missing = set(at)
+    found: dict[Place, datetime | str] = {}
     while missing and (left := deadline - time.monotonic()) > 0:
         message = consumer.poll(left)
         if message is None:
@@ -247,12 +248,9 @@ def _first_records(consumer: Any, at: dict[Place, int], ends: dict[Place, int]) 
             record = kafka.record_of(message, datetime.now(UTC))
             if record.timestamp is not None:
                 found[place] = record.timestamp
-        elif error.code() == KafkaError._PARTITION_EOF:
-            # Short of the end offset there is an open transaction: something is there, and nobody may read it yet.
-            if message.offset() >= ends[place]:
-                found[place] = "empty"
-        elif place == (None, -1) or error.code() == KafkaError._ALL_BROKERS_DOWN:
-            break
+        elif error.code() == KafkaError._PARTITION_EOF and message.offset() >= ends[place]:
+            # Short of the end offset there would be an open transaction: something nobody may read yet.
+            found[place] = "empty"
         missing.discard(place)
         consumer.incremental_unassign([TopicPartition(*place)])
     consumer.unassign()
