@@ -171,3 +171,42 @@ def dead_letter_count(
         groups=known if group is None else [group],
     )
     return frame("dead_letter_count", rows, frames)
+
+
+def folded(letters: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of `dead_letters` as rows of `dead_letter_groups`: the same fold as the query's, for a frame already in hand.
+
+    `n_new` is null: it needs the window that only the query knows.
+    """
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for letter in letters:
+        groups.setdefault((letter["group"], letter["fingerprint"]), []).append(letter)
+    rows = [_fold(of_group) for of_group in groups.values()]
+    return sorted(rows, key=lambda r: (-r["n_open"], -r["last_seen_at"].timestamp(), r["group"], r["fingerprint"]))
+
+
+def _fold(letters: list[dict[str, Any]]) -> dict[str, Any]:
+    still_open = [x for x in letters if x["state"] in ("open", "retrying")]
+    counted = still_open or letters
+    newest = max(counted, key=lambda x: x["letter_id"])
+    keys = len({x["key"] or "" for x in counted})
+    return {
+        "group": newest["group"],
+        "fingerprint": newest["fingerprint"],
+        "title": newest["error_class"] + (f" in {newest['handler']}" if newest["handler"] else ""),
+        "error_class": newest["error_class"],
+        "error_message": newest["error_message"],
+        "handler": newest["handler"],
+        "n_open": len(still_open),
+        "n_new": None,
+        "n_resolved": sum(x["state"] == "resolved" for x in letters),
+        "n_archived": sum(x["state"] in ("archived", "purged") for x in letters),
+        "n_keys": keys,
+        "n_event_types": len({x["event_type"] for x in counted}),
+        "first_seen_at": min(x["first_failed_at"] for x in letters),
+        "last_seen_at": max(x["failed_at"] for x in letters),
+        "oldest_open_seconds": max((x["age_seconds"] for x in still_open), default=None),
+        "sample_letter_id": newest["letter_id"],
+        "spread": "poison" if keys <= POISON_KEYS_MAX else "systemic",
+        "replay": any(x["replay"] for x in letters),
+    }

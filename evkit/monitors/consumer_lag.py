@@ -1,0 +1,96 @@
+"""lag → is a group behind, and by how long?"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+from evkit.monitors.finding import Finding, Severity, Thresholds, command, count, level, reached, seconds
+from evkit.views.frame import rows_of
+
+MONITOR = "consumer_lag"
+
+
+def consumer_lag(frame: Any, thresholds: Thresholds | None = None) -> list[Finding]:
+    """Judge the frame of `views.lag`: one finding for each group, its worst partition named.
+
+    Judged is the age of the oldest unread record, for the number of events says nothing without their rate. Records that
+    were deleted unread, and offsets beyond the end, are critical and a warning whatever the age. A group that has
+    committed nothing where there is something to read is unknown, as is one that is behind by an age nobody could read.
+    """
+    bounds = thresholds or Thresholds()
+    rows = rows_of(frame, "lag")
+    if not rows:
+        sentence = "lag could not be measured: neither the cluster nor the inbox knows a consumer group"
+        return [Finding(MONITOR, Severity.unknown, "all groups", None, "s", None, sentence, {}, "evkit view lag")]
+    rows.sort(key=lambda r: r["group"])
+    return [_group(name, list(of_group), bounds) for name, of_group in groupby(rows, key=lambda r: r["group"])]
+
+
+def _group(name: str, rows: list[dict[str, Any]], bounds: Thresholds) -> Finding:
+    lag_events = sum(r["lag_events"] for r in rows if (r["lag_events"] or 0) > 0)
+    measured = [r for r in rows if r["lag_seconds"] is not None]
+    worst = max(measured, key=lambda r: r["lag_seconds"], default=None)
+    unmeasured = [
+        r
+        for r in rows
+        if r["status"] in ("unknown", "no_commit") or (r["status"] == "behind" and r["lag_seconds"] is None)
+    ]
+    value = None if worst is None else worst["lag_seconds"]
+    severity = Severity.ok if value is None else level(value, bounds.lag_seconds_warning, bounds.lag_seconds_critical)
+    threshold = reached(severity, bounds.lag_seconds_warning, bounds.lag_seconds_critical)
+    evidence = {
+        "lag_events": lag_events,
+        "partitions": len(rows),
+        "partitions_behind": sum((r["lag_events"] or 0) > 0 for r in rows),
+        "statuses": {s: sum(r["status"] == s for r in rows) for s in sorted({r["status"] for r in rows})},
+        "group_state": rows[0]["group_state"],
+    }
+    step = command("view", "lag", "--group", name)
+
+    lost = [r for r in rows if r["status"] == "data_loss"]
+    if lost:
+        n = sum(r["lost_events"] for r in lost)
+        sentence = (
+            f"{name} lost up to {count(n, 'event')}: retention deleted them in {_places(lost)} before they were read"
+        )
+        return Finding(
+            MONITOR, Severity.critical, name, value, "s", threshold, sentence, evidence | {"lost_events": n}, step
+        )
+    parts = []
+    if worst is not None and value is not None:
+        if lag_events and value > 0:
+            parts.append(
+                f"{name} is {seconds(value)} behind, {count(lag_events, 'event')} unread"
+                + (f", the oldest in {_places([worst])}" if len(rows) > 1 else "")
+            )
+        else:
+            parts.append(f"{name} has read everything")
+    ahead = [r for r in rows if r["status"] == "ahead"]
+    if ahead:
+        severity = max(severity, Severity.warning, key=lambda s: s.rank)
+        parts.append(
+            f"its offset is beyond the end in {_places(ahead)}: was the topic made anew, or the offset set by hand?"
+        )
+    if unmeasured:
+        severity = max(severity, Severity.unknown, key=lambda s: s.rank)
+        never = [r for r in unmeasured if r["status"] == "no_commit"]
+        other = [r for r in unmeasured if r["status"] != "no_commit"]
+        if never:
+            backlog = sum(r["backlog_events"] or 0 for r in never)
+            parts.append(
+                f"{name} has committed nothing in {_places(never)}, where {count(backlog, 'event')} can be read"
+            )
+        if other:
+            parts.append(f"the lag of {name} in {_places(other)} could not be measured")
+    if not parts:  # no_commit everywhere, and nothing to read either
+        parts.append(f"{name} has nothing to read")
+    if evidence["group_state"] in ("empty", "dead", None) and severity is not Severity.ok:
+        parts.append("no consumer is running")
+    step = "" if severity is Severity.ok else step
+    return Finding(MONITOR, severity, name, value, "s", threshold, "; ".join(parts), evidence, step)
+
+
+def _places(rows: list[dict[str, Any]]) -> str:
+    names = [f"{r['topic']}/{r['partition']}" for r in rows]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
