@@ -53,7 +53,8 @@ def traffic(evkit_database):
         connection.execute("INSERT INTO aggregate SELECT 'key-' || k, 0 FROM generate_series(0, %s) k", (KEYS - 1,))
     go_on = threading.Event()
     writers = [
-        threading.Thread(target=write_events, args=(evkit_database, seed, go_on), daemon=True) for seed in range(WRITERS)
+        threading.Thread(target=write_events, args=(evkit_database, seed, go_on), daemon=True)
+        for seed in range(WRITERS)
     ]
     yield evkit_database, writers
     go_on.set()
@@ -111,7 +112,9 @@ class ForgetfulCursor(GapAwareCursor):
 def read_all(cursor_class, dsn, writers):
     """Read while the writers write, and until nothing more comes; positions in the order of reading."""
     with psycopg.connect(dsn, autocommit=True) as connection:
-        cursor = cursor_class(connection) if cursor_class in (PositionCursor, XidCursor) else cursor_class(connection, 0)
+        cursor = (
+            cursor_class(connection) if cursor_class in (PositionCursor, XidCursor) else cursor_class(connection, 0)
+        )
         for writer in writers:
             writer.start()
         positions, quiet = [], 0

@@ -1,0 +1,401 @@
+"""The consumer: each event once for each group, through failures, duplicates, bad records and broken connections."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from evkit.testing.faults import TcpProxy
+from pydantic import BaseModel
+
+from evkit import Consumer, Event, Relay, Retry, dead_letters, kafka, outbox
+from evkit.errors import BrokerUnreachable, UsageError
+from evkit.runtime.dead_letters import Selection
+from evkit.settings import Settings
+from evkit.system import System
+
+QUICK = Retry(attempts=2, backoff_seconds=0.001)
+
+
+@pytest.fixture
+def effects(evkit_system):
+    """A table that counts how often each event took effect, and a function that reads it."""
+    with evkit_system.writing() as connection:
+        connection.execute("CREATE TABLE effect (grp text, id text, n int, nth bigserial, PRIMARY KEY (grp, id))")
+
+    def read(group):
+        with evkit_system.reading() as connection:
+            return connection.execute("SELECT id, n FROM effect WHERE grp = %s ORDER BY nth", (group,)).fetchall()
+
+    return read
+
+
+def effect(event, tx):
+    tx.execute(
+        "INSERT INTO effect VALUES (%s, %s, 1) ON CONFLICT (grp, id) DO UPDATE SET n = effect.n + 1",
+        (tx.group, event.id),
+    )
+
+
+def publish(system, *events):
+    with system.writing() as connection:
+        ids = outbox.write_many(connection, events)
+    relay = Relay(system)
+    while relay.step():
+        pass
+    relay.close()
+    return ids
+
+
+def consume(consumer, events):
+    """Step until so many events are through; a consumer that gets stuck ends in the test's timeout."""
+    while consumer.counts.total < events:
+        consumer.step(1.0)
+    return consumer.counts
+
+
+@pytest.fixture
+def make(evkit_system, evkit_group):
+    made = []
+
+    def make_consumer(topic, group=None, **more):
+        more.setdefault("retry", QUICK)
+        consumer = Consumer(group or evkit_group(), [topic], system=more.pop("system", evkit_system), **more)
+        made.append(consumer)
+        return consumer
+
+    yield make_consumer
+    for consumer in made:
+        consumer.close()
+
+
+@pytest.mark.parametrize("protocol", ["consumer", "classic"])
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_each_event_takes_effect_once_and_offsets_follow(
+    evkit_system, evkit_topic, make, effects, protocol, concurrency
+):
+    topic = evkit_topic(partitions=3)
+    ids = publish(evkit_system, *[Event("a.b", f"k{i % 9}", {"i": i}, topic=topic) for i in range(300)])
+    consumer = make(topic, protocol=protocol, concurrency=concurrency)
+    consumer.handler("a.b")(effect)
+
+    consume(consumer, 300)
+    consumer.close()
+
+    assert sorted(effects(consumer.group)) == sorted((i, 1) for i in ids)
+    assert sum(kafka.committed_offsets(evkit_system.settings, consumer.group).values()) == 300
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_events_of_a_key_are_handled_in_their_order(evkit_system, evkit_topic, make, effects, concurrency):
+    """P3."""
+    topic = evkit_topic(partitions=2)
+    publish(evkit_system, *[Event("a.b", f"k{i % 5}", {"i": i}, topic=topic) for i in range(400)])
+    seen: dict[str, list[int]] = {f"k{n}": [] for n in range(5)}
+    consumer = make(topic, concurrency=concurrency)
+    consumer.handler()(lambda event, tx: seen[event.key].append(event.payload["i"]))
+
+    consume(consumer, 400)
+
+    assert all(numbers == sorted(numbers) and len(numbers) == 80 for numbers in seen.values())
+
+
+def test_duplicates_in_the_topic_change_nothing(evkit_system, evkit_topic, make, effects):
+    """P4: a second copy of every record, as a relay that crashed between publish and mark leaves it."""
+    topic = evkit_topic()
+    ids = publish(evkit_system, *[Event("a.b", "k", {"i": i}, topic=topic) for i in range(20)])
+    with evkit_system.writing() as connection:
+        connection.execute("TRUNCATE evkit.publication")
+        connection.execute("DELETE FROM evkit.relay")
+    publish(evkit_system)
+    consumer = make(topic)
+    consumer.handler("a.b")(effect)
+
+    counts = consume(consumer, 40)
+
+    assert effects(consumer.group) == [(i, 1) for i in ids]
+    assert (counts.handled, counts.duplicate) == (20, 20)
+
+
+def test_two_groups_on_one_topic_do_not_know_of_each_other(evkit_system, evkit_topic, make, effects):
+    topic = evkit_topic()
+    ids = publish(evkit_system, *[Event("a.b", "k", {"i": i}, topic=topic) for i in range(10)])
+    good, bad = make(topic), make(topic)
+    good.handler("a.b")(effect)
+
+    @bad.handler("a.b")
+    def fail(event, tx):
+        raise ValueError("never")
+
+    consume(good, 10)
+    consume(bad, 10)
+
+    assert effects(good.group) == [(i, 1) for i in ids]
+    assert {x.consumer_group for x in dead_letters.letters(evkit_system)} == {bad.group}
+
+
+def test_failed_event_is_tried_again_then_dead_and_costs_its_neighbours_nothing(
+    evkit_system, evkit_topic, make, effects
+):
+    topic = evkit_topic()
+    events = [Event("a.b", f"k{i}", {"i": i}, topic=topic, headers={"tenant": "north"}) for i in range(10)]
+    publish(evkit_system, *events)
+    consumer = make(topic, code_version="7")
+    attempts = []
+
+    @consumer.handler("a.b")
+    def bill(event, tx):
+        effect(event, tx)
+        if event.payload["i"] == 4:
+            attempts.append(tx.attempt)
+            raise ValueError("no such account")
+
+    counts = consume(consumer, 10)
+
+    assert (counts.handled, counts.dead) == (9, 1)
+    assert effects(consumer.group) == [(e.id, 1) for e in events if e.payload["i"] != 4]
+    assert attempts == [1, 1, 2]  # in the optimistic batch, then alone: the first and the last attempt
+    (listed,) = dead_letters.letters(evkit_system, Selection(group=consumer.group))
+    letter = dead_letters.show(evkit_system, listed.letter_id)
+    dead = events[4]
+    assert (letter.event_id, letter.event_type, letter.key) == (dead.id, "a.b", "k4")
+    assert (letter.topic, letter.partition, letter.retry_count, letter.state) == (topic, 0, 1, "open")
+    assert (letter.error_class, letter.error_message, letter.code_version) == ("ValueError", "no such account", "7")
+    assert letter.raw_key == b"k4"
+    assert letter.raw_value == b'{"i":4}'
+    assert dict(letter.headers)["tenant"] == b"north"
+    assert "in bill" in letter.stack_trace
+    assert "inbox.py" not in letter.stack_trace
+    assert letter.first_failed_at < letter.failed_at
+    assert [a["disposition"] for a in letter.attempts] == ["retry", "dead"]
+    with evkit_system.reading() as connection:
+        outcomes = connection.execute(
+            "SELECT outcome, attempts FROM evkit.inbox WHERE event_id = %s", (dead.id,)
+        ).fetchall()
+    assert outcomes == [("dead", 2)]
+
+
+def test_event_that_succeeds_at_its_second_attempt_is_no_dead_letter(evkit_system, evkit_topic, make, effects):
+    topic = evkit_topic()
+    (event_id,) = publish(evkit_system, Event("a.b", "k", {}, topic=topic))
+    consumer = make(topic)
+
+    @consumer.handler("a.b")
+    def flaky(event, tx):
+        if tx.attempt == 1:
+            raise ConnectionError("the other service is restarting")
+        effect(event, tx)
+
+    assert consume(consumer, 1).handled == 1
+    assert effects(consumer.group) == [(event_id, 1)]
+    with evkit_system.reading() as connection:
+        assert connection.execute("SELECT attempts FROM evkit.inbox").fetchone() == (2,)
+        assert connection.execute("SELECT disposition FROM evkit.attempt").fetchall() == [("retry",)]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "headers", "reason"),
+    [
+        (b"\xff\xfe", b"\x00\x01random", [], "UTF-8"),
+        (b"k", b"no json", [("ce_id", b"x-1"), ("ce_type", b"a.b")], "not JSON"),
+        (b"k", None, [("ce_id", b"x-2"), ("ce_type", b"a.b")], "tombstone"),
+        (None, b"[1, 2]", [("ce_id", b"x-3"), ("ce_type", b"a.b")], "events have an object"),
+        (b"k", b"{}", [], "'ce_id'"),
+        (b"k", b"{}", [("ce_id", b"x\x00y"), ("ce_type", b"a.b"), ("ce_schemaversion", b"two")], "schemaversion"),
+        (b"k", b"[" * 100_000, [("ce_id", b"x-4"), ("ce_type", b"a.b")], "JSON"),
+    ],
+)
+def test_record_that_is_no_event_is_a_dead_letter_and_not_a_crash(
+    evkit_system, evkit_topic, make, effects, key, value, headers, reason
+):
+    """P5."""
+    topic = evkit_topic()
+    producer = kafka.producer(evkit_system.settings)
+    producer.produce(topic, value, key, headers=headers)
+    producer.flush(10)
+    publish(evkit_system, Event("a.b", "k", {}, topic=topic))
+    consumer = make(topic)
+    consumer.handler("a.b")(effect)
+
+    counts = consume(consumer, 2)
+
+    assert (counts.handled, counts.dead) == (1, 1)
+    (listed,) = dead_letters.letters(evkit_system)
+    letter = dead_letters.show(evkit_system, listed.letter_id)
+    assert reason in letter.error_message
+    assert (letter.raw_key, letter.raw_value) == (key, value)
+    assert letter.retry_count == 0
+
+
+def test_payload_that_does_not_fit_the_handlers_model_is_dead_without_retries(evkit_system, evkit_topic, make):
+    class Order(BaseModel):
+        total: int
+
+    topic = evkit_topic()
+    publish(
+        evkit_system, Event("a.b", "k", {"total": "much"}, topic=topic), Event("a.b", "k", {"total": 3}, topic=topic)
+    )
+    consumer = make(topic)
+    totals = []
+    consumer.handler("a.b", model=Order)(lambda event, tx: totals.append(event.payload.total))
+
+    counts = consume(consumer, 2)
+
+    assert (counts.handled, counts.dead, totals[-1]) == (1, 1, 3)
+    assert dead_letters.letters(evkit_system)[0].retry_count == 0
+
+
+def test_handler_that_swallows_a_database_error_does_not_lose_its_event(evkit_system, evkit_topic, make):
+    """COMMIT of a failed transaction is a silent rollback; the offset would move past an event without effect."""
+    topic = evkit_topic()
+    publish(evkit_system, Event("a.b", "k", {}, topic=topic))
+    consumer = make(topic)
+
+    @consumer.handler("a.b")
+    def careless(event, tx):
+        try:
+            tx.execute("SELECT 1 / 0")
+        except Exception:
+            pass
+
+    assert consume(consumer, 1).dead == 1
+    assert "caught an error of PostgreSQL" in dead_letters.letters(evkit_system)[0].error_message
+
+
+def test_events_without_a_handler_are_skipped_and_counted(evkit_system, evkit_topic, make, effects):
+    topic = evkit_topic()
+    publish(evkit_system, Event("a.b", "k", {}, topic=topic), Event("c.d", "k", {}, topic=topic))
+    consumer = make(topic)
+    consumer.handler("a.b")(effect)
+
+    counts = consume(consumer, 2)
+
+    assert (counts.handled, counts.skipped) == (1, 1)
+
+
+def test_batch_handler_gets_its_events_together_and_in_order(evkit_system, evkit_topic, make):
+    topic = evkit_topic()
+    publish(evkit_system, *[Event("a.b", "k", {"i": i}, topic=topic) for i in range(30)])
+    consumer = make(topic)
+    calls = []
+    consumer.handler("a.b", batch=True)(lambda events, tx: calls.append([e.payload["i"] for e in events]))
+
+    consume(consumer, 30)
+
+    assert [i for call in calls for i in call] == list(range(30))
+    assert len(calls) < 30
+
+
+def test_follow_up_event_is_written_in_the_same_transaction_with_its_cause(evkit_system, evkit_topic, make):
+    topic, after = evkit_topic(), evkit_topic()
+    (cause,) = publish(evkit_system, Event("a.b", "k", {}, topic=topic))
+    consumer = make(topic)
+    consumer.handler("a.b")(lambda event, tx: tx.write(Event("a.done", "k", {}, topic=after)))
+
+    consume(consumer, 1)
+
+    with evkit_system.reading() as connection:
+        (headers,) = connection.execute("SELECT headers FROM evkit.outbox WHERE type = 'a.done'").fetchone()
+    assert headers == {"ce_causationid": cause}
+
+
+def test_lost_database_burns_no_attempt_and_makes_no_dead_letter(evkit_system, evkit_topic, make, effects):
+    topic = evkit_topic()
+    ids = publish(evkit_system, *[Event("a.b", "k", {"i": i}, topic=topic) for i in range(40)])
+    with TcpProxy.to_dsn(evkit_system.settings.postgres_dsn) as proxy:
+        behind = System(Settings(postgres_dsn=proxy.dsn, kafka=evkit_system.settings.kafka))
+        consumer = make(topic, system=behind, batch_events_max=10)
+        handled = threading.Event()
+        cut = []
+
+        @consumer.handler("a.b")
+        def bill(event, tx):
+            if event.payload["i"] == 15 and not cut:
+                cut.append(True)
+                proxy.cut()
+                threading.Timer(0.5, proxy.restore).start()
+            effect(event, tx)
+            handled.set()
+
+        counts = consume(consumer, 40)
+        consumer.close()
+
+    assert counts.dead == 0
+    assert effects(consumer.group) == [(i, 1) for i in ids]
+    with evkit_system.reading() as connection:
+        assert connection.execute("SELECT count(*) FROM evkit.attempt").fetchone() == (0,)
+
+
+def test_memory_error_ends_the_consumer_and_makes_no_dead_letter(evkit_system, evkit_topic, make):
+    topic = evkit_topic()
+    publish(evkit_system, Event("a.b", "k", {}, topic=topic))
+    consumer = make(topic)
+
+    @consumer.handler("a.b")
+    def hungry(event, tx):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        consume(consumer, 1)
+
+    assert dead_letters.letters(evkit_system) == []
+
+
+def test_slow_handler_keeps_its_partitions_and_polling_goes_on(evkit_system, evkit_topic, make, effects):
+    """A handler that takes longer than the group allows between two polls."""
+    topic = evkit_topic()
+    ids = publish(evkit_system, *[Event("a.b", "k", {"i": i}, topic=topic) for i in range(3)])
+    settings = evkit_system.settings
+    strict = Settings(
+        postgres_dsn=settings.postgres_dsn,
+        kafka={**settings.kafka, "max.poll.interval.ms": "6000", "session.timeout.ms": "6000"},
+    )
+    consumer = make(topic, system=System(strict), protocol="classic")
+    slow = threading.Event()
+
+    @consumer.handler("a.b")
+    def wait_a_little(event, tx):
+        slow.wait(3)  # three of them in one batch: nine seconds without an end
+        effect(event, tx)
+
+    consume(consumer, 3)
+    consumer.close()
+
+    assert effects(consumer.group) == [(i, 1) for i in ids]
+    assert sum(kafka.committed_offsets(settings, consumer.group).values()) == 3
+
+
+def test_second_member_takes_over_and_nothing_is_handled_twice(evkit_system, evkit_topic, make, effects):
+    topic = evkit_topic(partitions=4)
+    ids = publish(evkit_system, *[Event("a.b", f"k{i}", {"i": i}, topic=topic) for i in range(400)])
+    first = make(topic, batch_events_max=20)
+    second = make(topic, group=first.group, batch_events_max=20)
+    for consumer in (first, second):
+        consumer.handler("a.b")(effect)
+    while first.counts.total < 100:
+        first.step(1.0)
+
+    thread = threading.Thread(target=second.run)
+    thread.start()
+    while first.counts.total + second.counts.total < 400:
+        first.step(0.2)
+    second.stop()
+    thread.join(60)
+
+    assert sorted(effects(first.group)) == sorted((i, 1) for i in ids)
+
+
+def test_consumer_without_handler_or_broker_says_so(evkit_system, make):
+    with pytest.raises(UsageError, match="no handler"):
+        make("t").step()
+    nowhere = System(
+        Settings(
+            postgres_dsn=evkit_system.settings.postgres_dsn,
+            kafka={"bootstrap.servers": "127.0.0.1:1"},
+            kafka_timeout_seconds=1,
+        )
+    )
+    consumer = make("t", system=nowhere)
+    consumer.handler()(lambda event, tx: None)
+    with pytest.raises(BrokerUnreachable, match=r"127\.0\.0\.1:1"):
+        consumer.step()
