@@ -1,0 +1,53 @@
+"""findings → the six monitors on one page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from evkit.figures.template import STATUS_COLOURS, Figure, count, empty, go, styled, text
+
+_ROWS_MAX = 40
+_WORST_FIRST = ("critical", "unknown", "warning", "ok")
+
+
+def overview(findings: Iterable[Mapping[str, Any]]) -> Figure:
+    """Draw the rows of a verdict (`verdict.rows()`): status, monitor, what it is about and the sentence, worst first.
+
+    The ok findings of a monitor that has worse ones too are left out when there are more than 40 rows.
+    """
+    rows = sorted(findings, key=lambda r: _WORST_FIRST.index(r["severity"]))
+    if not rows:
+        return empty("Nothing was measured", "there are no findings")
+    shown = rows[:_ROWS_MAX]
+    counts = {s: sum(r["severity"] == s for r in rows) for s in _WORST_FIRST}
+    said = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
+    figure = go.Figure(
+        go.Table(
+            columnwidth=[11, 15, 24, 90],
+            header={"values": ["status", "monitor", "about", "finding"], "align": "left", "height": 28,
+                    "fill": {"color": "#f6f8fa"}, "font": {"size": 12, "color": "#57606a"}, "line": {"color": "#d0d7de"}},
+            cells={
+                "values": [
+                    [f"<b>{r['severity']}</b>" for r in shown],
+                    [text(r["monitor"]) for r in shown],
+                    [text(r["subject"]) for r in shown],
+                    [text(r["sentence"], 240) for r in shown],
+                ],
+                "align": "left",
+                "height": 28,
+                "line": {"color": "#d0d7de"},
+                "font": {"size": 12, "color": [["white"] * len(shown), "#24292f", "#24292f", "#24292f"]},
+                "fill": {"color": [[STATUS_COLOURS[r["severity"]] for r in shown], "white", "white", "white"]},
+            },
+        )
+    )  # fmt: skip
+    worst = rows[0]
+    title = (
+        "Nothing needs attention"
+        if worst["severity"] == "ok"
+        else f"{worst['severity']}: {text(worst['sentence'], 150)}"
+    )
+    left_out = f", {len(rows) - _ROWS_MAX} left out" if len(rows) > _ROWS_MAX else ""
+    lines = sum(1 + len(r["sentence"]) // 105 for r in shown)
+    return styled(figure, title, f"{count(len(rows), 'finding')}: {said}{left_out}", height=170 + 34 * lines)
