@@ -50,7 +50,9 @@ def journey(frame: Any) -> Figure:
             else f"topic {text(row['topic'], 40)}" if row["group"] is None
             else text(row["group"], 40)
         )  # fmt: skip
-    lanes = list(dict.fromkeys(r["lane"] for r in rows))
+    # In the order of travel, whatever the times say.
+    rank = {"written": 0, "published": 1}
+    lanes = list(dict.fromkeys(r["lane"] for r in sorted(rows, key=lambda r: rank.get(r["stage"], 2))))
     figure = go.Figure()
     for lane in lanes:
         of_lane = [r for r in rows if r["lane"] == lane]

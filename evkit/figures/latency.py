@@ -67,8 +67,9 @@ def latency_over_time(frame: Any) -> Figure:
         f"{text(worst['group'])} was slowest: p99 {bound}{seconds(worst['p99_seconds'] or 0)} "
         f"for events written at {clock(worst['bucket_at'])}"
     )
-    subtitle = f"by time of writing, buckets of {seconds(max(r['bucket_seconds'] for r in rows))} · " + span(
-        [r["bucket_at"] for r in rows]
+    subtitle = (
+        f"p99 bold, median dotted, by time of writing, buckets of {seconds(max(r['bucket_seconds'] for r in rows))} · "
+        + span([r["bucket_at"] for r in rows])
     )
     figure = over_time(shown, {text(g, 40): palette[g] for g in sorted(kept)}, "still waiting")
     return styled(figure, title, subtitle, height=500)

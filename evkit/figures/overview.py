@@ -46,8 +46,10 @@ def overview(findings: Iterable[Mapping[str, Any]]) -> Figure:
     title = (
         "Nothing needs attention"
         if worst["severity"] == "ok"
-        else f"{worst['severity']}: {text(worst['sentence'], 150)}"
+        else f"{worst['severity'].capitalize()}: {text(worst['sentence'], 150)}"
     )
     left_out = f", {len(rows) - _ROWS_MAX} left out" if len(rows) > _ROWS_MAX else ""
-    lines = sum(1 + len(r["sentence"]) // 105 for r in shown)
-    return styled(figure, title, f"{count(len(rows), 'finding')}: {said}{left_out}", height=170 + 34 * lines)
+    lines = sum(1 + len(r["sentence"]) // 95 for r in shown)
+    return styled(
+        figure, title, f"{count(len(rows), 'finding')}: {said}{left_out}", height=180 + 22 * lines + 12 * len(shown)
+    )

@@ -68,6 +68,7 @@ def over_time(rows: list[dict[str, Any]], colour_of: dict[str, str], waiting: st
     Rows have `series` (safe text), `bucket_at`, `bucket_seconds`, the percentiles, `pending_n`, `p99_is_lower_bound`.
     """
     pending = any(r["pending_n"] for r in rows)
+    single = len(colour_of) == 1  # then the legend names the lines, else the series
     figure = make_subplots(
         rows=2 if pending else 1, cols=1, shared_xaxes=True, vertical_spacing=0.06,
         row_heights=[0.72, 0.28] if pending else [1.0],
@@ -78,7 +79,8 @@ def over_time(rows: list[dict[str, Any]], colour_of: dict[str, str], waiting: st
             values = [None if r[column] is None else _drawn(r[column]) for r in of_series]
             xs, ys = thinned([moment(r["bucket_at"]) for r in of_series], values)
             figure.add_scatter(
-                row=1, col=1, x=xs, y=ys, mode="lines+markers" if len(xs) < 3 else "lines", name=f"{name} {label}",
+                row=1, col=1, x=xs, y=ys, mode="lines+markers" if len(xs) < 3 else "lines",
+                name=label if single else name, legendgroup=label if single else name, showlegend=single or label == "p99",
                 line={"color": colour, "width": width, "dash": "solid" if label == "p99" else "dot"},
                 customdata=[None if y is None else seconds(y) for y in ys],
                 hovertemplate=name.replace("%", "&#37;") + " " + label + ": %{customdata}<br>%{x}<extra></extra>",
@@ -87,7 +89,7 @@ def over_time(rows: list[dict[str, Any]], colour_of: dict[str, str], waiting: st
         if bounds:
             figure.add_scatter(
                 row=1, col=1, x=[moment(r["bucket_at"]) for r in bounds], y=[_drawn(r["p99_seconds"]) for r in bounds],
-                mode="markers", name=f"{name}: still waiting, p99 is higher", showlegend=len(colour_of) == 1,
+                mode="markers", name="still waiting: p99 is higher", showlegend=single,
                 marker={"color": WARNING, "size": 9, "symbol": "triangle-up", "line": {"width": 1, "color": CRITICAL}},
                 hoverinfo="skip",
             )  # fmt: skip

@@ -66,10 +66,10 @@ pio.templates["evkit"] = go.layout.Template(
         "colorway": list(SERIES),
         "margin": {"l": 16, "r": 24, "t": 92, "b": 16},
         "xaxis": {"automargin": True, "gridcolor": _GRID, "linecolor": "#afb8c1", "zeroline": False, "ticks": "outside",
-                  "tickcolor": "#afb8c1", "title": {"standoff": 12, "font": {"color": _FAINT}}},
-        "yaxis": {"automargin": True, "gridcolor": _GRID, "zeroline": False,
-                  "title": {"standoff": 12, "font": {"color": _FAINT}}},
-        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom", "font": {"size": 12},
+                  "tickcolor": "#afb8c1", "title": {"standoff": 12, "font": {"color": _FAINT, "size": 12}}},
+        "yaxis": {"automargin": True, "gridcolor": _GRID, "zeroline": False, "ticklabelstandoff": 6,
+                  "title": {"standoff": 12, "font": {"color": _FAINT, "size": 12}}},
+        "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom", "font": {"size": 12},
                    "tracegroupgap": 0},
         "hoverlabel": {"align": "left", "font": {"size": 12}},
         "bargap": 0.35,
@@ -144,7 +144,7 @@ def seconds(value: float) -> str:
         return f"{value:.3g} s"
     whole = round(value)
     if whole < 7200:
-        return f"{whole // 60} min {whole % 60} s"
+        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
     return f"{value / 3600:.1f} h" if value < 172_800 else f"{value / 86_400:.1f} days"
 
 

@@ -10,7 +10,6 @@ from evkit.figures.template import (
     WARNING,
     Figure,
     clock,
-    colours,
     count,
     empty,
     make_subplots,
@@ -28,6 +27,7 @@ from evkit.views.frame import rows_of
 _PANELS_MAX = 4
 # A bucket of which less than this lies in the window shows noise, not a rate.
 _COVERED_MIN = 0.5
+_BAND = "rgba(230, 159, 0, 0.55)"  # the colour of a warning, so that grid and lines stay visible through it
 
 
 def publish_rate(frame: Any) -> Figure:
@@ -80,9 +80,8 @@ def throughput(frame: Any) -> Figure:
     for row in rows:
         row["place"] = f"{row['group']} · {row['topic']}"
     panels = _panels(rows, "place", ("published", "dealt_with", "backlog"))
-    palette = colours(r["place"] for r in rows)
     figure = _stacked(panels)
-    for index, (name, of_panel) in enumerate(panels.items(), start=1):
+    for index, of_panel in enumerate(panels.values(), start=1):
         dealt, above, xs = [], [], []
         total = 0
         for row in of_panel:
@@ -90,20 +89,18 @@ def throughput(frame: Any) -> Figure:
             xs.append(moment(row["bucket_at"]))
             dealt.append(total)
             above.append(total + row["backlog"])
-        colour = palette.get(name, BLUE)
-        for ys, label, line, fill in (
-            (dealt, "dealt with", {"color": colour, "width": 2}, {}),
-            (
-                above,
-                "published",
-                {"color": SKY, "width": 1.5},
-                {"fill": "tonexty", "fillcolor": "rgba(230,159,0,0.35)"},
-            ),
+        # The band between two lines needs the lower one drawn right before the upper one; drawn again, it lies on top.
+        for ys, label, shown, line, fill in (
+            (dealt, "dealt with", False, {"width": 0}, {"hoverinfo": "skip"}),
+            (above, "published", True, {"color": SKY, "width": 4.5}, {"fill": "tonexty", "fillcolor": _BAND}),
+            (dealt, "dealt with", True, {"color": BLUE, "width": 1.8}, {}),
         ):
             thin_x, thin_y = thinned(xs, ys)
+            if "hoverinfo" not in fill:
+                fill["hovertemplate"] = "%{y:,} " + label + "<br>%{x}<extra></extra>"
             figure.add_scatter(
                 row=index, col=1, x=thin_x, y=thin_y, mode="lines", name=label, legendgroup=label,
-                showlegend=index == 1, line=line, hovertemplate="%{y:,} " + label + "<br>%{x}<extra></extra>", **fill,
+                showlegend=shown and index == 1, line=line, **fill,
             )  # fmt: skip
     figure.add_scatter(x=[None], y=[None], mode="markers", name="waiting between them",
                        marker={"color": WARNING, "symbol": "square", "size": 11})  # fmt: skip

@@ -203,7 +203,7 @@ def seconds(value: float) -> str:
     if whole < 120:
         return f"{whole} s"
     if whole < 7200:
-        return f"{whole // 60} min {whole % 60} s"
+        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
     if whole < 172_800:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{value / 86_400:.1f} days"
