@@ -200,7 +200,7 @@ def admin(settings: Settings) -> AdminClient:
 def require_broker(settings: Settings, client: AdminClient | None = None) -> None:
     """Raise BrokerUnreachable unless a broker answers within `settings.kafka_timeout_seconds`."""
     try:
-        (client or admin(settings)).list_topics(timeout=settings.kafka_timeout_seconds)
+        (admin(settings) if client is None else client).list_topics(timeout=settings.kafka_timeout_seconds)
     except KafkaException as error:
         raise broker_unreachable(settings, error) from None
 
@@ -222,7 +222,7 @@ def topics(settings: Settings, client: AdminClient | None = None) -> dict[str, i
         BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
     """
     try:
-        metadata = (client or admin(settings)).list_topics(timeout=settings.kafka_timeout_seconds)
+        metadata = (admin(settings) if client is None else client).list_topics(timeout=settings.kafka_timeout_seconds)
     except KafkaException as error:
         raise broker_unreachable(settings, error) from None
     return {name: len(t.partitions) for name, t in sorted(metadata.topics.items()) if not name.startswith("__")}
@@ -276,9 +276,9 @@ def partitions_of(settings: Settings, names: Iterable[str], client: AdminClient 
 
 def groups(settings: Settings, client: AdminClient | None = None) -> dict[str, str]:
     """State by consumer group ("stable", "empty", "dead", …), sorted by name."""
+    client = admin(settings) if client is None else client  # kept until the answer is there: a collected client answers with nothing
     try:
-        result = (client or admin(settings)).list_consumer_groups(request_timeout=settings.kafka_timeout_seconds)
-        listing = result.result()
+        listing = client.list_consumer_groups(request_timeout=settings.kafka_timeout_seconds).result()
     except KafkaException as error:
         raise broker_unreachable(settings, error) from None
     return {g.group_id: g.state.name.lower() for g in sorted(listing.valid, key=lambda g: str(g.group_id))}
@@ -287,7 +287,7 @@ def groups(settings: Settings, client: AdminClient | None = None) -> dict[str, s
 def committed_offsets(settings: Settings, group: str, client: AdminClient | None = None) -> dict[tuple[str, int], int]:
     """Next offset a group will read, by (topic, partition); only where it has committed one."""
     request = [ck.ConsumerGroupTopicPartitions(group)]
-    client = client or admin(settings)
+    client = admin(settings) if client is None else client
     try:
         futures = client.list_consumer_group_offsets(request, request_timeout=settings.kafka_timeout_seconds)
         answer = futures[group].result()
@@ -310,7 +310,7 @@ def offsets(
     wanted = dict.fromkeys(partitions, spec)
     if not wanted:
         return {}
-    client = client or admin(settings)
+    client = admin(settings) if client is None else client
     try:
         futures = client.list_offsets(wanted, request_timeout=settings.kafka_timeout_seconds)
         return {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}

@@ -48,7 +48,7 @@ def test_everything_written_is_published_once_and_in_the_order_of_each_key(evkit
 
 def test_record_is_a_cloudevent_in_binary_mode(evkit_system, evkit_topic, relay):
     """Read back by the CloudEvents project's own reader."""
-    from cloudevents.kafka import KafkaMessage, from_binary
+    from cloudevents.v1.kafka import KafkaMessage, from_binary
 
     topic = evkit_topic()
     event = Event("order.placed", "o-1", {"total": 3}, topic=topic, headers={"tenant": "north"}, schema_version=2)
