@@ -49,7 +49,7 @@ def overview(findings: Iterable[Mapping[str, Any]]) -> Figure:
         else f"{worst['severity'].capitalize()}: {text(worst['sentence'], 150)}"
     )
     left_out = f", {len(rows) - _ROWS_MAX} left out" if len(rows) > _ROWS_MAX else ""
-    lines = sum(1 + len(r["sentence"]) // 95 for r in shown)
+    lines = sum(len(r["sentence"]) // 95 for r in shown)
     return styled(
-        figure, title, f"{count(len(rows), 'finding')}: {said}{left_out}", height=180 + 22 * lines + 12 * len(shown)
+        figure, title, f"{count(len(rows), 'finding')}: {said}{left_out}", height=190 + 30 * len(shown) + 16 * lines
     )
