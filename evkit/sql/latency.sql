@@ -6,23 +6,32 @@ WITH bound AS (
     SELECT least(%(until)s::timestamptz, clock_timestamp()) AS until
 ), reading AS (
     -- Topics each group reads, as its inbox shows, and the oldest event it was given: earlier ones were never its own.
+    -- What it handled lately; and for one that stands still the end of its primary key, which grows with time.
     SELECT consumer_group, topic, min(created_at) AS first_at
-      FROM evkit.inbox
-     WHERE processed_at >= %(until)s::timestamptz - interval '7 days' AND generation = 0
-       AND (%(group)s::text IS NULL OR consumer_group = %(group)s)
+      FROM (SELECT consumer_group, topic, created_at FROM evkit.inbox
+             WHERE processed_at >= %(since)s::timestamptz - interval '1 hour' AND processed_at < %(until)s
+               AND generation = 0 AND consumer_group = ANY (%(groups)s)
+             UNION ALL
+            SELECT known.consumer_group, newest.topic, newest.created_at
+              FROM unnest(%(groups)s::text[]) AS known (consumer_group)
+             CROSS JOIN LATERAL (
+                   SELECT topic, created_at, processed_at FROM evkit.inbox i
+                    WHERE i.consumer_group = known.consumer_group
+                    ORDER BY i.event_id DESC LIMIT 1000) AS newest
+             WHERE newest.processed_at >= %(until)s::timestamptz - interval '7 days') AS handled
      GROUP BY consumer_group, topic
 ), handled AS (
     SELECT consumer_group, CASE WHEN %(by_event_type)s THEN event_type END AS event_type,
            replay_id IS NOT NULL AS replay, extract(epoch FROM processed_at - created_at)::float8 AS seconds
       FROM evkit.inbox
      WHERE processed_at >= %(since)s AND processed_at < %(until)s AND outcome = 'handled'
-       AND (%(replays)s OR replay_id IS NULL) AND (%(group)s::text IS NULL OR consumer_group = %(group)s)
+       AND (%(replays)s OR replay_id IS NULL) AND consumer_group = ANY (%(groups)s)
 ), pending AS (
     SELECT r.consumer_group, CASE WHEN %(by_event_type)s THEN o.type END AS event_type, false AS replay,
            extract(epoch FROM bound.until - o.created_at)::float8 AS seconds
       FROM bound, reading r
       JOIN evkit.outbox o ON coalesce(o.topic, o.aggregatetype) = r.topic AND o.created_at >= r.first_at
-       AND o.created_at >= %(since)s::timestamptz - interval '1 day' AND o.created_at < %(until)s
+       AND o.created_at >= %(since)s::timestamptz - interval '1 hour' AND o.created_at < %(until)s
      WHERE NOT EXISTS (
                SELECT FROM evkit.inbox i
                 WHERE i.consumer_group = r.consumer_group AND i.event_id = o.id AND i.generation = 0
@@ -70,9 +79,17 @@ WITH bound AS (
     SELECT least(%(until)s::timestamptz, clock_timestamp()) AS until
 ), reading AS (
     SELECT consumer_group, topic, min(created_at) AS first_at
-      FROM evkit.inbox
-     WHERE processed_at >= %(until)s::timestamptz - interval '7 days' AND generation = 0
-       AND (%(group)s::text IS NULL OR consumer_group = %(group)s)
+      FROM (SELECT consumer_group, topic, created_at FROM evkit.inbox
+             WHERE processed_at >= %(since)s::timestamptz - interval '1 hour' AND processed_at < %(until)s
+               AND generation = 0 AND consumer_group = ANY (%(groups)s)
+             UNION ALL
+            SELECT known.consumer_group, newest.topic, newest.created_at
+              FROM unnest(%(groups)s::text[]) AS known (consumer_group)
+             CROSS JOIN LATERAL (
+                   SELECT topic, created_at, processed_at FROM evkit.inbox i
+                    WHERE i.consumer_group = known.consumer_group
+                    ORDER BY i.event_id DESC LIMIT 1000) AS newest
+             WHERE newest.processed_at >= %(until)s::timestamptz - interval '7 days') AS handled
      GROUP BY consumer_group, topic
 ), event AS (
     SELECT consumer_group, replay_id IS NOT NULL AS replay, created_at, false AS pending,
@@ -80,7 +97,7 @@ WITH bound AS (
       FROM evkit.inbox, bound
      WHERE processed_at >= %(since)s AND created_at >= %(since)s AND created_at < bound.until AND outcome = 'handled'
        AND processed_at < %(until)s
-       AND (%(replays)s OR replay_id IS NULL) AND (%(group)s::text IS NULL OR consumer_group = %(group)s)
+       AND (%(replays)s OR replay_id IS NULL) AND consumer_group = ANY (%(groups)s)
      UNION ALL
     SELECT r.consumer_group, false, o.created_at, true, extract(epoch FROM bound.until - o.created_at)::float8
       FROM bound, reading r

@@ -49,14 +49,22 @@ SELECT bucket_at, bucket_seconds, topic, written, published, written / bucket_se
 
 -- name: throughput
 -- Per group and topic it reads: what became available, what it dealt with, and what was left at the end of each bucket.
--- Only events that evkit's outbox wrote within a day before the window, and none from before the group's first one.
+-- Only events that evkit's outbox wrote in the window or the hour before it, none from before the group's first one.
 WITH bound AS (
     SELECT least(%(until)s::timestamptz, clock_timestamp()) AS until
 ), reading AS (
     SELECT consumer_group, topic, min(created_at) AS first_at
-      FROM evkit.inbox
-     WHERE processed_at >= %(until)s::timestamptz - interval '7 days' AND generation = 0
-       AND (%(group)s::text IS NULL OR consumer_group = %(group)s)
+      FROM (SELECT consumer_group, topic, created_at FROM evkit.inbox
+             WHERE processed_at >= %(since)s::timestamptz - interval '1 hour' AND processed_at < %(until)s
+               AND generation = 0 AND consumer_group = ANY (%(groups)s)
+             UNION ALL
+            SELECT known.consumer_group, newest.topic, newest.created_at
+              FROM unnest(%(groups)s::text[]) AS known (consumer_group)
+             CROSS JOIN LATERAL (
+                   SELECT topic, created_at, processed_at FROM evkit.inbox i
+                    WHERE i.consumer_group = known.consumer_group
+                    ORDER BY i.event_id DESC LIMIT 1000) AS newest
+             WHERE newest.processed_at >= %(until)s::timestamptz - interval '7 days') AS handled
      GROUP BY consumer_group, topic
 ), event AS (
     SELECT r.consumer_group, r.topic, p.published_at,
@@ -67,7 +75,7 @@ WITH bound AS (
                                   AND a.generation = 0 AND a.disposition = 'dead'), i.processed_at) END AS dealt_with_at
       FROM reading r
       JOIN evkit.outbox o ON coalesce(o.topic, o.aggregatetype) = r.topic AND o.created_at >= r.first_at
-       AND o.created_at >= %(since)s::timestamptz - interval '1 day' AND o.created_at < %(until)s
+       AND o.created_at >= %(since)s::timestamptz - interval '1 hour' AND o.created_at < %(until)s
       JOIN evkit.publication p USING (position)
       LEFT JOIN evkit.inbox i ON i.consumer_group = r.consumer_group AND i.event_id = o.id AND i.generation = 0
 ), bucket AS (

@@ -6,8 +6,7 @@ import json
 import logging
 from typing import Any
 
-from evkit.errors import InvalidParameter, UnknownGroup, closest
-from evkit.postgres import address
+from evkit.errors import InvalidParameter, closest
 from evkit.sql import named
 from evkit.system import System
 from evkit.views.columns import COLUMNS, DEAD_LETTERS_PAYLOAD
@@ -157,10 +156,6 @@ def dead_letter_count(
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     seen = window_of(window)
-    with system.reading() as connection:
-        known = [row[0] for row in connection.execute(named("lag")["known_groups"]).fetchall()]
-    if group is not None and group not in known:
-        raise UnknownGroup(group, known, where=f"to evkit's tables at {address(system.settings.postgres_dsn)}")
     rows = fetch(
         system,
         "dead_letters",
@@ -168,7 +163,7 @@ def dead_letter_count(
         COLUMNS["dead_letter_count"],
         since=seen.start,
         until=seen.end,
-        groups=known if group is None else [group],
+        group=group,
     )
     return frame("dead_letter_count", rows, frames)
 

@@ -7,7 +7,7 @@ The seam between backends is here alone: a view says `frame("lag", rows, frames)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -175,29 +175,35 @@ def bucket_of(bucket: str | timedelta | None, window: Window) -> timedelta:
 def fetch(
     system: System, noun: str, query: str, columns: Sequence[_columns.Column], /, **parameters: Any
 ) -> list[list[Any]]:
-    """The rows of a named query, each in the order of `columns`, read in a read-only transaction.
+    """The rows of a named query, each in the order of `columns`, read in one read-only transaction.
 
-    With a `group` parameter, no rows and no trace of that group in evkit's tables, the name is taken for a mistake.
+    A parameter `group` that is not None must be known to evkit's tables. A query that takes `groups` is given that group,
+    or all known ones.
 
     Raises:
-        UnknownGroup: see above; near matches are in `suggestions`.
+        UnknownGroup: evkit's tables know no such group; near matches are in `suggestions`.
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     with system.reading() as connection:
+        if "group" in parameters:
+            parameters["groups"] = groups_of(system, connection, parameters["group"])
         cursor = connection.execute(named(noun)[query], parameters)
         assert cursor.description is not None
         place = {column.name: index for index, column in enumerate(cursor.description)}
         order = [place[c.name] for c in columns]
-        rows = [[row[i] for i in order] for row in cursor.fetchall()]
-        group = parameters.get("group")
-        if group is not None and not rows:
-            known = [row[0] for row in connection.execute(named("lag")["known_groups"]).fetchall()]
-            if group not in known:
-                where = postgres.address(system.settings.postgres_dsn)
-                raise UnknownGroup(group, known, where=f"to evkit's tables at {where}")
-        return rows
+        return [[row[i] for i in order] for row in cursor.fetchall()]
 
 
-def parameters_of(window: Window, **more: Any) -> Mapping[str, Any]:
-    """A window as parameters of a query, with others."""
-    return {"since": window.start, "until": window.end, **more}
+def groups_of(system: System, connection: postgres.Connection, group: str | None = None) -> list[str]:
+    """All groups that evkit's tables know, sorted; or the one that is asked for.
+
+    Raises:
+        UnknownGroup: evkit's tables know no such group; near matches are in `suggestions`.
+    """
+    known = [row[0] for row in connection.execute(named("lag")["known_groups"]).fetchall()]
+    if group is None:
+        return known
+    if group not in known:
+        where = postgres.address(system.settings.postgres_dsn)
+        raise UnknownGroup(group, known, where=f"to evkit's tables at {where}")
+    return [group]

@@ -7,7 +7,7 @@ from evkit.postgres import address
 from evkit.sql import named
 from evkit.system import System
 from evkit.views.columns import COLUMNS
-from evkit.views.frame import Frame, Frames, frame, view
+from evkit.views.frame import Frame, Frames, frame, groups_of, view
 
 
 @view("journey")
@@ -27,7 +27,7 @@ def journey(system: System, event_id: str, *, frames: Frames = "polars") -> Fram
     """
     queries = named("journey")
     with system.reading() as connection:
-        groups = [row[0] for row in connection.execute(named("lag")["known_groups"]).fetchall()]
+        groups = groups_of(system, connection)
         cursor = connection.execute(queries["journey"], {"event_id": event_id, "groups": groups})
         assert cursor.description is not None
         place = {column.name: index for index, column in enumerate(cursor.description)}

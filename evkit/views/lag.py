@@ -20,7 +20,7 @@ from evkit.errors import NotMigrated, UnknownGroup, Unreachable
 from evkit.kafka import KafkaError, KafkaException, OffsetSpec, TopicPartition
 from evkit.sql import named
 from evkit.system import System
-from evkit.views.frame import Frame, Frames, frame, view
+from evkit.views.frame import Frame, Frames, frame, groups_of, view
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,9 @@ def _inbox_partitions(system: System) -> dict[str, set[Place]]:
     found: dict[str, set[Place]] = defaultdict(set)
     try:
         with system.reading() as connection:
-            for group, topic, partition in connection.execute(named("lag")["inbox_partitions"]).fetchall():
+            groups = groups_of(system, connection)
+            rows = connection.execute(named("lag")["inbox_partitions"], {"groups": groups}).fetchall()
+            for group, topic, partition in rows:
                 found[group].add((topic, partition))
     except (Unreachable, NotMigrated) as error:
         log.info("lag without evkit's tables: %s", error)

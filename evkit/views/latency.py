@@ -23,7 +23,7 @@ def latency(
 
     Handled events count by the time they were handled, inside the window. Events that are still waiting are counted in
     `pending_n`; those that wait longer already than the p99 of the handled ones are in the percentiles with their age,
-    else a consumer that stands still would look fast. Waiting events are looked for in the window and the day before it.
+    else a consumer that stands still would look fast. Waiting events are looked for in the window and the hour before it.
     Both ends are times of the database, so clock skew is not in them.
 
     Args:

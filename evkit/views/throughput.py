@@ -61,7 +61,7 @@ def throughput(
     """What became available to each group, what it dealt with, and what was left, per topic and bucket of time.
 
     Handled, skipped and parked events are dealt with. Counted are events of evkit's outbox written in the window or in
-    the day before it, none from before the group's first one. Redrives and replays do not count: a dead event was dealt
+    the hour before it, none from before the group's first one. Redrives and replays do not count: a dead event was dealt
     with when it died.
 
     Args:
