@@ -79,9 +79,15 @@ class Settings(BaseModel):
 
 
 def local_home() -> Path:
-    """Folder of the embedded stack: EVKIT_LOCAL_HOME, or `evkit/default` in the user's data folder."""
+    """Folder of the embedded stack: EVKIT_LOCAL_HOME, or `evkit/default` in the user's data folder.
+
+    For root it is /var/lib/evkit/default: PostgreSQL does not run as root, and the account that it runs as must not be
+    let into /root for it.
+    """
     if home := os.environ.get("EVKIT_LOCAL_HOME"):
         return Path(home).expanduser().absolute()
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        return Path("/var/lib/evkit/default")
     from platformdirs import user_data_path
 
     return user_data_path("evkit", appauthor=False) / "default"

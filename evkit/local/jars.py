@@ -1,0 +1,104 @@
+"""Kafka's jars: resolved from Maven Central by jgo once, then known by a list of files and sizes, without a network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from evkit.errors import MissingExtra, StackError
+from evkit.local.server import Progress
+
+KAFKA_VERSION = "4.3.1"
+_ENDPOINT = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}"
+
+
+def jar_folder() -> Path:
+    """Where the jars are kept for all stacks of this user."""
+    return user_cache_path("evkit", appauthor=False) / f"kafka-{KAFKA_VERSION}"
+
+
+def kafka_jars(progress: Progress) -> list[Path]:
+    """Paths of Kafka's jars, fetched if they are not there; about 45 files, 45 MB.
+
+    They are collected in a folder of their own and moved into place when they are complete: a killed or failed download
+    leaves nothing that looks like jars.
+
+    Raises:
+        MissingExtra: jgo is not installed.
+        StackError: they cannot be fetched.
+    """
+    folder = jar_folder()
+    if jars := _complete(folder):
+        return jars
+    try:
+        import jgo
+        from jgo.maven import PythonResolver
+    except ImportError:
+        raise MissingExtra("local", "the embedded stack") from None
+    progress(f"fetching Apache Kafka {KAFKA_VERSION} (45 MB, once)")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    making = Path(tempfile.mkdtemp(prefix="kafka-", dir=folder.parent))
+    arrived = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(arrived, progress), daemon=True)
+    watcher.start()
+    try:
+        environment = jgo.build(_ENDPOINT, cache_dir=making / "environments", resolver=PythonResolver())
+        (making / "jars").mkdir()
+        for jar in environment.all_jars:
+            shutil.copyfile(jar, making / "jars" / jar.name)
+        shutil.rmtree(making / "environments", ignore_errors=True)
+        sizes = {jar.name: jar.stat().st_size for jar in (making / "jars").iterdir()}
+        (making / "jars.json").write_text(json.dumps(sizes))
+        making.chmod(0o755)
+        if folder.exists():  # incomplete, or somebody else was quicker: the complete one wins
+            shutil.rmtree(folder, ignore_errors=True)
+        making.replace(folder)
+    except OSError as error:
+        if _complete(folder) is None:
+            raise StackError(f"Apache Kafka's jars cannot be fetched into {folder}: {error}") from error
+    except Exception as error:
+        raise StackError(
+            f"Apache Kafka's jars cannot be fetched from Maven Central ({type(error).__name__}: {error}): "
+            "the first start needs a network, later ones do not; try again"
+        ) from error
+    finally:
+        arrived.set()
+        watcher.join()
+        shutil.rmtree(making, ignore_errors=True)
+    jars = _complete(folder)
+    if jars is None:
+        raise StackError(f"Apache Kafka's jars in {folder} are not complete: remove the folder and try again")
+    progress(f"Apache Kafka {KAFKA_VERSION} is there ({len(jars)} jars)")
+    return jars
+
+
+def _complete(folder: Path) -> list[Path] | None:
+    """The jars of a folder whose list says that all are there in full; None otherwise."""
+    try:
+        sizes: dict[str, int] = json.loads((folder / "jars.json").read_text())
+        jars = [folder / "jars" / name for name in sorted(sizes)]
+        return jars if jars and all(jar.stat().st_size == sizes[jar.name] for jar in jars) else None
+    except (OSError, ValueError):
+        return None
+
+
+def _watch(arrived: threading.Event, progress: Progress) -> None:
+    """Say how much has come every second: jars arrive in the local Maven repository first."""
+    try:
+        from jgo.config import GlobalSettings
+
+        repository = Path(GlobalSettings.load().repo_cache)
+    except Exception:
+        return
+    before = _bytes(repository)
+    while not arrived.wait(1.0):
+        progress(f"fetching Apache Kafka {KAFKA_VERSION}: {(_bytes(repository) - before) / 1e6:.0f} MB so far")
+
+
+def _bytes(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.rglob("*.jar") if f.is_file()) if folder.exists() else 0
