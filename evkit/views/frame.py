@@ -7,7 +7,7 @@ The seam between backends is here alone: a view says `frame("lag", rows, frames)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -63,11 +63,15 @@ def view(name: str) -> Callable[[Callable[Arguments, Result]], Callable[Argument
 
 
 def frame(
-    view: str, rows: Iterable[Sequence[Any]], frames: Frames = "polars", *, extra: Sequence[_columns.Column] = ()
+    view: str,
+    rows: Iterable[Sequence[Any] | Mapping[str, Any]],
+    frames: Frames = "polars",
+    *,
+    extra: Sequence[_columns.Column] = (),
 ) -> Frame:
-    """A DataFrame of rows given in the order of the view's columns (and `extra` ones after them).
+    """A DataFrame of a view: rows in the order of its columns (and `extra` ones after them), or by their names.
 
-    Without rows it still has all columns with their dtypes.
+    Without rows it still has all columns with their dtypes; a column that a named row does not have is null.
 
     Raises:
         InvalidParameter: `frames` is neither "polars" nor "pandas".
@@ -75,8 +79,9 @@ def frame(
     if frames not in ("polars", "pandas"):
         raise InvalidParameter(f"frames '{frames}' is no backend: take polars or pandas", name="frames", value=frames)
     schema = {c.name: _POLARS[c.dtype] for c in (*_columns.COLUMNS[view], *extra)}
+    ordered = ([row.get(n) for n in schema] if isinstance(row, Mapping) else row for row in rows)
     made = pl.DataFrame(
-        [[_utc(v) if isinstance(v, datetime) else v for v in row] for row in rows], schema=schema, orient="row"
+        [[_utc(v) if isinstance(v, datetime) else v for v in row] for row in ordered], schema=schema, orient="row"
     )
     return made if frames == "polars" else _pandas(made)
 
