@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+
+from evkit import views
+
+
+def test_an_outbox_that_nobody_wrote_to_has_nothing_pending_and_no_percentiles(evkit_system):
+    (row,) = views.relay_lag(evkit_system).to_dicts()
+
+    assert (row["pending"], row["oldest_pending_seconds"], row["published"]) == (0, 0.0, 0)
+    assert row["relay"] is None
+    assert row["p99_seconds"] is None
+
+
+def test_what_waits_counts_with_its_age_now_and_in_the_percentiles(evkit_system, past):
+    for i in range(10):
+        past.write(f"e{i}", 50, published=49.5)
+    past.write("stuck", 40)
+    past.sql("INSERT INTO evkit.relay (name, settled_position) VALUES ('default', 10)")
+
+    (row,) = views.relay_lag(evkit_system, past.window(60)).to_dicts()
+
+    assert (row["pending"], row["published"], row["relay"]) == (1, 10, "default")
+    assert row["oldest_pending_seconds"] == pytest.approx(40, abs=2)
+    assert row["p50_seconds"] == pytest.approx(0.5)
+    assert row["p99_is_lower_bound"]
+
+
+def test_a_hole_below_the_settled_position_is_not_pending(evkit_system, past):
+    past.write("rolled back", 50)
+    past.sql("DELETE FROM evkit.outbox")
+    past.write("e1", 50, published=49)
+    past.sql("INSERT INTO evkit.relay (name, settled_position) VALUES ('default', 2)")
+
+    (row,) = views.relay_lag(evkit_system, past.window(60)).to_dicts()
+
+    assert row["pending"] == 0
+
+
+def test_a_relay_that_stands_is_shown_with_its_error(evkit_system, past):
+    past.sql("INSERT INTO evkit.relay VALUES ('idle', 0, clock_timestamp())")
+    past.sql("INSERT INTO evkit.relay VALUES ('default', 0, clock_timestamp(), 7, clock_timestamp(), 'Unknown topic')")
+
+    (row,) = views.relay_lag(evkit_system).to_dicts()
+
+    assert (row["relay"], row["failing_position"], row["failing_error"]) == ("default", 7, "Unknown topic")
+
+
+def test_over_time_a_hold_is_seen_in_the_buckets_of_those_it_held(evkit_system, past):
+    past.write("quick", 55, published=54.9)
+    past.write("held", 35, published=15)
+    past.write("waiting", 3)
+
+    frame = views.relay_lag_over_time(evkit_system, past.window(60), bucket="10s")
+
+    assert frame["n"].sum() == 2
+    assert frame["pending_n"].sum() == 1
+    assert frame["max_seconds"].max() == pytest.approx(20)
