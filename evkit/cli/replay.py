@@ -180,8 +180,8 @@ def _print_result(result: Any, format: Format) -> None:
         print_json(summary)
     else:
         print(
-            f"{summary['replay_id']} is {summary['state']}: {summary['handled']:,} handled, {summary['skipped']:,} known or "
-            f"skipped, {summary['failed']:,} dead letters"
+            f"{summary['replay_id']} is {summary['state']}: {summary['handled']:,} handled, "
+            f"{summary['skipped']:,} known or skipped, {summary['failed']:,} dead letters"
         )
         if summary["state"] == "stopped":
             say(f"go on with it: evkit replay resume {summary['replay_id']} --app MODULE:CONSUMER")

@@ -40,6 +40,14 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=4
 group.coordinator.rebalance.protocols=classic,consumer
+# A member that was killed is missed after six seconds, not after 45.
+group.consumer.min.session.timeout.ms=3000
+group.consumer.session.timeout.ms=6000
+group.consumer.min.heartbeat.interval.ms=500
+group.consumer.heartbeat.interval.ms=1000
+# After a kill the controller waits for the old broker's session to end: three seconds, not nine.
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
 """
 
 _LOGGING = """\

@@ -17,7 +17,9 @@ PACKAGE = ROOT / "evkit"
 
 
 def test_import_contracts_are_kept():
-    done = subprocess.run([Path(sys.executable).parent / "lint-imports"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [Path(sys.executable).parent / "lint-imports"], check=False, cwd=ROOT, capture_output=True, text=True
+    )
 
     assert done.returncode == 0, done.stdout
 
@@ -102,7 +104,7 @@ def test_sql_is_composed_nowhere_by_string_formatting():
 
 
 def test_top_level_is_what_it_was_agreed_to_be():
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    tracked = subprocess.run(["git", "ls-files"], check=False, cwd=ROOT, capture_output=True, text=True)
     if tracked.returncode != 0:
         pytest.skip("this is no git checkout: clone the repository to check its top level")
     assert {line.split("/")[0] for line in tracked.stdout.splitlines()} <= {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 
 import pytest
-from evkit.testing.faults import TcpProxy
 from pydantic import BaseModel
 
 from evkit import Consumer, Event, Relay, Retry, dead_letters, kafka, outbox
@@ -13,6 +12,7 @@ from evkit.errors import BrokerUnreachable, UsageError
 from evkit.runtime.dead_letters import Selection
 from evkit.settings import Settings
 from evkit.system import System
+from evkit.testing.faults import TcpProxy
 
 QUICK = Retry(attempts=2, backoff_seconds=0.001)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 
 import pytest
-from evkit.testing.events import read_topic
-from evkit.testing.faults import TcpProxy
 
 from evkit import Event, Relay, kafka, outbox
 from evkit.errors import NotMigrated
 from evkit.settings import Settings
 from evkit.system import System
+from evkit.testing.events import read_topic
+from evkit.testing.faults import TcpProxy
 
 
 def write(system, *events):
@@ -174,7 +174,7 @@ def test_relay_goes_on_when_postgresql_comes_back(evkit_system, evkit_topic):
     with TcpProxy.to_dsn(evkit_system.settings.postgres_dsn) as proxy:
         behind = Settings(postgres_dsn=proxy.dsn, kafka=evkit_system.settings.kafka)
         published = threading.Semaphore(0)
-        relay = Relay(System(behind), on_batch=lambda n: published.release(n))
+        relay = Relay(System(behind), on_batch=published.release)
         thread = threading.Thread(target=relay.run)
         thread.start()
         try:

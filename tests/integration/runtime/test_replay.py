@@ -45,7 +45,7 @@ def orders(evkit_system, evkit_topic, evkit_group):
         consumer.step(1.0)
     consumer.close()
     Orders.seen = []
-    yield Orders
+    return Orders
 
 
 def effects(system):

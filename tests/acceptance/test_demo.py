@@ -1,0 +1,116 @@
+"""`evkit demo`, as a stranger runs it: the whole story on a stack of its own, and what its JSON says."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from evkit.local import Stack
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """The default demo, run once for this module, and the environment in which its stack is found."""
+    home = Path(tempfile.mkdtemp(prefix="evkit-demo-"))
+    home.chmod(0o755)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("EVKIT_")} | {"EVKIT_LOCAL_HOME": str(home)}
+
+    def run(*arguments, timeout=200):
+        command = [sys.executable, "-m", "evkit", *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment, cwd=home, timeout=timeout
+        )
+
+    run.done = run("demo", "--format", "json")
+    run.home = home
+    yield run
+    Stack(home).delete()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.mark.timeout(280)
+def test_demo_reconciles_to_the_event(demo):
+    assert demo.done.returncode == 0, demo.done.stderr
+    told = json.loads(demo.done.stdout)
+    assert told["problems"] == []
+    assert told["counts"]["flights"] == {"expected": 4304, "service": 4304}
+    assert told["counts"]["events"]["outbox"] == told["counts"]["events"]["topic_events"] == 11935
+    for outcomes in told["counts"]["inbox"].values():
+        assert sum(outcomes.values()) == 11935
+    assert told["check"] == {"during": "critical", "after": "ok"}
+    assert told["redriven"]["resolved"] > 0
+    assert told["redriven"]["failed"] == 0
+    assert told["archived"] == 365
+    for report in told["reports"]:
+        assert {f.name for f in Path(report).iterdir()} >= {"report.html", "report.ipynb", "summary.json"}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["check", "--window", "5m"], None, "dead"),
+        (["dlq", "groups", "--state", "all"], 0, "NoAircraft"),
+        (["dlq", "list", "--state", "archived"], 0, "maintenance"),
+        (["dlq", "list", "--group", "punctualty"], 2, "did you mean 'punctuality'"),
+        (["dlq", "show", "999999"], 2, "dead letter '999999' is not known"),
+        (["view", "lag", "--group", "punctuality"], 0, "flight"),
+        (["view", "lga"], 2, "did you mean 'lag'"),
+        (["outbox", "status"], 0, "11,935"),
+        (["replay", "plan", "--group", "maintenance", "--from", "now-1h"], 0, "11,935"),
+        (["replay", "plan", "--group", "maintenance", "--from", "yesterday"], 2, "is no time"),
+        (["migrate", "--check"], 0, "up to date"),
+        (["consume", "evkit.demo.groups:punktuality"], 2, "has no consumer 'punktuality'; it has punctuality"),
+        (["dlq", "redrive"], 2, "which letters"),
+        (["dlq", "purge", "1"], 2, "add --yes"),
+        (["status"], 0, "up since"),
+    ],
+)
+def test_commands_that_come_next_answer_or_refuse_in_one_sentence(demo, arguments, code, says):
+    done = demo(*arguments)
+
+    assert code is None or done.returncode == code, done.stderr
+    assert says in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.timeout(120)
+def test_letter_that_was_archived_is_restored_and_redriven_by_hand(demo):
+    """The maintenance letters are poison for ever: a redrive fails again, says so, and the letter stays open."""
+    listed = json.loads(demo("dlq", "list", "--state", "archived", "--format", "json").stdout)
+    letter = str(listed[0]["letter_id"])
+
+    assert demo("dlq", "restore", letter, "--yes").returncode == 0
+    failed = demo("dlq", "redrive", letter, "--app", "evkit.demo.groups:maintenance", "--yes")
+    assert (failed.returncode, "1 failed" in failed.stdout) == (1, True), failed.stderr
+    shown = demo("dlq", "show", letter).stdout
+    assert "NoAircraft" in shown
+    assert f"evkit dlq redrive {letter}" in shown
+    assert demo("dlq", "archive", letter, "--note", "still no aircraft", "--yes").returncode == 0
+
+
+def test_demo_refuses_a_database_with_events_of_others(demo):
+    import psycopg
+
+    from evkit import Event, outbox
+
+    with psycopg.connect(Stack(demo.home).status().info.postgres_dsn) as connection:
+        outbox.write(connection, Event("order.placed", "o-1", {}))
+    try:
+        done = demo("demo")
+        assert (done.returncode, "has events of order, which are not the demo's" in done.stderr) == (1, True)
+    finally:
+        with psycopg.connect(Stack(demo.home).status().info.postgres_dsn) as connection:
+            connection.execute("DELETE FROM evkit.outbox WHERE type = 'order.placed'")
+
+
+def test_day_that_is_none_is_one_sentence(demo):
+    assert "is no day" in demo("demo", "--from", "monday").stderr
+    assert "there are no flights" in demo("demo", "--from", "2014-01-01", "--until", "2014-01-02").stderr

@@ -1,0 +1,224 @@
+"""Lag against a real broker: what the difference of two offsets hides."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from evkit import kafka, monitors, views
+from evkit.errors import BrokerUnreachable, DatabaseUnreachable, UnknownGroup
+from evkit.kafka import TopicPartition
+from evkit.system import System
+
+
+def produce(system, topic, n, *, partition=0, ago=0.0, **properties):
+    producer = kafka.producer(system.settings, **properties)
+    if "transactional.id" in properties:
+        producer.init_transactions(10)
+        producer.begin_transaction()
+    for i in range(n):
+        producer.produce(topic, f"{i}", partition=partition, timestamp=int((time.time() - ago) * 1000) + i)
+    assert producer.flush(10) == 0
+    return producer
+
+
+def transactional(name):
+    # evkit's producers try for five minutes; a transaction must not end before its messages do.
+    return {"transactional.id": name, "transaction.timeout.ms": 400_000}
+
+
+def commit(system, group, topic, offset, *, partition=0):
+    consumer = kafka.consumer(system.settings, group)
+    consumer.assign([TopicPartition(topic, partition)])
+    consumer.commit(offsets=[TopicPartition(topic, partition, offset)], asynchronous=False)
+    consumer.close()
+
+
+def rows(system, group):
+    return views.lag(system, group).to_dicts()
+
+
+@pytest.fixture
+def topic(evkit_topic):
+    """A topic that keeps the producer's timestamps, so that a test can say how old a record is."""
+    return evkit_topic("order", **{"message.timestamp.type": "CreateTime"})
+
+
+def test_lag_is_counted_and_its_age_is_that_of_the_oldest_unread_record(evkit_system, topic, evkit_group):
+    group = evkit_group("billing")
+    produce(evkit_system, topic, 2, ago=5000)
+    produce(evkit_system, topic, 3, ago=100)
+    commit(evkit_system, group, topic, 2)
+
+    (row,) = rows(evkit_system, group)
+
+    assert (row["committed_offset"], row["end_offset"], row["lag_events"], row["status"]) == (2, 5, 3, "behind")
+    assert row["lag_seconds"] == pytest.approx(100, abs=10)
+    assert row["lag_seconds_method"] == "record"
+    assert row["group_state"] == "empty"
+    assert abs((datetime.now(UTC) - row["measured_at"]).total_seconds()) < 30
+
+
+def test_a_group_that_has_read_everything_has_zero_of_both(evkit_system, topic, evkit_group):
+    group = evkit_group()
+    produce(evkit_system, topic, 3, ago=1000)
+    commit(evkit_system, group, topic, 3)
+
+    (row,) = rows(evkit_system, group)
+
+    assert (row["lag_events"], row["lag_seconds"], row["status"]) == (0, 0.0, "ok")
+
+
+def test_groups_at_different_offsets_of_one_partition_each_get_their_own_age(evkit_system, topic, evkit_group):
+    first, second = evkit_group("a"), evkit_group("b")
+    for ago in (300, 200, 100):
+        produce(evkit_system, topic, 1, ago=ago)
+    commit(evkit_system, first, topic, 0)
+    commit(evkit_system, second, topic, 2)
+
+    frame = views.lag(evkit_system)
+
+    ages = {r["group"]: r["lag_seconds"] for r in frame.to_dicts() if r["topic"] == topic}
+    assert ages == {first: pytest.approx(300, abs=10), second: pytest.approx(100, abs=10)}
+
+
+def test_a_member_that_never_committed_has_no_lag_but_a_backlog(evkit_system, topic, evkit_group):
+    group = evkit_group()
+    produce(evkit_system, topic, 4)
+    consumer = kafka.consumer(evkit_system.settings, group)
+    consumer.subscribe([topic])
+    try:
+        while not consumer.assignment():
+            consumer.poll(0.1)
+        (row,) = rows(evkit_system, group)
+    finally:
+        consumer.close()
+
+    assert (row["committed_offset"], row["lag_events"], row["lag_seconds"]) == (None, None, None)
+    assert (row["backlog_events"], row["status"], row["group_state"]) == (4, "no_commit", "stable")
+
+
+def test_records_that_retention_took_are_lost_not_lag(evkit_system, topic, evkit_group):
+    group = evkit_group()
+    produce(evkit_system, topic, 10, ago=50)
+    commit(evkit_system, group, topic, 1)
+    for future in evkit_system.admin.delete_records([TopicPartition(topic, 0, 7)]).values():
+        future.result()
+
+    (row,) = rows(evkit_system, group)
+
+    assert (row["lag_events"], row["lag_readable_events"], row["lost_events"]) == (9, 3, 6)
+    assert row["status"] == "data_loss"
+    assert row["lag_seconds"] == pytest.approx(50, abs=10)
+
+
+def test_an_offset_beyond_the_end_is_shown_as_it_is(evkit_system, topic, evkit_group):
+    group = evkit_group()
+    produce(evkit_system, topic, 2)
+    commit(evkit_system, group, topic, 50)
+
+    (row,) = rows(evkit_system, group)
+
+    assert (row["lag_events"], row["lag_seconds"], row["status"]) == (-48, None, "ahead")
+
+
+def test_the_marker_of_a_transaction_is_an_offset_and_nothing_to_wait_for(evkit_system, topic, evkit_group):
+    group = evkit_group()
+    produce(evkit_system, topic, 3, **transactional(group)).commit_transaction(10)
+    commit(evkit_system, group, topic, 3)
+
+    (row,) = rows(evkit_system, group)
+
+    assert (row["end_offset"], row["lag_events"]) == (4, 1)
+    assert (row["lag_seconds"], row["lag_seconds_method"], row["status"]) == (0.0, "empty", "ok")
+
+
+def test_the_age_behind_an_open_transaction_is_unknown(evkit_system, topic, evkit_group):
+    group = evkit_group()
+    open_one = produce(evkit_system, topic, 3, ago=100, **transactional(group))
+    commit(evkit_system, group, topic, 0)
+
+    (row,) = rows(evkit_system, group)
+    open_one.abort_transaction(10)
+
+    assert (row["lag_events"], row["lag_seconds"], row["status"]) == (3, None, "behind")
+
+
+def test_a_topic_that_is_gone_is_unknown_and_hides_no_other(evkit_system, past, topic, evkit_group):
+    group = evkit_group()
+    produce(evkit_system, topic, 3)
+    commit(evkit_system, group, topic, 1)
+    past.handle(group, "e1", 10, topic="deleted-topic")
+
+    gone, there = rows(evkit_system, group)
+
+    assert (gone["topic"], gone["end_offset"], gone["lag_events"], gone["status"]) == (
+        "deleted-topic",
+        None,
+        None,
+        "unknown",
+    )
+    assert there["lag_events"] == 2
+
+
+def test_a_group_the_broker_has_forgotten_is_known_from_the_inbox(evkit_system, past, topic, evkit_group):
+    group = evkit_group()
+    produce(evkit_system, topic, 3)
+    past.handle(group, "e1", 10, topic=topic)
+
+    (row,) = rows(evkit_system, group)
+
+    assert (row["status"], row["group_state"], row["backlog_events"]) == ("no_commit", None, 3)
+
+
+def test_an_unknown_group_is_answered_with_the_ones_like_it(evkit_system, topic, evkit_group):
+    group = evkit_group("punctuality")
+    commit(evkit_system, group, topic, 0)
+
+    with pytest.raises(UnknownGroup) as refused:
+        views.lag(evkit_system, group[:-1])
+
+    assert group in refused.value.suggestions
+    assert evkit_system.settings.bootstrap_servers in str(refused.value)
+
+
+def test_looking_makes_no_group_and_moves_no_offset(evkit_system, topic, evkit_group):
+    group = evkit_group()
+    produce(evkit_system, topic, 3)
+    commit(evkit_system, group, topic, 1)
+    before = kafka.groups(evkit_system.settings), kafka.committed_offsets(evkit_system.settings, group)
+
+    views.lag(evkit_system)
+
+    assert (kafka.groups(evkit_system.settings), kafka.committed_offsets(evkit_system.settings, group)) == before
+
+
+def test_lag_needs_no_database(evkit_settings, topic, evkit_group):
+    group = evkit_group()
+    without = System(evkit_settings.model_copy(update={"postgres_dsn": "postgresql://127.0.0.1:1/none"}))
+    produce(without, topic, 3)
+    commit(without, group, topic, 1)
+
+    measured = views.measure(without)
+
+    by_group = {r["group"]: r for r in measured["consumer_lag"].to_dicts()}
+    assert by_group[group]["lag_events"] == 2
+    assert isinstance(measured["latency"], DatabaseUnreachable)
+    unknown = {f.monitor for f in monitors.judge(measured).findings if f.severity == "unknown"}
+    assert unknown >= {"publish_rate", "relay_lag", "latency", "error_rate", "dead_letters"}
+
+
+def test_without_a_broker_everything_else_is_measured(evkit_settings):
+    alone = System(
+        evkit_settings.model_copy(update={"kafka": {"bootstrap.servers": "127.0.0.1:1"}, "kafka_timeout_seconds": 1.0})
+    )
+
+    measured = views.measure(alone)
+
+    assert isinstance(measured["consumer_lag"], BrokerUnreachable)
+    assert "127.0.0.1:1" in str(measured["consumer_lag"])
+    verdict = monitors.judge(measured)
+    assert verdict.exit_code == 3
+    assert {f.monitor for f in verdict.findings if f.severity == "unknown"} == {"consumer_lag"}
