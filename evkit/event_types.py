@@ -313,7 +313,8 @@ def _fault(value: Any, path: str) -> str | None:
         return f"has a {type(value).__name__} at {path}: pass its .model_dump(mode='json')"
     if isinstance(value, (int, float, date, UUID, Decimal, type(None))):
         return None
-    return f"has a value of type {type(value).__name__} at {path}, which JSON does not know: convert it to text, a number or a list"
+    kind = type(value).__name__
+    return f"has a value of type {kind} at {path}, which JSON does not know: convert it to text, a number or a list"
 
 
 def _non_finite(value: float | Decimal) -> str:

@@ -1,4 +1,4 @@
-"""`evkit schema`: write down what event types look like, and refuse changes that the consumers of today would not survive."""
+"""`evkit schema`: write down what event types look like, and refuse what the consumers of today would not survive."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def lock(
     if reason is not None and not reason.strip():
         raise UsageError("an empty --reason explains nothing: who will know in a month why old consumers had to break?")
     _declared(module)
-    locked = _read(file) if file.exists() else {}
+    locked = _read(file) if file.exists() else None
     # A first lock has nothing to compare with, except the versions with each other.
-    changes = schemas.check(None, locked or {**schemas.lock(), "event_types": {}})
+    changes = schemas.check(None, {**schemas.lock(), "event_types": {}} if locked is None else locked)
     bad = [change.sentence for change in changes if not change.additive]
     if bad and reason is None:
         raise SchemaIncompatible([*bad, "nothing was locked: change the code, or lock it with --reason"])
     document = schemas.lock()
-    overrides = list(locked.get("overrides", []))
+    overrides = list((locked or {}).get("overrides", []))
     if bad:
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         overrides.append({"locked_at": now, "reason": reason, "changes": bad})
@@ -81,7 +81,9 @@ def check(module: ModuleArgument, file: FileOption = _FILE, format: FormatOption
     _declared(module)
     changes = schemas.check(None, _locked(module, file))
     rows = [{column: getattr(change, column) for column in _COLUMNS} for change in changes]
-    print_rows(rows, _COLUMNS, format, empty=f"no difference to {file}")
+    # The sentence says it all to a person; a program wants the parts.
+    columns = ("additive", "sentence") if format is Format.table else _COLUMNS
+    print_rows(rows, columns, format, empty=f"no difference to {file}")
     if not all(change.additive for change in changes):
         raise typer.Exit(1)
     if changes:
@@ -114,9 +116,10 @@ def _differences(was: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
 
 
 def _text_diff(before: Any, after: Any, old: str, new: str) -> Iterator[str]:
-    texts = [[] if part is None else _text(part).splitlines() for part in (before, after)]
-    yield from difflib.unified_diff(*texts, old + ("" if before is not None else " (none)"),
-                                    new + (" (code)" if after is not None else " (gone)"), lineterm="")  # fmt: skip
+    left, right = ([] if part is None else _text(part).splitlines() for part in (before, after))
+    old += "" if before is not None else " (none)"
+    new += " (code)" if after is not None else " (gone)"
+    yield from difflib.unified_diff(left, right, old, new, lineterm="")
 
 
 def _declared(module: str) -> None:

@@ -13,6 +13,9 @@ from typing import Any
 
 from evkit.event_types import shortened
 
+# Said of code and types whose equality proves nothing: they are refused even where both versions have them.
+NOT_COMPARABLE = "which evkit cannot compare"
+
 Refusal = tuple[str, str]  # dotted path of a field, and what a reader would not survive there
 
 
@@ -24,10 +27,9 @@ def refusals(reader: Any, writer: Any, keep_all: bool) -> list[Refusal]:
     except RecursionError:
         found = [("", "the schema is nested too deeply to be judged")]
     ours, theirs = ({tuple(p) for p in side["beside"] if p[0].partition(".")[0] in common} for side in (reader, writer))
-    for field, what in sorted(ours ^ theirs):
-        found.append(
-            (field, f"{_named(field)} has '{shortened(what)}' on one side only, and evkit cannot judge what it does")
-        )
+    for field, what in sorted((ours ^ theirs) | {part for part in ours if NOT_COMPARABLE in part[1]}):
+        held = f"{_named(field)} has '{shortened(what)}', not surely the same in both versions"
+        found.append((field, f"{held}, and evkit cannot judge what it does"))
     return found
 
 

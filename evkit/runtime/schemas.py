@@ -7,8 +7,8 @@ an upcaster (see event_types.py) can give the second.
 
 `lock` writes down what every version looks like, and `check` compares the code with it. They see a model's JSON Schema
 and, beside it, what a JSON Schema does not show: validators (by their source), constraints of dates and decimals, keys of
-dicts. What `check` cannot judge it calls not additive. It does not run upcasters, and does not see through a schema
-that a model states by hand (`json_schema_extra`, `WithJsonSchema`) and does not keep.
+dicts. What `check` cannot judge it calls not additive. It does not run upcasters, does not follow what a validator calls,
+and believes a schema that a model states by hand (`json_schema_extra`, `WithJsonSchema`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import functools
 import inspect
 import json
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, TypeVar
@@ -31,7 +31,7 @@ from evkit import event_types
 from evkit.errors import SchemaMismatch, UsageError
 from evkit.event import Event
 from evkit.event_types import Registry, shortened
-from evkit.runtime.compatibility import inlined, refusals
+from evkit.runtime.compatibility import NOT_COMPARABLE, inlined, refusals
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -332,22 +332,36 @@ def _own(node: dict[str, Any]) -> Iterator[str]:
         if node.get("post_init"):
             yield from _code(getattr(node["cls"], node["post_init"]))
     elif isinstance(kind, str) and kind not in _SHOWN:
-        yield f"{kind}, of which evkit knows nothing"
+        yield f"{kind}, {NOT_COMPARABLE}"
 
 
-def _code(function: Callable[..., Any]) -> Iterator[str]:
-    """A function's name and a digest of its source without comments and layout; nothing for pydantic's own."""
+def _code(function: Any) -> Iterator[str]:
+    """A function's name and a digest of its source and of the values it was made with; nothing for pydantic's own."""
+    bound: list[Any] = []
     while isinstance(function, functools.partial):
+        bound += [*function.args, *function.keywords.values()]
         function = function.func
     function = inspect.unwrap(getattr(function, "__func__", function))
     name = getattr(function, "__name__", type(function).__name__)
     if (getattr(function, "__module__", None) or "").partition(".")[0] in ("pydantic", "pydantic_core"):
         return
     try:
+        # Comments and layout are no change; a lambda in the middle of an expression keeps them.
         source = textwrap.dedent(inspect.getsource(function))
-        with contextlib.suppress(SyntaxError):  # a lambda in the middle of an expression
+        with contextlib.suppress(SyntaxError):
             source = ast.unparse(ast.parse(source))
-        digest = sha256(source.encode()).hexdigest()[:16]
-    except (OSError, TypeError):
-        digest = "source unknown"
-    yield f"code {name} {digest}"
+        bound += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+        bound += [cell.cell_contents for cell in function.__closure__ or ()]
+    except (OSError, TypeError, ValueError, AttributeError):
+        yield f"code {name}, {NOT_COMPARABLE}"
+        return
+    for value in bound:
+        if callable(value) and not isinstance(value, type):
+            source += "".join(_code(value))
+        elif value is None or isinstance(value, (str, int, float, bool, type)):
+            source += f"\n{value!r}"
+        else:
+            source += NOT_COMPARABLE
+    # What cannot be compared keeps saying so: equal digests would prove nothing.
+    blind = f", {NOT_COMPARABLE}" if NOT_COMPARABLE in source else ""
+    yield f"code {name} {sha256(source.encode()).hexdigest()[:16]}{blind}"
