@@ -17,9 +17,8 @@ PACKAGE = ROOT / "evkit"
 
 
 def test_import_contracts_are_kept():
-    done = subprocess.run(
-        [Path(sys.executable).parent / "lint-imports"], check=False, cwd=ROOT, capture_output=True, text=True
-    )
+    linter = Path(sys.executable).parent / "lint-imports"
+    done = subprocess.run([linter], check=False, cwd=ROOT, capture_output=True, text=True)
 
     assert done.returncode == 0, done.stdout
 
