@@ -13,6 +13,11 @@ SELECT %(group)s, event_id, %(generation)s, event_type, topic, partition, "offse
     ON CONFLICT DO NOTHING
 RETURNING event_id;
 
+-- name: processed_now
+-- The rows were claimed before their handlers ran; when that took long, they were not processed by then.
+UPDATE evkit.inbox SET processed_at = clock_timestamp()
+ WHERE consumer_group = %(group)s AND generation = %(generation)s AND event_id = ANY (%(event_ids)s::text[]);
+
 -- name: reclaim
 -- A dead event is handled after all (redrive): its inbox row turns from dead to handled, once.
 UPDATE evkit.inbox

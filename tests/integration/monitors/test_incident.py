@@ -32,7 +32,7 @@ def cli(evkit_system, monkeypatch):
 
 @pytest.fixture
 def shop(evkit_system, evkit_topic, evkit_group):
-    """A group whose handler has a bug, two thirds of its events dead of it; `shop.fixed = True` is the deploy of the fix."""
+    """A group with a bug, two thirds of its events die of it; `shop.fixed = True` is the deploy of the fix."""
 
     class Shop:
         fixed = False
@@ -46,12 +46,13 @@ def shop(evkit_system, evkit_topic, evkit_group):
         if not shop.fixed and event.payload["i"] % 3:
             raise KeyError("total")
 
-    shop.consumer = Consumer(
-        shop.group, [shop.topic], system=evkit_system, retry=Retry(attempts=2, backoff_seconds=0.001)
-    )
-    shop.consumer.handler("order.placed")(bill)
-    yield shop
-    shop.consumer.close()
+    def consumer():
+        made = Consumer(shop.group, [shop.topic], system=evkit_system, retry=Retry(attempts=2, backoff_seconds=0.001))
+        made.handler("order.placed")(bill)
+        return made
+
+    shop.consumer = consumer
+    return shop
 
 
 def write(shop, n=N):
@@ -67,8 +68,11 @@ def publish(shop):
 
 
 def consume(shop, n):
-    while shop.consumer.counts.total < n:
-        shop.consumer.step(1.0)
+    """Handle so many events and leave the group, which commits their offsets."""
+    consumer = shop.consumer()
+    while consumer.counts.total < n:
+        consumer.step(1.0)
+    consumer.close()
 
 
 def worst(document, monitor):
@@ -92,7 +96,7 @@ def test_check_is_critical_in_the_incident_and_calm_when_the_letters_are_redrive
 
     shop.fixed = True
     plan = dead_letters.plan_redrive(shop.system, Selection(group=shop.group))
-    assert not dead_letters.redrive(shop.system, plan, shop.consumer).failed
+    assert not dead_letters.redrive(shop.system, plan, shop.consumer()).failed
     code, printed = cli("check", "--group", shop.group, "--format", "json")
 
     assert code == 0, printed

@@ -365,6 +365,19 @@ def test_slow_handler_keeps_its_partitions_and_polling_goes_on(evkit_system, evk
     assert sum(kafka.committed_offsets(settings, consumer.group).values()) == 3
 
 
+def test_processed_at_is_the_end_of_the_handler_and_not_its_beginning(evkit_system, evkit_topic, make):
+    topic = evkit_topic()
+    publish(evkit_system, *[Event("a.b", "k", {"i": i}, topic=topic) for i in range(2)])
+    consumer = make(topic)
+    consumer.handler("a.b")(lambda event, tx: tx.execute("SELECT pg_sleep(0.1)"))
+
+    consume(consumer, 2)
+
+    with evkit_system.reading() as connection:
+        late = connection.execute("SELECT bool_and(processed_at - received_at > '180 ms') FROM evkit.inbox").fetchone()
+    assert late == (True,)
+
+
 def test_second_member_takes_over_and_nothing_is_handled_twice(evkit_system, evkit_topic, make, effects):
     topic = evkit_topic(partitions=4)
     ids = publish(evkit_system, *[Event("a.b", f"k{i}", {"i": i}, topic=topic) for i in range(400)])
