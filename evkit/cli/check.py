@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evkit.cli.output import Format, FormatOption, print_json, print_rows, say
-from evkit.cli.view import SinceOption, UntilOption, window_given
+from evkit.cli.view import GroupOption, SinceOption, UntilOption, window_given
 
 if TYPE_CHECKING:
     from evkit.monitors import Thresholds, Verdict
@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
         window: WindowOption = None,
         since: SinceOption = None,
         until: UntilOption = None,
+        group: GroupOption = None,
         thresholds: ThresholdsOption = None,
         format: FormatOption = Format.table,
     ) -> None:
@@ -47,7 +48,7 @@ def register(app: typer.Typer) -> None:
         from evkit.errors import EvkitError
 
         try:
-            seen, bounds, verdict = _judged(window, since, until, thresholds)
+            seen, bounds, verdict = _judged(window, since, until, group, thresholds)
         except EvkitError as error:
             say(f"evkit: {error}")
             raise typer.Exit(3) from None
@@ -74,13 +75,14 @@ def register(app: typer.Typer) -> None:
         window: WindowOption = None,
         since: SinceOption = None,
         until: UntilOption = None,
+        group: GroupOption = None,
         thresholds: ThresholdsOption = None,
         format: FormatOption = Format.table,
     ) -> None:
         """Print the six monitors, each with its worst finding. To act on the verdict, use `evkit check`."""
         from evkit.monitors import MONITORS
 
-        _, _, verdict = _judged(window, since, until, thresholds)
+        _, _, verdict = _judged(window, since, until, group, thresholds)
         rows: list[dict[str, Any]] = []
         for name in MONITORS:
             of_monitor = [r for r in verdict.rows() if r["monitor"] == name]
@@ -96,7 +98,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _judged(
-    length: str | None, since: str | None, until: str | None, thresholds: Path | None
+    length: str | None, since: str | None, until: str | None, group: str | None, thresholds: Path | None
 ) -> tuple[Window, Thresholds, Verdict]:
     from evkit import connect
     from evkit.monitors import Thresholds, judge
@@ -104,7 +106,7 @@ def _judged(
 
     seen = window_given(length, since, until, _WINDOW_DEFAULT)
     bounds = Thresholds() if thresholds is None else Thresholds.read(thresholds)
-    return seen, bounds, judge(measure(connect(), seen), bounds)
+    return seen, bounds, judge(measure(connect(), seen, group=group), bounds)
 
 
 def _print_verdict(verdict: Verdict, seen: Window) -> None:

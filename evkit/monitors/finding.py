@@ -70,14 +70,14 @@ class Thresholds(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # Age of the oldest unread record. A minute is what people call "live"; after five, somebody asks.
-    lag_seconds_warning: float = Field(default=60, ge=0)
-    lag_seconds_critical: float = Field(default=300, ge=0)
+    lag_seconds_warning: float = Field(default=60, gt=0)
+    lag_seconds_critical: float = Field(default=300, gt=0)
     # Age of the oldest unpublished row. A healthy relay takes 0.1 s, a restart of it or of the broker some seconds.
-    relay_seconds_warning: float = Field(default=60, ge=0)
-    relay_seconds_critical: float = Field(default=120, ge=0)
+    relay_seconds_warning: float = Field(default=60, gt=0)
+    relay_seconds_critical: float = Field(default=120, gt=0)
     # p99 from the write to the end of the handler, pending events with their age.
-    latency_p99_seconds_warning: float = Field(default=60, ge=0)
-    latency_p99_seconds_critical: float = Field(default=300, ge=0)
+    latency_p99_seconds_warning: float = Field(default=60, gt=0)
+    latency_p99_seconds_critical: float = Field(default=300, gt=0)
     # Failed attempts / attempts. Retries make single failures harmless; one in four is a dependency that is down.
     attempt_error_ratio_warning: float = Field(default=0.05, ge=0, le=1)
     attempt_error_ratio_critical: float = Field(default=0.25, ge=0, le=1)
@@ -92,12 +92,12 @@ class Thresholds(BaseModel):
     # Keys among them: more than the spread of a poison event means that the code fails, not the data.
     open_letter_keys_critical: int = Field(default=4, ge=1)
     # An open letter nobody has looked at for a day.
-    open_letter_age_seconds_critical: float = Field(default=86_400, ge=0)
+    open_letter_age_seconds_critical: float = Field(default=86_400, gt=0)
     # Events are written and none is published for this long.
-    publish_stopped_seconds_critical: float = Field(default=60, ge=0)
+    publish_stopped_seconds_critical: float = Field(default=60, gt=0)
     # Nothing was written for this long, after writing was steady for the longer time before: is the service down?
-    publish_silent_seconds_warning: float = Field(default=120, ge=0)
-    publish_steady_seconds: float = Field(default=600, ge=0)
+    publish_silent_seconds_warning: float = Field(default=120, gt=0)
+    publish_steady_seconds: float = Field(default=600, gt=0)
 
     @model_validator(mode="after")
     def _in_order(self) -> Thresholds:

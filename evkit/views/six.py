@@ -18,7 +18,9 @@ from evkit.views.throughput import publish_rate
 SIX = ("publish_rate", "relay_lag", "consumer_lag", "latency", "error_rate", "dead_letters")
 
 
-def measure(system: System, window: WindowLike = None, *, frames: Frames = "polars") -> dict[str, Frame | EvkitError]:
+def measure(
+    system: System, window: WindowLike = None, *, group: str | None = None, frames: Frames = "polars"
+) -> dict[str, Frame | EvkitError]:
     """The six frames by the name of their monitor, each measured or the error that says why it was not.
 
     What PostgreSQL holds is measured while Kafka is away and the other way round. `evkit.monitors.judge` takes it as it
@@ -27,6 +29,7 @@ def measure(system: System, window: WindowLike = None, *, frames: Frames = "pola
 
     Args:
         window  a `Window`, or a length that ends now ("10m"); default: the last hour
+        group   one consumer group; default: all. Publish rate and relay lag have none.
 
     Raises:
         InvalidParameter: the window cannot be read. Nothing else: errors of evkit are in the answer.
@@ -35,10 +38,10 @@ def measure(system: System, window: WindowLike = None, *, frames: Frames = "pola
     views: dict[str, Callable[[], Frame]] = {
         "publish_rate": lambda: publish_rate(system, seen, frames=frames),
         "relay_lag": lambda: relay_lag(system, seen, frames=frames),
-        "consumer_lag": lambda: lag(system, frames=frames),
-        "latency": lambda: latency(system, seen, frames=frames),
-        "error_rate": lambda: error_rate(system, seen, frames=frames),
-        "dead_letters": lambda: dead_letter_groups(system, window=seen, frames=frames),
+        "consumer_lag": lambda: lag(system, group, frames=frames),
+        "latency": lambda: latency(system, seen, group=group, frames=frames),
+        "error_rate": lambda: error_rate(system, seen, group=group, frames=frames),
+        "dead_letters": lambda: dead_letter_groups(system, group, window=seen, frames=frames),
     }
     answer: dict[str, Frame | EvkitError] = {}
     no_database: EvkitError | None = None

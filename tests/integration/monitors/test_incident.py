@@ -121,7 +121,7 @@ def test_archiving_with_a_note_calms_it_too(shop, cli):
 
 
 def test_a_relay_that_is_held_and_a_group_that_stands_still_are_told_apart(shop):
-    strict = Thresholds(relay_seconds_warning=0, relay_seconds_critical=0.001, lag_seconds_warning=0,
+    strict = Thresholds(relay_seconds_warning=0.0005, relay_seconds_critical=0.001, lag_seconds_warning=0.0005,
                         lag_seconds_critical=0.001)  # fmt: skip
 
     def verdict():
@@ -170,7 +170,9 @@ def test_the_numbers_of_the_views_add_up(shop):
     assert lag["lag_events"].sum() == 0
 
 
-def test_a_broker_that_is_away_makes_check_unknown_and_says_which_address(shop, cli, monkeypatch):
+def test_a_broker_that_is_away_makes_check_unknown_and_says_which_address(cli, monkeypatch, tmp_path):
+    (tmp_path / "evkit.toml").write_text("[profiles.impatient]\nkafka_timeout_seconds = 1.0\n")
+    monkeypatch.setenv("EVKIT_CONFIG", str(tmp_path / "evkit.toml"))
     monkeypatch.setenv("EVKIT_KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
 
     code, printed = cli("check")
