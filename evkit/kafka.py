@@ -276,7 +276,8 @@ def partitions_of(settings: Settings, names: Iterable[str], client: AdminClient 
 
 def groups(settings: Settings, client: AdminClient | None = None) -> dict[str, str]:
     """State by consumer group ("stable", "empty", "dead", …), sorted by name."""
-    client = admin(settings) if client is None else client  # kept until the answer is there: a collected client answers with nothing
+    # Held by a name until the answer is there: a client that is collected meanwhile answers with nothing.
+    client = admin(settings) if client is None else client
     try:
         listing = client.list_consumer_groups(request_timeout=settings.kafka_timeout_seconds).result()
     except KafkaException as error:

@@ -1,12 +1,12 @@
 """What goes wrong in the demo, and what the engineer on call does about it, step by step.
 
-    day one             all is well
-    the blizzard        punctuality gets a release with a bug; one carrier's system answers slowly; the relay hangs for
-                        some seconds; the flights that are cancelled have no aircraft, which maintenance cannot digest
-    the page            `evkit check` is critical, the first health report names each incident
-    what is done        the bug is fixed and its letters are redriven; the poison letters are archived with a note
-    the day after       traffic as usual, `evkit check` is calm, the second report shows the difference
-    the reckoning       every number reconciles to the event
+day one             all is well
+the blizzard        punctuality gets a release with a bug; one carrier's system answers slowly; the relay hangs for
+                    some seconds; the flights that are cancelled have no aircraft, which maintenance cannot digest
+the page            `evkit check` is critical, the first health report names each incident
+what is done        the bug is fixed and its letters are redriven; the poison letters are archived with a note
+the day after       traffic as usual, `evkit check` is calm, the second report shows the difference
+the reckoning       every number reconciles to the event
 """
 
 from __future__ import annotations
@@ -140,10 +140,10 @@ class Story:
             scene.start(group)
         return datetime.now(UTC)
 
-    def _blizzard(
-        self, scene: Scene, happened: list[flights.Occurrence], calm: int, blizzard: int, slow: str
-    ) -> None:
-        self._say(f"the blizzard: release 2013.2 of punctuality is deployed, {slow}'s system answers slowly to turnaround")
+    def _blizzard(self, scene: Scene, happened: list[flights.Occurrence], calm: int, blizzard: int, slow: str) -> None:
+        self._say(
+            f"the blizzard: release 2013.2 of punctuality is deployed, {slow}'s system answers slowly to turnaround"
+        )
         scene.stop("punctuality")
         scene.start("punctuality", EVKIT_DEMO_RELEASE="2013.2")
         scene.stop("turnaround")
@@ -180,7 +180,9 @@ class Story:
         )
         self.told.redriven = result.summary()
         self._say(f"{len(result.resolved):,} letters of punctuality are redriven through its fixed handler")
-        poison = [x.letter_id for x in dead_letters.letters(self.system, Selection(group="maintenance"), letters_max=None)]
+        poison = [
+            x.letter_id for x in dead_letters.letters(self.system, Selection(group="maintenance"), letters_max=None)
+        ]
         done = dead_letters.archive(self.system, poison, note="cancelled before an aircraft was assigned: nothing flew")
         self.told.archived = len(done)
         self._say(f"{len(done):,} letters of maintenance are archived: those flights never had an aircraft")
@@ -191,9 +193,13 @@ class Story:
         self._write(scene, happened)
         scene.wait_drained(_DRAIN_SECONDS, self._look)
         # What the last day brings of flights without an aircraft is known by now.
-        poison = [x.letter_id for x in dead_letters.letters(self.system, Selection(group="maintenance"), letters_max=None)]
+        poison = [
+            x.letter_id for x in dead_letters.letters(self.system, Selection(group="maintenance"), letters_max=None)
+        ]
         if poison:
-            self.told.archived += len(dead_letters.archive(self.system, poison, note="no aircraft was assigned, as before"))
+            self.told.archived += len(
+                dead_letters.archive(self.system, poison, note="no aircraft was assigned, as before")
+            )
 
     def _calm_again(self, window: Window) -> None:
         self.told.after = self._check(window)

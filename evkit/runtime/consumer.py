@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from zlib import crc32
 
 from evkit import kafka
-from evkit.errors import UsageError
+from evkit.errors import BrokerUnreachable, UsageError
 from evkit.kafka import Record, TopicPartition
 from evkit.runtime.handler import Function, Handlers
 from evkit.runtime.inbox import Counts, Inbox, Stopped
@@ -117,14 +117,22 @@ class Consumer:
     def run(self) -> None:
         """Consume until `stop()`; then finish the batch in hand, commit its offsets and leave the group.
 
+        While Kafka or PostgreSQL is away it waits, from the start on, and goes on when they are back.
+
         Raises:
             UsageError: there is no handler.
-            BrokerUnreachable: no broker answered at the start. Later outages are waited out.
             MemoryError: as it comes.
         """
+        said = False
         try:
             while not self._stop.is_set():
-                self.step(timeout_seconds=0.25)
+                try:
+                    self.step(timeout_seconds=0.25)
+                except BrokerUnreachable as error:  # at the start; later the client itself waits for its broker
+                    if not said:
+                        log.warning("group %s waits: %s", self.group, error)
+                        said = True
+                    self._stop.wait(1.0)
         except Stopped:
             log.info("consumer of group %s stops inside a batch; the rest of it comes again", self.group)
         finally:
@@ -135,7 +143,12 @@ class Consumer:
         self._stop.set()
 
     def step(self, timeout_seconds: float = 1.0) -> int:
-        """Poll once and handle what came; returns how many records that was. For scripts and tests; `run` loops on it."""
+        """Poll once and handle what came; returns how many records that was. For scripts and tests; `run` loops on it.
+
+        Raises:
+            UsageError: there is no handler.
+            BrokerUnreachable: at the first call, when no broker answers.
+        """
         client = self._started()
         messages = self._kept or self._poll(client, timeout_seconds)
         self._kept = []

@@ -305,7 +305,10 @@ def _beside(node: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         elif key == "fields":
             for field in part:
                 yield from _beside(field, (*path, field.get("name", "")))
-        elif key not in ("cls", "metadata", "config", "default", "members", "expected"):
+        elif key == "serialization":
+            functions = list(_code(part["function"])) if callable(part.get("function")) else []
+            yield place, f"written by {', '.join(functions) or part['type']}"
+        elif key not in ("cls", "computed_fields", "metadata", "config", "default", "members", "expected"):
             yield from _beside(list(part.values()) if key == "choices" and isinstance(part, dict) else part, path)
 
 
@@ -317,7 +320,7 @@ def _own(node: dict[str, Any]) -> Iterator[str]:
     if kind in _SCALARS:
         shown = _LIMITS if kind in ("str", "int", "float") else frozenset()
         extra = {k: str(v) for k, v in sorted(node.items()) if k not in _NEUTRAL | shown}
-        if extra:
+        if extra or kind == "decimal":  # whose JSON Schema allows any text
             yield f"{kind} {json.dumps(extra)}"
     elif kind == "dict":
         keys = {k: str(v) for k, v in node.get("keys_schema", {}).items() if k not in ("metadata", "ref")}
@@ -329,14 +332,14 @@ def _own(node: dict[str, Any]) -> Iterator[str]:
             yield f"config {json.dumps(config)}"
         if node.get("custom_init"):
             yield from _code(node["cls"].__init__)
-        if node.get("post_init"):
+        if node.get("post_init") not in (None, "init_private_attributes"):
             yield from _code(getattr(node["cls"], node["post_init"]))
     elif isinstance(kind, str) and kind not in _SHOWN:
         yield f"{kind}, {NOT_COMPARABLE}"
 
 
 def _code(function: Any) -> Iterator[str]:
-    """A function's name and a digest of its source and of the values it was made with; nothing for pydantic's own."""
+    """A function's name and a digest of its source and of the values it was made with; of pydantic's own the name."""
     bound: list[Any] = []
     while isinstance(function, functools.partial):
         bound += [*function.args, *function.keywords.values()]
@@ -344,6 +347,7 @@ def _code(function: Any) -> Iterator[str]:
     function = inspect.unwrap(getattr(function, "__func__", function))
     name = getattr(function, "__name__", type(function).__name__)
     if (getattr(function, "__module__", None) or "").partition(".")[0] in ("pydantic", "pydantic_core"):
+        yield f"pydantic {getattr(function, '__qualname__', name)}"
         return
     try:
         # Comments and layout are no change; a lambda in the middle of an expression keeps them.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import re
-from datetime import date, datetime
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -16,14 +18,21 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from pydantic import (
     AfterValidator,
+    AnyUrl,
     AwareDatetime,
+    Base64Str,
     BaseModel,
     BeforeValidator,
+    ByteSize,
     ConfigDict,
     Field,
+    HttpUrl,
     JsonValue,
+    PaymentCardNumber,
     PlainSerializer,
+    PrivateAttr,
     StringConstraints,
+    computed_field,
     create_model,
     field_validator,
     model_validator,
@@ -33,6 +42,7 @@ from evkit import Event
 from evkit.errors import SchemaMismatch, UsageError
 from evkit.event_types import Registry, encode
 from evkit.runtime import schemas
+from evkit.runtime.compatibility import refusals
 from evkit.runtime.schemas import check, lock, read
 
 TYPE = "order.placed"
@@ -147,11 +157,11 @@ def test_strict_model_reads_dates_from_the_text_that_json_has():
     ("version", "payload", "target", "sentence"),
     [
         (2, {"first": 7}, V2,
-         r"event e1 \('order\.placed', schema version 2\) does not fit V2, version 2: field 'first' is 7 \(Input should be a "
-         r"valid string\)$"),
+         r"event e1 \('order\.placed', schema version 2\) does not fit V2, version 2: field 'first' is 7 \("
+         r"Input should be a valid string\)$"),
         (4, {}, V2, "field 'first' is missing; deploy the handler with the newer model, then redrive"),
         (2, {"last": "King"}, V3, "field 'first' is missing; register an upcaster from version 2, or give the new"),
-        (1, {"nom": "Ada"}, V2, r"event e1 \(version 1\): the upcaster of 'order\.placed' from version 1 .*KeyError: 'name'"),
+        (1, {"nom": "Ada"}, V2, r"event e1 \(version 1\): the upcaster of 'order\.placed' from version 1 .*KeyError"),
     ],
 )  # fmt: skip
 def test_mismatch_says_which_event_which_field_and_what_to_do(registry, version, payload, target, sentence):
@@ -232,12 +242,16 @@ def test_additive_changes_pass_without_a_sentence_of_doubt(old, new):
     assert [change.additive for change in changes] == [True], changes
 
 
+def as_words(value: int) -> str:
+    return f"about {value}"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
         ({"x": int}, {"x": int, "y": int}, "field 'y' is required and is not known there: give it a default"),
         ({"x": (int, 0)}, {"x": int}, "field 'x' is required and may be left out there"),
-        ({"x": int}, {"x": (int, 0)}, "consumers of version 1 cannot read version 2: field 'x' is required and may be left"),
+        ({"x": int}, {"x": (int, 0)}, "consumers of version 1 cannot read version 2: field 'x' is required"),
         ({"x": int, "y": (int, 0)}, {"x": int}, "field 'y' is gone"),
         ({"x": int, "y": int}, {"x": int}, "field 'y' is required and is not known there"),
         ({"x": int}, {"x": str}, "field 'x' may be integer, where string is expected"),
@@ -246,7 +260,7 @@ def test_additive_changes_pass_without_a_sentence_of_doubt(old, new):
         ({"x": int}, {"x": int | None}, "consumers of version 1 cannot read version 2: field 'x' may be null"),
         ({"x": int | None}, {"x": int}, "version 2 cannot take over from version 1: field 'x' may be null"),
         ({"x": int}, {"x": int | str}, "field 'x' may be string, where integer is expected"),
-        ({"x": Literal["a", "b"]}, {"x": Literal["a"]}, 'version 2 cannot take over .* may be "b", where only "a" is known'),
+        ({"x": Literal["a", "b"]}, {"x": Literal["a"]}, 'version 2 cannot .* may be "b", where only "a" is known'),
         ({"x": Literal["a"]}, {"x": Literal["a", "b"]}, 'consumers of version 1 .* may be "b", where only "a" is known'),
         ({"x": Literal[1]}, {"x": Literal[True]}, "may be 1, where only true is known"),
         ({"x": Literal["a"]}, {"x": str}, 'consumers of version 1 .* any string, where only "a" is known'),
@@ -272,12 +286,14 @@ def test_additive_changes_pass_without_a_sentence_of_doubt(old, new):
         ({"x": One}, {"x": Annotated[One | Other, Field(discriminator="kind")]}, "consumers of version 1"),
         ({"x": datetime}, {"x": AwareDatetime}, "tz_constraint"),
         ({"x": date}, {"x": Annotated[date, Field(gt=date(2020, 1, 1))]}, "evkit cannot judge what it does"),
-        ({"x": Decimal}, {"x": Annotated[Decimal, Field(max_digits=4)]}, ""),
+        ({"x": Decimal}, {"x": Annotated[Decimal, Field(max_digits=4)]}, "decimal"),
+        ({"x": str}, {"x": Decimal}, "version 2 cannot take over from version 1: field 'x' has 'decimal"),
+        ({"x": int}, {"x": ByteSize}, "pydantic ByteSize"),
         ({"x": str}, {"x": Annotated[str, StringConstraints(strip_whitespace=True)]}, "strip_whitespace"),
         ({"x": int}, {"x": Annotated[int, AfterValidator(lambda v: v)]}, "code <lambda>"),
         ({"x": int}, {"x": Annotated[int, BeforeValidator(lambda v: v)]}, "code <lambda>"),
-        ({"x": int}, {"x": Annotated[int, PlainSerializer(lambda v: str(v))]}, "code <lambda>"),
-        ({"x": int}, {"x": Annotated[int, Field(json_schema_extra={"x-odd": 1})]}, "differs in 'x-odd', and evkit cannot judge"),
+        ({"x": int}, {"x": Annotated[int, PlainSerializer(as_words)]}, "code as_words"),
+        ({"x": int}, {"x": Annotated[int, Field(json_schema_extra={"x-odd": 1})]}, "differs in 'x-odd', and evkit"),
     ],
 )  # fmt: skip
 def test_breaking_changes_are_flagged_in_a_sentence(old, new, sentence):
@@ -369,6 +385,18 @@ def test_code_that_cannot_be_compared_is_never_taken_for_equal():
 
 def test_validator_of_a_field_that_is_new_concerns_nobody():
     assert flagged(model(x=int), model("B", x=int, y=(Annotated[int, at_least(3)], 3))) == ""
+
+
+def test_computed_and_private_fields_are_not_written_and_no_change():
+    class More(BaseModel):
+        x: int
+        _seen: bool = PrivateAttr(False)
+
+        @computed_field
+        def double(self) -> int:
+            return 2 * self.x
+
+    assert flagged(model(x=int), More) == ""
 
 
 # --- versions ---------------------------------------------------------------------------------------------------------
@@ -476,7 +504,8 @@ def test_upcaster_that_is_gone_is_flagged(registry):
 @pytest.mark.parametrize(
     "document",
     [
-        {}, {"evkit_schema_lock": 2, "event_types": {}}, {"evkit_schema_lock": 1}, {"evkit_schema_lock": 1, "event_types": 3},
+        {}, {"evkit_schema_lock": 2, "event_types": {}}, {"evkit_schema_lock": 1},
+        {"evkit_schema_lock": 1, "event_types": 3},
         {"evkit_schema_lock": 1, "event_types": {"a": {"versions": {"one": {}}, "upcasters": []}}},
         {"evkit_schema_lock": 1, "event_types": {"a": {"versions": {"1": {"schema": 1, "beside": []}}, "upcasters": []}}},
     ],
@@ -550,6 +579,17 @@ KINDS: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (One, st.fixed_dictionaries({"kind": st.just("one"), "x": small})),
     (Tree, st.recursive(st.fixed_dictionaries({"value": small}),
         lambda kids: st.fixed_dictionaries({"value": small}, optional={"kids": st.lists(kids, max_size=2)}), max_leaves=4)),
+    (AnyUrl, words.map(lambda w: f"x://{len(w)}")),
+    (HttpUrl, words.map(lambda w: f"http://h{len(w)}/")),
+    (IPv4Address, st.ip_addresses(v=4).map(str)),
+    (time, st.times().map(str)),
+    (timedelta, st.integers(0, 10**6).map(lambda n: f"PT{n}S")),
+    (ByteSize, st.integers(0, 9)),
+    (Path, words.map(lambda w: f"/{w}")),
+    (bytes, words),
+    (Base64Str, st.sampled_from(["", "YQ==", "YWI="])),
+    (PaymentCardNumber, st.just("4242424242424242")),
+    (list[Decimal], st.lists(st.integers(-9, 9).map(str), max_size=2)),
     (JsonValue, small | words | st.none() | st.lists(small, max_size=2)),
     (Annotated[int, at_least(5)], st.integers(5, 20)),
 ]  # fmt: skip
@@ -615,10 +655,28 @@ def test_whatever_check_passes_is_readable_both_ways(old, data):
     assert_rule(old, data.draw(changed(old)), data)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
-@given(kinds, kinds, st.data())
-def test_one_field_of_two_kinds_passes_only_when_readable_both_ways(one, two, data):
-    assert_rule({"x": (one, False)}, {"x": (two, False)}, data)
+def locked_entry(kind: int) -> Any:
+    return lock(registered(model_of("Side", {"x": (kind, False)})))["event_types"][TYPE]["versions"]["1"]
+
+
+@pytest.fixture(scope="module")
+def readers():
+    """Every kind as a model of one field, with what is locked of it."""
+    return [(model_of("Reader", {"x": (kind, False)}), locked_entry(kind)) for kind in range(len(KINDS))]
+
+
+@pytest.mark.parametrize("written", range(len(KINDS)), ids=lambda kind: str(KINDS[kind][0])[:60])
+def test_reader_without_refusals_reads_whatever_the_writer_may_write(readers, written):
+    """Each kind against each, one direction alone: more passes than both ways (numbers read integers, and so on)."""
+    willing = [model for model, entry in readers if refusals(entry, locked_entry(written), keep_all=False) == []]
+
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(KINDS[written][1])
+    def read_by_all(value):
+        for reader in willing:
+            assert fits(reader, {"x": value}), (reader.model_json_schema(), value)
+
+    read_by_all()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
