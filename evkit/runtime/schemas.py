@@ -18,6 +18,7 @@ import contextlib
 import functools
 import inspect
 import json
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -332,22 +333,28 @@ def _own(node: dict[str, Any]) -> Iterator[str]:
             yield f"config {json.dumps(config)}"
         if node.get("custom_init"):
             yield from _code(node["cls"].__init__)
-        if node.get("post_init") not in (None, "init_private_attributes"):
+        if node.get("post_init"):
             yield from _code(getattr(node["cls"], node["post_init"]))
     elif isinstance(kind, str) and kind not in _SHOWN:
         yield f"{kind}, {NOT_COMPARABLE}"
 
 
 def _code(function: Any) -> Iterator[str]:
-    """A function's name and a digest of its source and of the values it was made with; of pydantic's own the name."""
+    """A function's name and a digest of its source and of the values it was made with; of a library's own the name."""
     bound: list[Any] = []
     while isinstance(function, functools.partial):
         bound += [*function.args, *function.keywords.values()]
         function = function.func
     function = inspect.unwrap(getattr(function, "__func__", function))
     name = getattr(function, "__name__", type(function).__name__)
-    if (getattr(function, "__module__", None) or "").partition(".")[0] in ("pydantic", "pydantic_core"):
-        yield f"pydantic {getattr(function, '__qualname__', name)}"
+    package = (getattr(function, "__module__", None) or "").partition(".")[0]
+    if not bound and (package in ("pydantic", "pydantic_core") or package in sys.stdlib_module_names):
+        # pydantic wraps a model's own model_post_init where there are private attributes, which alone check nothing.
+        if name not in ("init_private_attributes", "wrapped_model_post_init"):
+            yield f"{package} {getattr(function, '__qualname__', name)}"
+        for cell in getattr(function, "__closure__", None) or ():
+            if callable(cell.cell_contents) and not isinstance(cell.cell_contents, type):
+                yield from _code(cell.cell_contents)
         return
     try:
         # Comments and layout are no change; a lambda in the middle of an expression keeps them.

@@ -28,7 +28,6 @@ from pydantic import (
     Field,
     HttpUrl,
     JsonValue,
-    PaymentCardNumber,
     PlainSerializer,
     PrivateAttr,
     StringConstraints,
@@ -288,7 +287,7 @@ def as_words(value: int) -> str:
         ({"x": date}, {"x": Annotated[date, Field(gt=date(2020, 1, 1))]}, "evkit cannot judge what it does"),
         ({"x": Decimal}, {"x": Annotated[Decimal, Field(max_digits=4)]}, "decimal"),
         ({"x": str}, {"x": Decimal}, "version 2 cannot take over from version 1: field 'x' has 'decimal"),
-        ({"x": int}, {"x": ByteSize}, "pydantic ByteSize"),
+        ({"x": int}, {"x": ByteSize}, "pydantic ByteSize._validate"),
         ({"x": str}, {"x": Annotated[str, StringConstraints(strip_whitespace=True)]}, "strip_whitespace"),
         ({"x": int}, {"x": Annotated[int, AfterValidator(lambda v: v)]}, "code <lambda>"),
         ({"x": int}, {"x": Annotated[int, BeforeValidator(lambda v: v)]}, "code <lambda>"),
@@ -363,11 +362,18 @@ def test_validators_that_differ_in_code_or_in_what_they_were_made_with_are_flagg
         def model_post_init(self, context: Any) -> None:
             raise ValueError("never")
 
+    class BuiltWithPrivate(BaseModel):
+        x: int
+        _seen: bool = PrivateAttr(False)
+
+        def model_post_init(self, context: Any) -> None:
+            raise ValueError("never")
+
     class Configured(BaseModel):
         model_config = ConfigDict(str_max_length=3)
         x: int
 
-    for changed in (Checked, Built, Configured):
+    for changed in (Checked, Built, BuiltWithPrivate, Configured):
         assert "the payload has" in flagged(model(x=int), changed)
     assert flagged(model(x=Annotated[int, at_least(1)]), model("B", x=Annotated[int, at_least(1)], y=(int, 0))) == ""
     assert "code long_enough" in flagged(
@@ -588,7 +594,6 @@ KINDS: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (Path, words.map(lambda w: f"/{w}")),
     (bytes, words),
     (Base64Str, st.sampled_from(["", "YQ==", "YWI="])),
-    (PaymentCardNumber, st.just("4242424242424242")),
     (list[Decimal], st.lists(st.integers(-9, 9).map(str), max_size=2)),
     (JsonValue, small | words | st.none() | st.lists(small, max_size=2)),
     (Annotated[int, at_least(5)], st.integers(5, 20)),
@@ -668,7 +673,8 @@ def readers():
 @pytest.mark.parametrize("written", range(len(KINDS)), ids=lambda kind: str(KINDS[kind][0])[:60])
 def test_reader_without_refusals_reads_whatever_the_writer_may_write(readers, written):
     """Each kind against each, one direction alone: more passes than both ways (numbers read integers, and so on)."""
-    willing = [model for model, entry in readers if refusals(entry, locked_entry(written), keep_all=False) == []]
+    writer = locked_entry(written)
+    willing = [model for model, entry in readers if refusals(entry, writer, keep_all=False) == []]
 
     @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
     @given(KINDS[written][1])
