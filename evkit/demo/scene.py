@@ -75,7 +75,13 @@ class Scene:
     def _new_topic(self) -> None:
         admin, settings = self.system.admin, self.system.settings
         for group in (g for g in kafka.groups(settings, admin) if g in GROUPS):
-            admin.delete_consumer_groups([group])[group].result()
+            try:
+                admin.delete_consumer_groups([group])[group].result()
+            except kafka.KafkaException as error:
+                raise Refused(
+                    f"consumer group '{group}' of an earlier demo cannot be deleted ({error.args[0].str()}): a consumer of "
+                    "it is still running; stop it first"
+                ) from None
         if TOPIC in kafka.topics(settings, admin):
             admin.delete_topics([TOPIC])[TOPIC].result()
             deadline = time.monotonic() + 30

@@ -35,8 +35,8 @@ THRESHOLDS = Path(__file__).parent / "thresholds.toml"
 _CALM, _BLIZZARD = 0.25, 0.85
 # The relay hangs from here to there, within the blizzard, and at least for so long.
 _HELD, _HELD_UNTIL, HELD_SECONDS = 0.5, 0.6, 4.0
-# The carrier with the most flights in these days is the one whose system is slow.
-_DRAIN_SECONDS = 120.0
+# How long the groups may take to catch up: two minutes, and more when there is more than the default to do.
+_DRAIN_SECONDS, _DRAIN_EVENTS_PER_SECOND = 120.0, 100
 
 
 @dataclass
@@ -105,12 +105,14 @@ class Story:
         self._with_reports = with_reports
         self._thresholds = Thresholds.read(THRESHOLDS)
         self._last_look = 0.0
+        self._drain_seconds = _DRAIN_SECONDS
 
     def tell(self, start: date, end: date) -> Told:
         """The whole story on the flights of these days; the processes are stopped at the end, the data stays."""
         frame = flights.flights(start, end)
         happened = flights.occurrences(frame)
-        slow = frame["carrier"].mode().sort()[0]
+        slow = frame["carrier"].mode().sort()[0]  # the carrier with the most flights
+        self._drain_seconds = max(_DRAIN_SECONDS, len(happened) / _DRAIN_EVENTS_PER_SECOND)
         calm, blizzard = int(len(happened) * _CALM), int(len(happened) * _BLIZZARD)
         with Scene(self.system, self.folder / "logs") as scene:
             began = self._chapter("prepare", lambda: self._prepare(scene, frame.height, len(happened)))
@@ -170,7 +172,7 @@ class Story:
         scene.start("punctuality", EVKIT_DEMO_RELEASE="2013.3")
         scene.stop("turnaround")
         scene.start("turnaround")
-        scene.wait_drained(_DRAIN_SECONDS, self._look)
+        scene.wait_drained(self._drain_seconds, self._look)
         os.environ["EVKIT_DEMO_RELEASE"] = "2013.3"
         from evkit.demo import groups
 
@@ -191,7 +193,7 @@ class Story:
     def _day_after(self, scene: Scene, happened: list[flights.Occurrence]) -> None:
         self._say("the day after: traffic as usual")
         self._write(scene, happened)
-        scene.wait_drained(_DRAIN_SECONDS, self._look)
+        scene.wait_drained(self._drain_seconds, self._look)
         # What the last day brings of flights without an aircraft is known by now.
         poison = [
             x.letter_id for x in dead_letters.letters(self.system, Selection(group="maintenance"), letters_max=None)
