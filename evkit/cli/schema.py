@@ -80,10 +80,13 @@ def check(module: ModuleArgument, file: FileOption = _FILE, format: FormatOption
 
     _declared(module)
     changes = schemas.check(None, _locked(module, file))
-    rows = [{column: getattr(change, column) for column in _COLUMNS} for change in changes]
-    # The sentence says it all to a person; a program wants the parts.
-    columns = ("additive", "sentence") if format is Format.table else _COLUMNS
-    print_rows(rows, columns, format, empty=f"no difference to {file}")
+    if format is Format.table and changes:
+        # Sentences of this length make no table.
+        for change in changes:
+            print(f"{'additive' if change.additive else 'BREAKING'}  {change.sentence}")
+    else:
+        rows = [{column: getattr(change, column) for column in _COLUMNS} for change in changes]
+        print_rows(rows, _COLUMNS, format, empty=f"no difference to {file}")
     if not all(change.additive for change in changes):
         raise typer.Exit(1)
     if changes:
