@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -332,3 +332,35 @@ def offsets_at(
     """First offset whose record's timestamp is `at` or later; -1 where there is none yet."""
     millis = int(at.timestamp() * 1000)
     return offsets(settings, partitions, OffsetSpec.for_timestamp(millis), client)
+
+
+def scan(settings: Settings, topic: str, client: AdminClient | None = None) -> Iterator[Record]:
+    """Every record that a topic has at this moment, each partition in order, partitions interleaved.
+
+    The end is frozen before the first record. Reads with assign(): joins no group, commits nothing.
+
+    Raises:
+        UnknownTopic, BrokerUnreachable: at the first record.
+        KafkaException: the client cannot go on.
+    """
+    ends = offsets(settings, partitions_of(settings, [topic], client), client=client)
+    left = {where for where, end in ends.items() if end > 0}
+    reader = consumer(settings, "evkit-scan", **{"enable.partition.eof": True})
+    try:
+        reader.assign([TopicPartition(*where, OFFSET_BEGINNING) for where in sorted(left)])
+        while left:
+            for message in reader.consume(2000, 0.5):
+                where = (cast(str, message.topic()), cast(int, message.partition()))
+                error = message.error()
+                if error is None:
+                    record = record_of(message, datetime.now(UTC))
+                    if record.offset < ends[where]:
+                        yield record
+                    if record.offset >= ends[where] - 1:
+                        left.discard(where)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    left.discard(where)  # what is left before the end are markers, or was deleted
+                elif error.fatal():
+                    raise KafkaException(error)
+    finally:
+        reader.close()

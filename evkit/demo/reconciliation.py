@@ -17,7 +17,6 @@ from evkit.demo import flights
 from evkit.demo.scene import GROUPS
 from evkit.demo.service import TOPIC
 from evkit.event import CE_ID
-from evkit.kafka import TopicPartition
 from evkit.system import System
 
 _SQL = sql.named("flights", package="evkit.demo")
@@ -119,25 +118,6 @@ def _differing(rows: list[Any], expected: pl.DataFrame) -> list[str]:
 
 
 def _topic(system: System) -> tuple[int, set[str]]:
-    """Records in the topic, and the event ids in them, read from the first to the last offset of this moment."""
-    where = kafka.partitions_of(system.settings, [TOPIC], system.admin)
-    ends = kafka.offsets(system.settings, where, client=system.admin)
-    client = kafka.consumer(system.settings, "evkit-reconciliation", **{"enable.partition.eof": True})
-    count, ids, open_partitions = 0, set(), {w for w, end in ends.items() if end > 0}
-    try:
-        client.assign([TopicPartition(*w, 0) for w in open_partitions])
-        while open_partitions:
-            for message in client.consume(2000, 1.0):
-                partition = (message.topic(), message.partition())
-                if message.error() is not None:
-                    if message.error().code() == kafka.KafkaError._PARTITION_EOF:
-                        open_partitions.discard(partition)
-                    continue
-                if message.offset() >= ends[partition]:
-                    open_partitions.discard(partition)
-                    continue
-                count += 1
-                ids.add(dict(message.headers() or []).get(CE_ID, b"").decode())
-    finally:
-        client.close()
-    return count, ids
+    """Records in the topic, and the event ids in them."""
+    ids = [dict(r.headers).get(CE_ID) or b"" for r in kafka.scan(system.settings, TOPIC, system.admin)]
+    return len(ids), {event_id.decode() for event_id in ids}
