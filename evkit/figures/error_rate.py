@@ -79,7 +79,9 @@ def _bars(rows: list[dict[str, Any]]) -> Figure:
             x=row["attempt_error_ratio"] or 0, y=name, text=said, showarrow=False, xanchor="left", xshift=6
         )
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1], showgrid=False)
-    figure.update_xaxes(title_text="failed attempts / attempts", tickformat=".1~%", range=[0, max(longest * 1.3, 0.01)])
+    figure.update_xaxes(
+        title_text="failed attempts / attempts", tickformat=".1~%", range=[0, max(longest * 1.45, 0.01)]
+    )
     figure.update_layout(barmode="stack")
     window = f"window of {seconds(rows[0]['bucket_seconds'])} from {rows[0]['bucket_at']:%Y-%m-%d %H:%M:%S} UTC"
     n = sum(r["attempts"] for r in rows)

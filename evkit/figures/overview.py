@@ -24,20 +24,20 @@ def overview(findings: Iterable[Mapping[str, Any]]) -> Figure:
     said = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
     figure = go.Figure(
         go.Table(
-            columnwidth=[11, 15, 24, 90],
+            columnwidth=[15, 18, 24, 88],
             header={"values": ["status", "monitor", "about", "finding"], "align": "left", "height": 28,
                     "fill": {"color": "#f6f8fa"}, "font": {"size": 12, "color": "#57606a"}, "line": {"color": "#d0d7de"}},
             cells={
                 "values": [
                     [f"<b>{r['severity']}</b>" for r in shown],
-                    [text(r["monitor"]) for r in shown],
+                    [text(r["monitor"].replace("_", " ")) for r in shown],
                     [text(r["subject"]) for r in shown],
                     [text(r["sentence"], 240) for r in shown],
                 ],
                 "align": "left",
                 "height": 28,
                 "line": {"color": "#d0d7de"},
-                "font": {"size": 12, "color": [["white"] * len(shown), "#24292f", "#24292f", "#24292f"]},
+                "font": {"size": 12, "color": [[_on(r["severity"]) for r in shown], "#24292f", "#24292f", "#24292f"]},
                 "fill": {"color": [[STATUS_COLOURS[r["severity"]] for r in shown], "white", "white", "white"]},
             },
         )
@@ -46,10 +46,15 @@ def overview(findings: Iterable[Mapping[str, Any]]) -> Figure:
     title = (
         "Nothing needs attention"
         if worst["severity"] == "ok"
-        else f"{worst['severity'].capitalize()}: {text(worst['sentence'], 150)}"
+        else f"{worst['severity'].capitalize()}: {text(worst['sentence'], 120)}"
     )
     left_out = f", {len(rows) - _ROWS_MAX} left out" if len(rows) > _ROWS_MAX else ""
-    lines = sum(len(r["sentence"]) // 95 for r in shown)
+    lines = sum(len(r["sentence"]) // 64 for r in shown)
     return styled(
         figure, title, f"{count(len(rows), 'finding')}: {said}{left_out}", height=190 + 30 * len(shown) + 16 * lines
     )
+
+
+def _on(severity: str) -> str:
+    """The colour of text on a status: white on amber cannot be read."""
+    return "#24292f" if severity == "warning" else "white"

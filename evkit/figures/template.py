@@ -60,11 +60,11 @@ pio.templates["evkit"] = go.layout.Template(
         "font": {"family": "Inter, 'Helvetica Neue', Helvetica, Arial, sans-serif", "size": 13, "color": _INK},
         "title": {
             "x": 0, "xref": "container", "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top",
-            "pad": {"t": 18, "l": 16}, "font": {"size": 17},
+            "pad": {"t": 18, "l": 16}, "font": {"size": 16},
             "subtitle": {"font": {"size": 12, "color": _FAINT}},
         },
         "colorway": list(SERIES),
-        "margin": {"l": 16, "r": 24, "t": 92, "b": 16},
+        "margin": {"l": 16, "r": 36, "t": 92, "b": 16},
         "xaxis": {"automargin": True, "gridcolor": _GRID, "linecolor": "#afb8c1", "zeroline": False, "ticks": "outside",
                   "tickcolor": "#afb8c1", "title": {"standoff": 12, "font": {"color": _FAINT, "size": 12}}},
         "yaxis": {"automargin": True, "gridcolor": _GRID, "zeroline": False, "ticklabelstandoff": 6,
@@ -72,6 +72,8 @@ pio.templates["evkit"] = go.layout.Template(
         "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom", "font": {"size": 12},
                    "tracegroupgap": 0},
         "hoverlabel": {"align": "left", "font": {"size": 12}},
+        # Upright beside the plot: lying over it, it covers the title of a narrow figure.
+        "modebar": {"orientation": "v", "bgcolor": "rgba(0,0,0,0)", "color": "#c4c9cf", "activecolor": _FAINT},
         "bargap": 0.35,
         "hovermode": "closest",
     }
@@ -100,7 +102,7 @@ def text(value: object, characters: int = _LABEL_CHARACTERS) -> str:
 
 def styled(figure: Figure, title: str, subtitle: str = "", *, height: int = 420) -> Figure:
     """The figure in evkit's template with a title that is a sentence; both texts must be safe already (see `text`)."""
-    lines = textwrap.wrap(title, 92, break_long_words=False, break_on_hyphens=False) or [""]
+    lines = textwrap.wrap(title, 80, break_long_words=False, break_on_hyphens=False) or [""]
     shown: dict[str, Any] = {"text": "<br>".join(lines)}
     if subtitle:
         shown["subtitle"] = {"text": subtitle}

@@ -9,7 +9,7 @@ import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evkit import figures
@@ -145,6 +145,7 @@ def test_hostile_text_of_findings_is_shown_as_it_is():
     assert html.unescape(cells[2][0]).startswith('<a href="https://evil.example">x</a>')
 
 
+@settings(deadline=None)  # the first frame of a run loads its library
 @given(st.text(max_size=300))
 def test_safe_text_is_one_line_without_markup(value):
     safe = template.text(value)

@@ -6,7 +6,7 @@ import shlex
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evkit import monitors
@@ -92,6 +92,7 @@ def test_a_group_name_from_outside_is_quoted_in_the_next_command():
     assert shlex.split(found.next_step) == ["evkit", "view", "lag", "--group", hostile]
 
 
+@settings(deadline=None)  # the first frame of a run loads its library
 @given(st.lists(EVERY, min_size=2, max_size=2))
 def test_more_lag_is_never_less_severe(ages):
     low, high = sorted(ages)
@@ -203,6 +204,7 @@ def test_an_outbox_no_relay_ever_served_says_so():
     assert "no relay has ever run" in found.sentence
 
 
+@settings(deadline=None)  # the first frame of a run loads its library
 @given(st.lists(EVERY, min_size=2, max_size=2), EVERY)
 def test_more_relay_lag_is_never_less_severe(ages, late):
     low, high = sorted(ages)
@@ -261,6 +263,7 @@ def test_replayed_events_are_not_judged():
     assert found.severity == "ok"
 
 
+@settings(deadline=None)  # the first frame of a run loads its library
 @given(st.lists(EVERY, min_size=2, max_size=2), st.one_of(st.none(), EVERY))
 def test_more_latency_is_never_less_severe(values, oldest):
     low, high = sorted(values)
