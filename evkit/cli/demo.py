@@ -93,7 +93,7 @@ class _Display:
     def say(self, sentence: str) -> None:
         from rich.text import Text
 
-        self._console.print(Text(f"{time.monotonic() - self._began:5.1f} s  {sentence}"))
+        self._console.print(Text(f"{time.monotonic() - self._began:5.1f} s  {sentence}"), soft_wrap=True)
 
     def watch(self, counts: dict[str, Any]) -> None:
         if self._status is None:

@@ -188,9 +188,17 @@ class Scene:
         return lines[-1] if lines else f"its log {self.log_folder / name}.log is empty"
 
     def wait_drained(self, seconds: float, watch: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
-        """Wait until everything written is published and dealt with by all three groups."""
+        """Wait until everything written is published, dealt with by all three groups, and their offsets are committed."""
 
         def drained(now: dict[str, Any]) -> bool:
             return now["published"] == now["written"] and all(n == now["written"] for n in now["done"].values())
 
         self.wait_until(drained, seconds, watch)
+        self.wait_until(lambda _: self._committed(), seconds, watch)
+
+    def _committed(self) -> bool:
+        """Whether every group has committed the end of every partition; consumers do so once a second."""
+        settings, admin = self.system.settings, self.system.admin
+        ends = kafka.offsets(settings, kafka.partitions_of(settings, [TOPIC], admin), client=admin)
+        written = {where: end for where, end in ends.items() if end}
+        return all(written.items() <= kafka.committed_offsets(settings, group, admin).items() for group in GROUPS)

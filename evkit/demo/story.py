@@ -173,6 +173,7 @@ class Story:
         scene.stop("turnaround")
         scene.start("turnaround")
         scene.wait_drained(self._drain_seconds, self._look)
+        drained_at = datetime.now(UTC)
         os.environ["EVKIT_DEMO_RELEASE"] = "2013.3"
         from evkit.demo import groups
 
@@ -188,7 +189,7 @@ class Story:
         done = dead_letters.archive(self.system, poison, note="cancelled before an aircraft was assigned: nothing flew")
         self.told.archived = len(done)
         self._say(f"{len(done):,} letters of maintenance are archived: those flights never had an aircraft")
-        return datetime.now(UTC)
+        return drained_at
 
     def _day_after(self, scene: Scene, happened: list[flights.Occurrence]) -> None:
         self._say("the day after: traffic as usual")
