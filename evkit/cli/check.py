@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import textwrap
 from pathlib import Path
@@ -23,6 +24,8 @@ WindowOption = Annotated[
 ThresholdsOption = Annotated[
     Path | None, typer.Option("--thresholds", help="TOML file with thresholds that differ.", show_default=False)
 ]
+log = logging.getLogger(__name__)
+
 # Short enough that what was cured stops to alarm while the one who cured it still watches.
 _WINDOW_DEFAULT = "10m"
 
@@ -51,6 +54,10 @@ def register(app: typer.Typer) -> None:
             seen, bounds, verdict = _judged(window, since, until, group, thresholds)
         except EvkitError as error:
             say(f"evkit: {error}")
+            raise typer.Exit(3) from None
+        except Exception as error:  # its traceback would end with 1, which here says "warning"
+            log.info("check broke", exc_info=error)
+            say(f"evkit: the check itself broke ({type(error).__name__}: {error}); evkit --verbose check shows where")
             raise typer.Exit(3) from None
         if format is Format.json:
             print_json(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from evkit.errors import DatabaseUnreachable, EvkitError, NotMigrated
@@ -14,13 +15,15 @@ from evkit.views.latency import latency
 from evkit.views.relay_lag import relay_lag
 from evkit.views.throughput import publish_rate
 
+log = logging.getLogger(__name__)
+
 # In the order of travel; each is the name of the monitor that judges the frame.
 SIX = ("publish_rate", "relay_lag", "consumer_lag", "latency", "error_rate", "dead_letters")
 
 
 def measure(
     system: System, window: WindowLike = None, *, group: str | None = None, frames: Frames = "polars"
-) -> dict[str, Frame | EvkitError]:
+) -> dict[str, Frame | Exception]:
     """The six frames by the name of their monitor, each measured or the error that says why it was not.
 
     What PostgreSQL holds is measured while Kafka is away and the other way round. `evkit.monitors.judge` takes it as it
@@ -32,7 +35,7 @@ def measure(
         group   one consumer group; default: all. Publish rate and relay lag have none.
 
     Raises:
-        InvalidParameter: the window cannot be read. Nothing else: errors of evkit are in the answer.
+        InvalidParameter: the window cannot be read. Nothing else: what goes wrong in a view is in the answer.
     """
     seen = window_of(window)
     views: dict[str, Callable[[], Frame]] = {
@@ -43,7 +46,7 @@ def measure(
         "error_rate": lambda: error_rate(system, seen, group=group, frames=frames),
         "dead_letters": lambda: dead_letter_groups(system, group, window=seen, frames=frames),
     }
-    answer: dict[str, Frame | EvkitError] = {}
+    answer: dict[str, Frame | Exception] = {}
     no_database: EvkitError | None = None
     for name in SIX:
         if no_database is not None and name != "consumer_lag":
@@ -55,4 +58,7 @@ def measure(
             answer[name] = error
             if isinstance(error, (DatabaseUnreachable, NotMigrated)):
                 no_database = error
+        except Exception as error:  # a missing permission, a server of another make: unknown, and the others go on
+            log.warning("%s could not be measured", name, exc_info=error)
+            answer[name] = error
     return answer

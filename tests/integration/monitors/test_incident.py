@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from typer.testing import CliRunner
@@ -11,6 +12,7 @@ from evkit import Consumer, Event, Relay, Retry, Window, dead_letters, monitors,
 from evkit.cli import app
 from evkit.monitors import Thresholds
 from evkit.runtime.dead_letters import Selection
+from evkit.system import System
 
 N = 60
 
@@ -186,6 +188,32 @@ def test_what_keeps_check_from_running_is_unknown_never_ok_or_critical(cli, word
     code, printed = cli("check", *words)
 
     assert (code, printed) == (3, "")
+
+
+def test_a_role_that_may_not_read_a_table_leaves_the_rest_judged(evkit_system, reader):
+    measured = views.measure(reader)
+
+    assert "permission denied" in str(measured["dead_letters"])
+    verdict = monitors.judge(measured)
+    assert {f.monitor for f in verdict.findings if f.severity == "unknown"} >= {"dead_letters"}
+    assert "relay_lag" not in {f.monitor for f in verdict.findings if f.severity == "unknown"}
+
+
+@pytest.fixture
+def reader(evkit_system):
+    """The system as a role sees it that may read everything but the dead letters."""
+    settings = evkit_system.settings
+    role = f"reader_{os.urandom(3).hex()}"
+    with evkit_system.writing() as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN")
+        connection.execute(f"GRANT USAGE ON SCHEMA evkit TO {role}")
+        connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA evkit TO {role}")
+        connection.execute(f"REVOKE SELECT ON evkit.dead_letter FROM {role}")
+    dsn = f"{settings.postgres_dsn}{'&' if '?' in settings.postgres_dsn else '?'}options=-c%20role%3D{role}"
+    yield System(settings.model_copy(update={"postgres_dsn": dsn}))
+    with evkit_system.writing() as connection:
+        connection.execute(f"DROP OWNED BY {role}")
+        connection.execute(f"DROP ROLE {role}")
 
 
 def test_view_prints_what_python_returns(shop, cli):
