@@ -56,6 +56,8 @@ def _main(
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    # jupyter_client tells of sockets that it could not close while a kernel ends; nobody can do anything about it.
+    logging.getLogger("traitlets").setLevel(logging.ERROR)
 
 
 for _name in _COMMANDS:

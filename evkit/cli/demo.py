@@ -17,7 +17,6 @@ from evkit.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
     from evkit.demo.story import Told
-    from evkit.system import System
 
 
 def register(app: typer.Typer) -> None:
@@ -69,7 +68,7 @@ def demo(
     if format is Format.json:
         print_json(told.document())
     else:
-        _print(told, system)
+        _print(told)
     raise typer.Exit(1 if told.problems else 0)
 
 
@@ -117,7 +116,7 @@ def _display() -> Iterator[_Display]:
         yield display
 
 
-def _print(told: Told, system: System) -> None:
+def _print(told: Told) -> None:
     if told.after is not None:
         print_rows(_six(told), ("monitor", "severity during", "severity now", "now"), title="the six monitors")
     counts = told.reconciliation.counts
