@@ -18,6 +18,7 @@ Each message says what happened, with which values, and what to do.
     ├── Unreachable              a server does not answer                                            exit code 3
     │   ├── BrokerUnreachable
     │   ├── DatabaseUnreachable
+    │   ├── QueryTimeout         PostgreSQL answers, but not in the time that a look may take
     │   └── StackNotRunning      the embedded stack is needed and not up
     ├── StackError               the embedded stack cannot start or stop                             exit code 3
     └── Undecodable              a record that is not an event; a consumer makes a dead letter of it
@@ -226,6 +227,10 @@ class DatabaseUnreachable(Unreachable):
             f"PostgreSQL does not answer at {address} ({reason}): "
             "is it up (`evkit status` for the embedded stack), and is the address right?"
         )
+
+
+class QueryTimeout(Unreachable):
+    """Raised when a query of a view runs into `statement_timeout_seconds`: nothing was measured."""
 
 
 class StackNotRunning(Unreachable):

@@ -29,7 +29,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
-from evkit.errors import BrokerUnreachable, Undecodable, UnknownTopic
+from evkit.errors import BrokerUnreachable, EvkitError, Refused, Undecodable, UnknownTopic
 from evkit.event import CE_ID, CE_SCHEMA_VERSION, CE_TIME, CE_TYPE, RESERVED_HEADERS, Event
 from evkit.settings import Settings
 
@@ -170,7 +170,7 @@ def producer(settings: Settings, **properties: Any) -> Producer:
         "linger.ms": 0,
         "queue.buffering.max.messages": 200_000,
     }
-    return Producer(_client(settings, **ours, **properties))
+    return Producer(_client(settings, **(ours | properties)))
 
 
 def consumer(settings: Settings, group: str, **properties: Any) -> Consumer:
@@ -202,13 +202,27 @@ def require_broker(settings: Settings, client: AdminClient | None = None) -> Non
     try:
         (admin(settings) if client is None else client).list_topics(timeout=settings.kafka_timeout_seconds)
     except KafkaException as error:
-        raise broker_unreachable(settings, error) from None
+        raise failed(settings, error) from None
 
 
-def broker_unreachable(settings: Settings, error: KafkaException) -> BrokerUnreachable:
-    """The sentence for a client error that means "nobody answers"."""
+# What a client says when nobody answers; anything else is an answer.
+_NO_ANSWER = {
+    KafkaError._TRANSPORT,
+    KafkaError._TIMED_OUT,
+    KafkaError._TIMED_OUT_QUEUE,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._RESOLVE,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.BROKER_NOT_AVAILABLE,
+}
+
+
+def failed(settings: Settings, error: KafkaException) -> EvkitError:
+    """The sentence for a client's error: nobody answers, or somebody refuses (no authorisation, say)."""
     cause = error.args[0]
     reason = cause.str() if isinstance(cause, KafkaError) else str(cause)
+    if isinstance(cause, KafkaError) and cause.code() not in _NO_ANSWER:
+        return Refused(f"Kafka at {settings.bootstrap_servers} refuses: {reason} ({cause.name()})")
     return BrokerUnreachable(settings.bootstrap_servers, reason)
 
 
@@ -224,7 +238,7 @@ def topics(settings: Settings, client: AdminClient | None = None) -> dict[str, i
     try:
         metadata = (admin(settings) if client is None else client).list_topics(timeout=settings.kafka_timeout_seconds)
     except KafkaException as error:
-        raise broker_unreachable(settings, error) from None
+        raise failed(settings, error) from None
     return {name: len(t.partitions) for name, t in sorted(metadata.topics.items()) if not name.startswith("__")}
 
 
@@ -281,7 +295,7 @@ def groups(settings: Settings, client: AdminClient | None = None) -> dict[str, s
     try:
         listing = client.list_consumer_groups(request_timeout=settings.kafka_timeout_seconds).result()
     except KafkaException as error:
-        raise broker_unreachable(settings, error) from None
+        raise failed(settings, error) from None
     return {g.group_id: g.state.name.lower() for g in sorted(listing.valid, key=lambda g: str(g.group_id))}
 
 
@@ -293,7 +307,7 @@ def committed_offsets(settings: Settings, group: str, client: AdminClient | None
         futures = client.list_consumer_group_offsets(request, request_timeout=settings.kafka_timeout_seconds)
         answer = futures[group].result()
     except KafkaException as error:
-        raise broker_unreachable(settings, error) from None
+        raise failed(settings, error) from None
     return {(tp.topic, tp.partition): tp.offset for tp in answer.topic_partitions if tp.offset >= 0}
 
 
@@ -316,7 +330,7 @@ def offsets(
         futures = client.list_offsets(wanted, request_timeout=settings.kafka_timeout_seconds)
         return {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
     except KafkaException as error:
-        raise broker_unreachable(settings, error) from None
+        raise failed(settings, error) from None
 
 
 def start_offsets(

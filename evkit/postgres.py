@@ -16,7 +16,7 @@ from psycopg import IsolationLevel
 from psycopg.conninfo import conninfo_to_dict
 
 from evkit import sql
-from evkit.errors import DatabaseUnreachable, NotMigrated, SettingsError
+from evkit.errors import DatabaseUnreachable, NotMigrated, QueryTimeout, SettingsError
 
 __all__ = ["Connection", "IsolationLevel"]
 
@@ -156,9 +156,14 @@ def migrate(dsn: str) -> list[str]:
 
 @contextmanager
 def translated_errors(dsn: str) -> Iterator[None]:
-    """Turn a connection lost in the middle of work into DatabaseUnreachable; other errors pass."""
+    """Turn a connection lost, or a query cancelled, in the middle of work into a sentence; other errors pass."""
     try:
         yield
+    except psycopg.errors.QueryCanceled as error:
+        raise QueryTimeout(
+            f"a query at {address(dsn)} was cancelled ({str(error).strip().splitlines()[0]}): look at a shorter window, or "
+            "raise statement_timeout_seconds"
+        ) from error
     except psycopg.OperationalError as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DatabaseUnreachable(address(dsn), reason) from error

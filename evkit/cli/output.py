@@ -101,10 +101,10 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, ti
         table.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(shown(row.get(c))) for c in columns))
-    console = Console(soft_wrap=False)
+    console = Console()
     # A pipe has no width: give it what the widest row needs instead of folding at 80.
     if not console.is_terminal:
-        console = Console(width=max(80, console.measure(table).maximum))
+        console = Console(width=max(80, Console(width=100_000).measure(table).maximum))
     console.print(table)
 
 

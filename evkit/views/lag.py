@@ -191,7 +191,7 @@ def _offsets(system: System, places: list[Place], spec: OffsetSpec) -> dict[Plac
             failed = error
             log.info("no offset of %s [%s]: %s", tp.topic, tp.partition, error)
     if failed is not None and not found:
-        raise kafka.broker_unreachable(system.settings, failed)
+        raise kafka.failed(system.settings, failed)
     return found
 
 

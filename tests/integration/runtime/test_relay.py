@@ -191,6 +191,10 @@ def test_relay_goes_on_when_postgresql_comes_back(evkit_system, evkit_topic):
     assert [kafka.decode(r).payload["n"] for r in read_topic(evkit_system, topic)] == [1, 2]
 
 
+def test_producer_takes_what_the_caller_sets(evkit_system):
+    kafka.producer(evkit_system.settings, **{"delivery.timeout.ms": 1000}).flush(1)
+
+
 def test_relay_of_a_database_without_tables_says_what_to_do(evkit_stack, evkit_system):
     bare = Settings(
         postgres_dsn=evkit_stack.postgres_dsn.rpartition("/")[0] + "/template1", kafka=evkit_system.settings.kafka
