@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,10 +21,11 @@ from typing import Any
 
 from evkit.errors import EvkitError, MissingExtra, UsageError
 from evkit.monitors.finding import Severity
-from evkit.reporting import catalogue, kernel, parameters
+from evkit.reporting import catalogue, kernel
 from evkit.reporting.catalogue import Definition
+from evkit.reporting.parameters import resolve
 from evkit.reporting.redaction import Redactor
-from evkit.reporting.report import FOLDER_VARIABLE, NAME_VARIABLE, SYSTEM_VARIABLE
+from evkit.reporting.report import FOLDER_VARIABLE, NAME_VARIABLE, SYSTEM_VARIABLE, facts_of, versions
 from evkit.reporting.summary import FILE_NAME, Seen, Summary
 from evkit.system import System, connect
 
@@ -72,7 +73,8 @@ def run(
     out: Path | str = "reports",
     cell_seconds_max: float = CELL_SECONDS_MAX,
     progress: Callable[[int, int], None] | None = None,
-    **given: Any,
+    parameters: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> ReportRun:
     """Run a report, or any notebook, and keep what came of it in `out/NAME/UTC-time/`.
 
@@ -83,7 +85,7 @@ def run(
         name      of a report definition, of a shipped notebook, or a path of an .ipynb
         system    what to look at; default: `evkit.connect(profile)`
         progress  called with (cells run, cells)
-        given     parameters of the notebook; the definition's and then the notebook's defaults stand for the rest
+        parameters, more  of the notebook; the definition's and then the notebook's defaults stand for the rest
 
     Raises:
         UnknownNotebook, InvalidParameter: before anything is started.
@@ -95,7 +97,7 @@ def run(
     out = Path(out)
     definition = catalogue.definition(name, [out / "definitions"])
     system = system or connect(profile)
-    values = _values(definition, given, profile, now)
+    values = _values(definition, {**(parameters or {}), **more}, profile, now)
     report_folder = out / definition.name
     takes = {p.name for p in definition.notebook.parameters}
     if "previous" in takes and values["previous"] is None and (before := latest(report_folder, system)) is not None:
@@ -120,7 +122,7 @@ def _values(definition: Definition, given: dict[str, Any], profile: str | None, 
     chosen = {k: v for k, v in given.items() if v is not None}
     if profile is not None and "profile" in {p.name for p in spec.parameters}:
         chosen.setdefault("profile", profile)
-    return parameters.resolve(spec.parameters, definition.parameters | chosen, notebook=spec.name, now=now)
+    return resolve(spec.parameters, definition.parameters | chosen, notebook=spec.name, now=now)
 
 
 # --- folders of runs --------------------------------------------------------------------------------------------------
@@ -230,7 +232,8 @@ def _broken(definition: Definition, system: System, values: dict[str, Any], erro
         sentence=f"unknown: the report broke: {error}",
         generated_at=now,
         window=window,
-        system={"profile": system.settings.profile},
+        system=facts_of(system),
+        versions=versions(),
         error=error,
     )
 

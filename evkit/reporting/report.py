@@ -185,7 +185,6 @@ class Report:
     def summary(self) -> Summary:
         """Everything found so far."""
         verdict = self.verdict
-        settings = self.system.settings
         sentence = verdict.sentence
         if verdict.severity is Severity.unknown and self.unmeasured:
             names = ", ".join(sorted({u.what for u in self.unmeasured}))
@@ -200,17 +199,13 @@ class Report:
             generated_at=datetime.now(UTC),
             duration_seconds=round(time.monotonic() - self._started, 3),
             window=Seen(start=self.window.start, end=self.window.end),
-            system={
-                "profile": settings.profile,
-                "postgres": postgres.address(settings.postgres_dsn),
-                "kafka": settings.bootstrap_servers,
-            },
+            system=facts_of(self.system),
             monitors=_monitors(verdict.findings),
             findings=[_finding(f) for f in verdict.findings],
             unmeasured=self.unmeasured,
             charts=self._charts,
             thresholds=self.thresholds.model_dump(),
-            versions=_versions(),
+            versions=versions(),
         )
 
     def finish(self) -> None:
@@ -269,7 +264,15 @@ def _finding(finding: Finding) -> FindingResult:
     )
 
 
-def _versions() -> dict[str, str]:
+def facts_of(system: System) -> dict[str, str]:
+    """Which system a report is about: its profile, and addresses without user or password."""
+    settings = system.settings
+    address = postgres.address(settings.postgres_dsn)
+    return {"profile": settings.profile, "postgres": address, "kafka": settings.bootstrap_servers}
+
+
+def versions() -> dict[str, str]:
+    """Of Python, evkit and what its numbers go through."""
     found = {"python": platform.python_version()}
     for package in _VERSIONS:
         try:
