@@ -97,7 +97,9 @@ def _watch(arrived: threading.Event, progress: Progress) -> None:
         return
     before = _bytes(repository)
     while not arrived.wait(1.0):
-        progress(f"fetching Apache Kafka {KAFKA_VERSION}: {(_bytes(repository) - before) / 1e6:.0f} MB so far")
+        arrived_bytes = _bytes(repository) - before
+        if arrived_bytes:  # before the first jar it is resolved what is needed
+            progress(f"fetching Apache Kafka {KAFKA_VERSION}: {arrived_bytes / 1e6:.0f} MB so far")
 
 
 def _bytes(folder: Path) -> int:
