@@ -281,7 +281,7 @@ _SHOWN = frozenset({
     "union", "tagged-union", "default", "definitions", "definition-ref", "literal", "enum", "typed-dict",
     "typed-dict-field", "dataclass", "dataclass-args", "dataclass-field", "json-or-python", "lax-or-strict", "dict",
     "function-after", "function-before", "function-wrap", "function-plain", "no-info", "with-info",
-    "is-instance", "chain",
+    "is-instance", "chain", "named-tuple", "named-tuple-field",
 })  # fmt: skip
 _SCALARS = frozenset(
     {"str", "int", "float", "bytes", "decimal", "date", "datetime", "time", "timedelta", "uuid", "url"}
@@ -305,7 +305,8 @@ def _beside(node: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
                 yield from _beside(field, (*path, field.get("serialization_alias", name)))
         elif key == "fields":
             for field in part:
-                yield from _beside(field, (*path, field.get("name", "")))
+                if isinstance(field, dict):  # a dataclass has them once as names and once as nodes
+                    yield from _beside(field, (*path, field.get("name", "")))
         elif key == "serialization":
             functions = list(_code(part["function"])) if callable(part.get("function")) else []
             yield place, f"written by {', '.join(functions) or part['type']}"
@@ -327,14 +328,14 @@ def _own(node: dict[str, Any]) -> Iterator[str]:
         keys = {k: str(v) for k, v in node.get("keys_schema", {}).items() if k not in ("metadata", "ref")}
         if keys not in ({}, {"type": "str"}):
             yield f"keys {json.dumps(keys)}"
-    elif kind == "model":
+    elif kind in ("model", "dataclass", "typed-dict"):
         config = {k: str(v) for k, v in sorted(node.get("config", {}).items()) if k != "title"}
         if config:
             yield f"config {json.dumps(config)}"
         if node.get("custom_init"):
             yield from _code(node["cls"].__init__)
-        if node.get("post_init"):
-            yield from _code(getattr(node["cls"], node["post_init"]))
+        if hook := node.get("post_init"):
+            yield from _code(getattr(node["cls"], "__post_init__" if hook is True else hook))
     elif isinstance(kind, str) and kind not in _SHOWN:
         yield f"{kind}, {NOT_COMPARABLE}"
 

@@ -156,18 +156,19 @@ def test_diff_shows_a_new_version_against_the_one_before(locked_service):
     assert '+      "currency": {' in done.stdout
 
 
-@pytest.mark.parametrize("command", ["lock", "check", "diff"])
 @pytest.mark.parametrize(
-    ("module", "source", "sentence"),
+    ("command", "module", "source", "sentence"),
     [
-        ("no_such_module", V1, "module 'no_such_module' cannot be imported from"),
-        ("shop_events", "import does_not_exist", "cannot be imported from"),
-        ("shop_events", "1 / 0", "module 'shop_events' fails while it is imported: ZeroDivisionError"),
-        ("shop_events", "def", "module 'shop_events' fails while it is imported: SyntaxError"),
-        ("shop_events", "raise SystemExit(0)", "module 'shop_events' fails while it is imported: SystemExit"),
-        ("shop_events", "x = 1", "module 'shop_events' declares no event types"),
-        ("shop_events", V1 + V1.replace("Placed", "Other"), "event type 'order.placed' version 1 is shop_events.Placed"),
-        ("..", V1, "module '..' cannot be imported"),
+        ("lock", "no_such_module", V1, "module 'no_such_module' cannot be imported from"),
+        ("diff", "shop_events", "x = 1", "declares no event types"),
+        ("check", "no_such_module", V1, "module 'no_such_module' cannot be imported from"),
+        ("check", "shop_events", "import does_not_exist", "cannot be imported from"),
+        ("check", "shop_events", "1 / 0", "module 'shop_events' fails while it is imported: ZeroDivisionError"),
+        ("check", "shop_events", "def", "module 'shop_events' fails while it is imported: SyntaxError"),
+        ("check", "shop_events", "raise SystemExit(0)", "module 'shop_events' fails while it is imported: SystemExit"),
+        ("check", "shop_events", "x = 1", "module 'shop_events' declares no event types"),
+        ("check", "shop_events", V1 + V1.replace("Placed", "Other"), "version 1 is shop_events.Placed already"),
+        ("check", "..", V1, "module '..' cannot be imported"),
     ],
 )  # fmt: skip
 def test_module_that_cannot_be_used_is_one_sentence_and_exit_2(service, command, module, source, sentence):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import re
+from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, TypeVar
 from uuid import UUID
 
 import pytest
@@ -36,6 +37,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
 from evkit import Event
 from evkit.errors import SchemaMismatch, UsageError
@@ -45,6 +47,7 @@ from evkit.runtime.compatibility import refusals
 from evkit.runtime.schemas import check, lock, read
 
 TYPE = "order.placed"
+T = TypeVar("T")
 
 
 def registered(*models: type[BaseModel]) -> Registry:
@@ -537,6 +540,42 @@ def test_model_without_a_json_schema_or_closed_somewhere_inside_cannot_be_locked
 
 # --- the rule, for models that nobody thought of ----------------------------------------------------------------------
 
+
+@dataclass
+class Place:
+    city: str
+    code: int = 0
+
+
+@dataclass
+class CheckedPlace:
+    city: str
+    code: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.city.startswith("a"):
+            raise ValueError("not a city of ours")
+
+
+class Pair(TypedDict):
+    left: int
+    right: NotRequired[str]
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+class Box(BaseModel, Generic[T]):
+    content: T
+
+
+class Kept(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    a: int
+
+
 small = st.integers(-20, 20)
 words = st.text("ab ", max_size=4)
 # What a field may be, and payload values that fit it.
@@ -595,6 +634,13 @@ KINDS: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (bytes, words),
     (Base64Str, st.sampled_from(["", "YQ==", "YWI="])),
     (list[Decimal], st.lists(st.integers(-9, 9).map(str), max_size=2)),
+    (Place, st.fixed_dictionaries({"city": words}, optional={"code": small})),
+    (CheckedPlace, st.fixed_dictionaries({"city": words.map(lambda w: "a" + w)}, optional={"code": small})),
+    (Pair, st.fixed_dictionaries({"left": small}, optional={"right": words})),
+    (Point, st.tuples(small, small).map(list)),
+    (Box[int], st.fixed_dictionaries({"content": small})),
+    (Box[str], st.fixed_dictionaries({"content": words})),
+    (Kept, st.fixed_dictionaries({"a": small}, optional={"b": words})),
     (JsonValue, small | words | st.none() | st.lists(small, max_size=2)),
     (Annotated[int, at_least(5)], st.integers(5, 20)),
 ]  # fmt: skip
