@@ -63,7 +63,9 @@ class Told:
     def problems(self) -> list[str]:
         """One sentence for each thing that is not as it must be; empty when the demo went well."""
         found = list(self.reconciliation.mismatches)
-        if self.during is None or self.during.severity is not monitors.Severity.critical:
+        # Quiet days have fewer dead letters than it takes: then nobody is paged, and that is right.
+        enough = self.redriven.get("resolved", 0) >= Thresholds().open_letters_critical
+        if enough and (self.during is None or self.during.severity is not monitors.Severity.critical):
             found.append(f"check during the incident was {self.during and self.during.severity}, expected critical")
         if self.after is None or self.after.severity is not monitors.Severity.ok:
             found.append(f"check at the end was {self.after and self.after.sentence}, expected ok")
@@ -177,6 +179,9 @@ class Story:
         os.environ["EVKIT_DEMO_RELEASE"] = "2013.3"
         from evkit.demo import groups
 
+        if not dead_letters.letters(self.system, Selection(group="punctuality")):
+            self._say("no flight was cancelled while release 2013.2 ran: nothing to redrive")
+            return drained_at
         plan = dead_letters.plan_redrive(self.system, Selection(group="punctuality"))
         result = dead_letters.redrive(
             self.system, plan, groups.punctuality, reason="bug in release 2013.2, fixed in 2013.3"

@@ -391,6 +391,8 @@ def restore(system: System, ids: Iterable[int], *, reason: str | None = None) ->
 
 def _put_away(system: System, act: str, ids: Iterable[int], note: str | None) -> list[int]:
     ids = sorted(set(ids))
+    if not ids:
+        return []
     with system.writing(f"evkit {act}") as connection:
         postgres.require_migrated(connection)
         known = {
