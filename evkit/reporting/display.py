@@ -34,10 +34,9 @@ def _publish(role: str, name: str, data: dict[str, Any]) -> None:
         sys.stdout.write(f"{data['text/plain']}\n")
 
 
-def plain_title(figure: Any) -> str:
-    """The title of a figure as plain text, its markup and entities taken away."""
-    title = figure.layout.title.text or ""
-    return html.unescape(re.sub(r"<[^>]+>", " ", title)).strip()
+def plain_text(markup: str | None) -> str:
+    """A title as plotly has it, without its markup and entities."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", markup or "")).split())
 
 
 def beginning(system: System, window: Window) -> None:

@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from evkit.reporting.display import BADGES
-from evkit.reporting.summary import Chart, Summary
+from evkit.reporting.display import plain_text
+from evkit.reporting.summary import Chart, FindingResult, Summary
 from evkit.reporting.tables import quantity, shown
 
 _PARTS = Path(__file__).parent / "page"
@@ -28,6 +28,8 @@ _ROLES_SHOWN_ELSEWHERE = ("banner", "verdict", "ending", "steps")
 _NOT_ON_PAGE = "notebook-only"
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _CHART_HEIGHT = 420
+# Room for the legend above a chart, once its title is out of it.
+_MARGIN_TOP = 40
 
 # Which chart explains which monitor.
 _CHART_OF = {
@@ -47,6 +49,7 @@ class Block:
     kind: str
     html: str = ""
     text: str = ""
+    more: str = ""
     name: str = ""
     figure: str = ""
     height: int = _CHART_HEIGHT
@@ -71,12 +74,13 @@ def page(summary: Summary, notebook: Any | None) -> tuple[str, list[Chart]]:
     rendered = environment.get_template("page.html.jinja").render(
         s=summary,
         blocks=blocks,
+        headline=_headline(summary),
         how_to_read=how_to_read,
         links=links,
         alarming=[f for f in summary.findings if f.severity != "ok"],
         fine=[f for f in summary.findings if f.severity == "ok"],
         changes=_changes(summary),
-        badges=BADGES,
+        new=_new(summary),
         nonce=secrets.token_urlsafe(16),
         css=(_PARTS / "page.css").read_text(encoding="utf-8"),
         script=(_PARTS / "page.js").read_text(encoding="utf-8"),
@@ -92,9 +96,20 @@ def _plotly() -> str:
     return script
 
 
+def _headline(summary: Summary) -> str:
+    """The verdict's sentence without its first word, which the badge beside it says."""
+    sentence = summary.sentence.removeprefix(summary.verdict).lstrip(": ")
+    return sentence[1:].replace("): ", ": ", 1) if sentence.startswith("(") else sentence
+
+
 def _changes(summary: Summary) -> dict[str, dict[str, Any]]:
     rows = (summary.compared_with or {}).get("monitors", [])
     return {row["monitor"]: row for row in rows}
+
+
+def _new(summary: Summary) -> set[tuple[str, str, str]]:
+    """The findings that the report before did not have."""
+    return {FindingResult.model_validate(f).identity for f in (summary.compared_with or {}).get("new", [])}
 
 
 # --- cells ------------------------------------------------------------------------------------------------------------
@@ -138,7 +153,7 @@ def _output(output: Any) -> Iterator[Block]:
     if role in _ROLES_SHOWN_ELSEWHERE:
         return
     if _PLOTLY in data:
-        yield _chart(data[_PLOTLY], ours.get("name", "chart"), str(data.get("text/plain", "")))
+        yield _chart(data[_PLOTLY], ours.get("name", "chart"))
     elif role and "text/html" in data:
         yield Block(
             "unmeasured" if role == "unmeasured" else "table", html=data["text/html"], name=ours.get("name", "")
@@ -149,14 +164,24 @@ def _output(output: Any) -> Iterator[Block]:
         yield Block("text", text=_ANSI.sub("", str(data["text/plain"])))
 
 
-def _chart(document: dict[str, Any], name: str, said: str) -> Block:
-    layout = document.get("layout", {})
-    title = said.removeprefix("[chart] ") if said.startswith("[chart] ") else str(name)
+def _chart(document: dict[str, Any], name: str) -> Block:
+    """A chart with its title taken out of the drawing: as text of the page it wraps, can be copied and is read aloud."""
+    layout = dict(document.get("layout", {}))
+    title = layout.pop("title", None) or {}
+    markup = title if isinstance(title, str) else title.get("text") or ""
+    subtitle = "" if isinstance(title, str) else (title.get("subtitle") or {}).get("text", "")
+    margin = dict(layout.get("margin", {}))
+    freed = min(margin.get("t", 0) - _MARGIN_TOP, layout.get("height") or _CHART_HEIGHT) if markup else 0
     height = layout.get("height") or _CHART_HEIGHT
+    if freed > 0:
+        height -= freed
+        layout |= {"margin": margin | {"t": _MARGIN_TOP}, "height": height}
     figure = {"data": document.get("data", []), "layout": layout, "config": document.get("config", {})}
     # Inside a script element nothing is markup but its end, and `<!--`; JSON knows another way of writing "<".
-    text = json.dumps(figure, ensure_ascii=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
-    return Block("chart", text=title, name=name, figure=text, height=int(height))
+    text = json.dumps(figure, ensure_ascii=False).replace("<", "\\u003c")
+    return Block(
+        "chart", text=plain_text(markup) or name, more=plain_text(subtitle), name=name, figure=text, height=int(height)
+    )
 
 
 # --- words ------------------------------------------------------------------------------------------------------------

@@ -132,7 +132,7 @@ class Report:
             display.unmeasured(name, str(frame))
             return
         drawn = figure(frame)
-        title = display.plain_title(drawn)
+        title = display.plain_text(drawn.layout.title.text)
         self._charts.append(Chart(name=name, title=title))
         display.chart(name, title, drawn)
         display.table(name, Table.of(frame))

@@ -114,10 +114,14 @@ def quantity(value: float | None, unit: str) -> str:
         return _seconds(value)
     if unit in ("ratio", "0..1"):
         return f"{number(value * 100)} %"
+    if unit.startswith("1/"):
+        return f"{number(value)}{unit[1:]}"
     return f"{number(value)} {unit}".strip()
 
 
 def _seconds(value: float) -> str:
+    if value == 0:
+        return "0 s"
     if abs(value) < 1:
         return f"{number(value * 1000)} ms"
     if abs(value) < 120:

@@ -3,7 +3,8 @@
   "use strict";
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   // The colours of evkit's plotly template (figures/template.py), and what they become on a dark screen.
-  const inTheDark = { "#24292f": "#e6edf3", "#57606a": "#9da7b3", "#e6e8eb": "#2a3038", "#afb8c1": "#484f58" };
+  const inTheDark = { "#24292f": "#e6edf3", "#57606a": "#9da7b3", "#e6e8eb": "#2a3038", "#afb8c1": "#484f58",
+    "#0072B2": "#3d8fe0", "#56B4E9": "#9be0ff", "#332288": "#9a8cff", "#882255": "#d9679f", "#666666": "#a0a7af" };
 
   function figureOf(element, isDark) {
     let text = element.nextElementSibling.textContent;
