@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evkit.errors import InvalidParameter, UnknownNotebook, UsageError, closest
+from evkit.errors import UnknownNotebook, UsageError, closest
 from evkit.reporting.parameters import Parameter, parse, read
 
 _PACKAGE = Path(__file__).parent
@@ -139,10 +139,7 @@ def describe(path: Path) -> NotebookSpec:
             "tag it in JupyterLab (property inspector, Cell Tags)"
         )
     heading = next((s for kind, s, _ in cells if kind == "markdown" and s.startswith("# ")), f"# {path.stem}")
-    try:
-        parameters = read(tagged[0], f"the parameters cell of {path.name}")
-    except (SyntaxError, ValueError) as error:
-        raise InvalidParameter(f"the parameters cell of {path} is no Python: {error}", name="") from None
+    parameters = read(tagged[0], f"the parameters cell of {path}")
     return NotebookSpec(
         name=_ORDER.sub("", path.stem),
         group=path.parent.name,

@@ -64,11 +64,15 @@ def read(source: str, where: str = "the parameters cell") -> tuple[Parameter, ..
     """The parameters of a cell, in its order.
 
     Raises:
-        InvalidParameter: a line that is no `name: type = value`, an unknown type, or a name that looks like a secret's.
+        InvalidParameter: it is no Python, a line is no `name: type = value`, a type is unknown, a default is computed, or
+            a name looks like a secret's.
     """
-    meanings = _comments(source)
+    try:
+        meanings, lines = _comments(source), ast.parse(source).body
+    except (SyntaxError, tokenize.TokenError) as error:
+        raise InvalidParameter(f"{where} is no Python: {error}", name="") from None
     found = []
-    for line in ast.parse(source).body:
+    for line in lines:
         if not isinstance(line, ast.AnnAssign) or not isinstance(line.target, ast.Name) or line.value is None:
             raise InvalidParameter(
                 f"{where} may only hold lines like `group: str = 'billing'  # consumer group`, "
@@ -91,7 +95,13 @@ def read(source: str, where: str = "the parameters cell") -> tuple[Parameter, ..
                 f"parameter '{name}' in {where} has the type {written}: take one of {', '.join(KINDS)}, or one `| None`",
                 name=name,
             )
-        found.append(Parameter(name, kind, optional, ast.literal_eval(line.value), meanings.get(line.lineno, "")))
+        try:
+            default = ast.literal_eval(line.value)
+        except ValueError:
+            raise InvalidParameter(
+                f"the default of parameter '{name}' in {where} is computed: write a value", name=name
+            ) from None
+        found.append(Parameter(name, kind, optional, default, meanings.get(line.lineno, "")))
     return tuple(found)
 
 

@@ -24,16 +24,10 @@ class Redactor:
     """Replaces the given secrets, in every way of writing them that a notebook knows, and userinfo of any URL."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        forms: set[str] = set()
-        for secret in secrets:
-            if secret.strip():
-                forms |= {
-                    secret,
-                    quote(secret, safe=""),
-                    html.escape(secret),
-                    json.dumps(secret)[1:-1],
-                    repr(secret)[1:-1],
-                }
+        forms = {secret for secret in secrets if secret.strip()}
+        # Twice: a JSON text inside a printed dict has been escaped by both.
+        for _ in range(2):
+            forms |= {escaped for form in forms for escaped in _escaped(form)}
         # The longest first: of two secrets one may begin with the other.
         longest_first = sorted(forms, key=lambda form: (-len(form), form))
         self._secrets = re.compile("|".join(map(re.escape, longest_first))) if forms else None
@@ -56,6 +50,19 @@ class Redactor:
     def document(self, value: Any) -> Any:
         """The same for every text inside a JSON-like document; a new one, of plain dicts and lists."""
         return _mapped(value, self.text)
+
+
+def _escaped(text: str) -> tuple[str, ...]:
+    """The ways in which a text comes to be written: in a URL, in HTML by two libraries, in JSON and by repr."""
+    return (
+        quote(text, safe=""),
+        html.escape(text),
+        html.escape(text).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),
+        json.dumps(text)[1:-1],
+        json.dumps(text, ensure_ascii=False)[1:-1],
+        repr(text)[1:-1],
+        text.replace("\\", "\\\\").replace("'", "\\'"),
+    )
 
 
 def _mapped(value: Any, change: Callable[[str], str]) -> Any:

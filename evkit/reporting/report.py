@@ -36,6 +36,9 @@ from evkit.window import Window
 # How `evkit report run` talks to the kernel: where the summary goes, which system is meant, what is being run.
 FOLDER_VARIABLE, SYSTEM_VARIABLE, NAME_VARIABLE = "EVKIT_REPORT_FOLDER", "EVKIT_REPORT_SYSTEM", "EVKIT_REPORT_NAME"
 
+# Taken out of the environment, where a cell that prints it would show the secrets in it.
+_HANDED = os.environ.pop(SYSTEM_VARIABLE, None)
+
 _VERSIONS = ("evkit", "polars", "plotly", "papermill", "confluent-kafka", "psycopg")
 
 
@@ -61,8 +64,7 @@ def begin(
         InvalidParameter: a time that cannot be read, or an empty window.
         UsageError: `previous` is no report.
     """
-    handed = os.environ.get(SYSTEM_VARIABLE)
-    system = System(Settings.model_validate_json(handed)) if handed and profile is None else connect(profile)
+    system = System(Settings.model_validate_json(_HANDED)) if _HANDED and profile is None else connect(profile)
     bounds = Thresholds() if thresholds is None else Thresholds.read(thresholds)
     before = None if previous is None else Summary.read(previous)
     report = Report(system, Window.of(since, until), bounds, before, previous)
