@@ -240,5 +240,5 @@ class Story:
             until=window.end.isoformat(),
             thresholds=str(THRESHOLDS),
         )
-        self.told.reports.append(run.path)
-        self._say(f"health report: {run.path / 'report.html'}")
+        self.told.reports.append(run.path.resolve())
+        self._say(f"health report: {self.told.reports[-1] / 'report.html'}")
