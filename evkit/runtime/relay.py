@@ -29,6 +29,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from evkit import kafka, postgres
@@ -58,6 +59,10 @@ class Row:
     key: bytes
     value: bytes
     headers: list[tuple[str, str | bytes | None]]
+
+
+# Partition, offset and time (of the monotonic clock) of the broker's answer.
+Confirmation = tuple[int, int, float]
 
 
 @dataclass(slots=True)
@@ -319,22 +324,24 @@ class Relay:
             headers += json.loads(more).items()
         return Row(position, topic or aggregatetype, key, value, headers)
 
-    def _publish(self, batch: list[Row]) -> tuple[list[tuple[int, int]], str | None]:
+    def _publish(self, batch: list[Row]) -> tuple[list[Confirmation], str | None]:
         """Send a batch and wait for the broker's answer to every event.
 
-        Returns partition and offset of the confirmed events before the first failure, and that failure's text. What was
-        confirmed after it does not count: its key may be the failed one's, and it is sent again behind it.
+        Returns the confirmations before the first failure, and that failure's text. What was confirmed after it does not
+        count: its key may be the failed one's, and it is sent again behind it.
         """
         if self._producer is None:
             self._producer = kafka.producer(self.system.settings)
         producer = self._producer
-        answers: list[tuple[int, int] | str | None] = [None] * len(batch)
+        answers: list[Confirmation | str | None] = [None] * len(batch)
         open_answers = len(batch)
 
         def answered(index: int, error: Any, message: Any) -> None:
             nonlocal open_answers
             open_answers -= 1
-            answers[index] = error.str() if error is not None else (message.partition(), message.offset())
+            answers[index] = (
+                error.str() if error is not None else (message.partition(), message.offset(), time.monotonic())
+            )
 
         sent = 0
         try:
@@ -365,7 +372,7 @@ class Relay:
                 deadline = deadline or time.monotonic() + 5
                 if time.monotonic() > deadline:
                     break
-        confirmed: list[tuple[int, int]] = []
+        confirmed: list[Confirmation] = []
         for answer in answers:
             if not isinstance(answer, tuple):
                 break
@@ -381,7 +388,7 @@ class Relay:
 
     # --- marking ------------------------------------------------------------------------------------------------------
 
-    def _mark(self, batch: list[Row], confirmed: list[tuple[int, int]], failure: str | None) -> None:
+    def _mark(self, batch: list[Row], confirmed: list[Confirmation], failure: str | None) -> None:
         """Record what the broker confirmed, and how far everything is settled, in one transaction.
 
         Only what was confirmed: a mark without a confirmation is a lost event, the reverse only a second copy.
@@ -389,10 +396,15 @@ class Relay:
         assert self._connection is not None
         with self._connection.transaction():
             if confirmed:
+                # The time of the broker's answer, told on the database's clock, as created_at is: no skew between them.
+                clock = self._connection.execute(_SQL["clock"]).fetchone()
+                assert clock is not None
+                at_zero: datetime = clock[0] - timedelta(seconds=time.monotonic())
                 with self._connection.cursor().copy(_SQL["mark"]) as copy:
-                    copy.set_types(["int8", "int4", "int8"])
-                    for row, (partition, offset) in zip(batch, confirmed, strict=False):
-                        copy.write_row((row.position, partition, offset))
+                    copy.set_types(["int8", "int4", "int8", "timestamptz"])
+                    for row, (partition, offset, answered_at) in zip(batch, confirmed, strict=False):
+                        published_at = at_zero + timedelta(seconds=answered_at)
+                        copy.write_row((row.position, partition, offset, published_at))
                 self._move()
             if failure is not None:
                 position = batch[len(confirmed)].position

@@ -58,8 +58,11 @@ SELECT previous + 1, position - 1
 -- name: last_published
 SELECT coalesce(max(position), 0) FROM evkit.publication WHERE position > %s;
 
+-- name: clock
+SELECT clock_timestamp();
+
 -- name: mark
-COPY evkit.publication (position, partition, "offset") FROM STDIN (FORMAT BINARY);
+COPY evkit.publication (position, partition, "offset", published_at) FROM STDIN (FORMAT BINARY);
 
 -- name: move
 UPDATE evkit.relay

@@ -35,7 +35,7 @@ CREATE TABLE evkit.publication (
     position      bigint      PRIMARY KEY,
     partition     integer     NOT NULL,
     "offset"      bigint      NOT NULL,
-    published_at  timestamptz NOT NULL DEFAULT clock_timestamp()   -- the database's clock, as created_at: skew cancels
+    published_at  timestamptz NOT NULL   -- time of the broker's answer on the database's clock, as created_at: skew cancels
 );
 CREATE INDEX publication_published_at ON evkit.publication USING brin (published_at);
 
