@@ -43,6 +43,12 @@ def running(environment: Mapping[str, str], log: Path) -> Iterator[Any]:
             argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
             return KernelSpec(argv=argv, display_name="Python 3", language="python")
 
+        def client(self, **more: Any) -> Any:
+            clients.append(super().client(**more))
+            return clients[-1]
+
+    clients: list[Any] = []
+
     # A path of a socket may have about 100 characters: a folder of reports can be too deep for it.
     folder = Path(tempfile.mkdtemp(prefix="evkit-kernel-"))
     manager = OwnKernelManager(transport="ipc", connection_file=str(folder / "kernel.json"))
@@ -55,7 +61,24 @@ def running(environment: Mapping[str, str], log: Path) -> Iterator[Any]:
             )
         yield manager
     finally:
+        _end_tasks()
+        for client in clients:
+            client.stop_channels()  # nbclient leaves open what talks to a kernel that it did not start
         with suppress(RuntimeError):  # it never started, or has died already
             run_sync(manager.shutdown_kernel)(now=True)
         manager.context.destroy(linger=0)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_tasks() -> None:
+    """End what an interrupted run leaves waiting for its kernel; it would complain of the kernel's end much later."""
+    import asyncio
+
+    from jupyter_core.utils import ensure_event_loop
+
+    loop = ensure_event_loop()
+    tasks = asyncio.all_tasks(loop) if not loop.is_running() else set()
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))

@@ -58,14 +58,20 @@ def session(folder: Path, *, port: int = 8888, browser: bool = True, more: Seque
         sys.executable, "-m", "jupyterlab",
         "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={free}", "--ServerApp.port_retries=0",
         f"--ServerApp.root_dir={folder.absolute()}", f"--LabApp.default_url={start}",
-        "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--ServerApp.log_level=WARN",
         # Its address is printed by us; root is who runs containers, and it still needs the token.
         *([] if browser else ["--no-browser"]), *(["--allow-root"] if os.geteuid() == 0 else []), *more,
     ]  # fmt: skip
     # The token travels by the environment: everybody on the machine can read a command line.
-    environment = os.environ | {"JUPYTER_TOKEN": token}
+    environment = os.environ | {"JUPYTER_TOKEN": token, "JUPYTER_CONFIG_PATH": _config_path()}
     return Session(command, environment, f"http://127.0.0.1:{free}{start}?token={token}")
+
+
+def _config_path() -> str:
+    """Where Jupyter looks for settings: with ours, which ask no question about news; the user's own win."""
+    ours = str(Path(__file__).parent / "jupyter")
+    return os.pathsep.join([p for p in (os.environ.get("JUPYTER_CONFIG_PATH"), ours) if p])
 
 
 def _free_port(first: int) -> int:

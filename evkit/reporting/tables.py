@@ -17,6 +17,7 @@ from evkit.views.frame import columns_of, rows_of
 # More rows than this nobody reads in a report; the command that has all of them stands below the table.
 ROWS_MAX = 60
 _CHARACTERS_MAX = 160
+_WRAP_FROM = 48
 
 
 class Table:
@@ -42,12 +43,7 @@ class Table:
         numeric = {c for c in self.columns if all(_is_number(r.get(c)) for r in self.rows)}
         head = "".join(self._heading(c, "right" if c in numeric else "left") for c in self.columns)
         body = "".join(
-            "<tr>"
-            + "".join(
-                f'<td style="text-align:{"right" if c in numeric else "left"}">{html.escape(shown(r.get(c)))}</td>'
-                for c in self.columns
-            )
-            + "</tr>"
+            "<tr>" + "".join(_cell(r.get(c), "right" if c in numeric else "left") for c in self.columns) + "</tr>"
             for r in self.rows[:ROWS_MAX]
         )
         return f'<table class="evkit"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>' + self._left_out()
@@ -75,6 +71,13 @@ class Table:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+
+def _cell(value: Any, align: str) -> str:
+    text = shown(value)
+    # JupyterLab breaks words in the middle, ids and times too; only what is long may wrap.
+    wrap = "" if len(text) > _WRAP_FROM else ";white-space:nowrap"
+    return f'<td style="text-align:{align}{wrap}">{html.escape(text)}</td>'
 
 
 def _is_number(value: Any) -> bool:

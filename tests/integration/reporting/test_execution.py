@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -223,3 +225,28 @@ def test_command_line_says_why_and_exits_with_unknown(away, a_notebook, tmp_path
         refused.stderr.strip()
         == "evkit: notebook 'health_report' has no parameter 'x'; it has profile, since, until, thresholds, previous"
     )
+
+
+def test_interrupted_run_leaves_nothing_behind(away, a_notebook, tmp_path):
+    path = a_notebook("import os, pathlib, time; pathlib.Path('started').write_text(str(os.getpid())); time.sleep(600)")
+    environment = os.environ | {
+        "EVKIT_POSTGRES_DSN": away.settings.postgres_dsn,
+        "EVKIT_KAFKA_BOOTSTRAP_SERVERS": away.settings.bootstrap_servers,
+    }
+    run = subprocess.Popen(
+        [sys.executable, "-m", "evkit", "report", "run", path],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    started = tmp_path / "started"
+    while not (started.exists() and started.read_text()):
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.05)
+
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=30)
+
+    assert run.returncode == 130
+    assert "Traceback" not in said, said
+    assert list((tmp_path / "reports" / "probe").iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
