@@ -258,7 +258,7 @@ def _entry(name: str, version: int, model: type[BaseModel]) -> dict[str, Any]:
         if isinstance(part, dict) and part.get("additionalProperties") is False:
             raise UsageError(f"{where}: {model.__name__} forbids unknown fields somewhere inside (extra='forbid'), so its "
                              "consumers would refuse the next version's fields: take it away")  # fmt: skip
-    beside = sorted({(field, text) for field, text in _beside(model.__pydantic_core_schema__, ())})
+    beside = sorted({(field, text) for field, text in _beside(model.__pydantic_core_schema__, (), {})})
     return {"schema": schema, "beside": [list(part) for part in beside]}
 
 
@@ -290,28 +290,44 @@ _NEUTRAL = frozenset({"type", "metadata", "ref", "serialization", "strict", "mic
 _LIMITS = frozenset({"ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length", "pattern"})
 
 
-def _beside(node: Any, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """(field, what holds for it) that a model's JSON Schema does not show: code, and constraints of some types."""
+def _beside(  # noqa: PLR0912 - one branch for each kind of node
+    node: Any, path: tuple[str, ...], shared: dict[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """(field, what holds for it) that a model's JSON Schema does not show: code, and constraints of some types.
+
+    A part that is used twice stands in the core schema once, under a name (`shared`); what holds for it is told where it
+    is used, so that a second use of a type changes nothing for the first.
+    """
     if isinstance(node, (list, tuple)):
         for part in node:
-            yield from _beside(part, path)
+            yield from _beside(part, path, shared)
     if not isinstance(node, dict):
+        return
+    if node.get("type") == "definitions":
+        yield from _beside(node["schema"], path, shared | {part["ref"]: part for part in node["definitions"]})
+        return
+    if node.get("type") == "definition-ref":
+        name = node["schema_ref"]
+        # Followed once on each way: a type that contains itself holds the same again, only deeper.
+        yield from _beside(shared.get(name), path, {k: v for k, v in shared.items() if k != name})
         return
     place = ".".join(path)
     yield from ((place, text) for text in _own(node))
     for key, part in node.items():
         if key == "fields" and isinstance(part, dict):
             for name, field in part.items():
-                yield from _beside(field, (*path, field.get("serialization_alias", name)))
+                yield from _beside(field, (*path, field.get("serialization_alias", name)), shared)
         elif key == "fields":
             for field in part:
                 if isinstance(field, dict):  # a dataclass has them once as names and once as nodes
-                    yield from _beside(field, (*path, field.get("name", "")))
+                    yield from _beside(field, (*path, field.get("name", "")), shared)
         elif key == "serialization":
             functions = list(_code(part["function"])) if callable(part.get("function")) else []
             yield place, f"written by {', '.join(functions) or part['type']}"
         elif key not in ("cls", "computed_fields", "metadata", "config", "default", "members", "expected"):
-            yield from _beside(list(part.values()) if key == "choices" and isinstance(part, dict) else part, path)
+            yield from _beside(
+                list(part.values()) if key == "choices" and isinstance(part, dict) else part, path, shared
+            )
 
 
 def _own(node: dict[str, Any]) -> Iterator[str]:

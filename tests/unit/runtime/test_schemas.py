@@ -731,6 +731,14 @@ def test_reader_without_refusals_reads_whatever_the_writer_may_write(readers, wr
     read_by_all()
 
 
+@pytest.mark.parametrize("kind", range(len(KINDS)), ids=lambda kind: str(KINDS[kind][0])[:60])
+def test_adding_a_second_field_of_a_type_passes(kind):
+    """pydantic moves a type that is used twice to another place of its core schema."""
+    assert (
+        flagged(model_of("One", {"a": (kind, False)}), model_of("Two", {"a": (kind, False), "v": (kind, True)})) == ""
+    )
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(shapes, st.dictionaries(st.sampled_from("vwxyz"), kinds, max_size=3))
 def test_adding_fields_with_defaults_always_passes(old, more):
