@@ -52,6 +52,23 @@ def test_demo_reconciles_to_the_event(demo):
         assert {f.name for f in Path(report).iterdir()} >= {"report.html", "report.ipynb", "summary.json"}
 
 
+def test_first_report_names_each_incident_and_the_second_none(demo):
+    """The bug, the poison, the relay that hung, and the group that a slow carrier held up."""
+    during, after = (
+        json.loads((Path(report) / "summary.json").read_text()) for report in json.loads(demo.done.stdout)["reports"]
+    )
+
+    bad = [f for f in during["findings"] if f["severity"] != "ok"]
+    named = {(f["monitor"], f["subject"]) for f in bad}
+    assert {("dead_letters", "punctuality"), ("dead_letters", "maintenance"), ("latency", "turnaround")} <= named
+    assert "relay_lag" in {f["monitor"] for f in bad}
+    sentences = " ".join(f["sentence"] for f in bad)
+    assert "KeyError in evkit.demo.groups.count_cancelled" in sentences
+    assert "NoAircraft" in sentences
+    assert (during["verdict"], after["verdict"]) == ("critical", "ok")
+    assert [f["severity"] for f in after["findings"] if f["severity"] != "ok"] == []
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
