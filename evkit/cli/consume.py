@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from evkit.cli.application import consumer_at
 from evkit.cli.output import say
 from evkit.cli.signals import on_stop
 
@@ -20,6 +19,8 @@ def consume(
     consumer: Annotated[str, typer.Argument(metavar="MODULE:CONSUMER", help="For example orders.billing:consumer.")],
 ) -> None:
     """Handle events until SIGTERM; then finish the batch in hand, commit and leave the group."""
+    from evkit.runtime.application import consumer_at
+
     found = consumer_at(consumer)
     on_stop(found.stop)
     say(f"group {found.group} consumes {', '.join(found.topics)}")

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evkit.cli.application import consumer_at
 from evkit.cli.output import (
     DryRunOption,
     Format,
@@ -193,6 +192,7 @@ def redrive(
 
     import evkit
     from evkit.cli.signals import on_stop
+    from evkit.runtime.application import consumer_at
 
     system = evkit.connect()
     plan = evkit.dead_letters.plan_redrive(system, _selection(ids, group, fingerprint, topic, type_, key))

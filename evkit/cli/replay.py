@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from evkit.cli.application import consumer_at
 from evkit.cli.output import (
     DryRunOption,
     Format,
@@ -110,6 +109,7 @@ def run(
 ) -> None:
     """Hand the events of a stretch to one group's handlers; a failing event becomes a dead letter and stops nothing."""
     import evkit
+    from evkit.runtime.application import consumer_at
 
     system, found = _plan(group, from_, until, topic, dedupe)
     _say_plan(found)
@@ -131,6 +131,7 @@ def resume(
 ) -> None:
     """Go on with a replay that was stopped or killed, from where its last batch ended."""
     import evkit
+    from evkit.runtime.application import consumer_at
 
     say(f"go on with {replay_id}")
     if not confirmed("go on?", yes=yes, dry_run=dry_run):

@@ -82,6 +82,8 @@ def _bars(rows: list[dict[str, Any]]) -> Figure:
     figure.update_xaxes(
         title_text="failed attempts / attempts", tickformat=".1~%", range=[0, max(longest * 1.45, 0.01)]
     )
+    if longest * 1.45 > 1:  # the room on the right is for the words: no ratio is there
+        figure.update_xaxes(tickvals=[0, 0.25, 0.5, 0.75, 1])
     figure.update_layout(barmode="stack")
     window = f"window of {seconds(rows[0]['bucket_seconds'])} from {rows[0]['bucket_at']:%Y-%m-%d %H:%M:%S} UTC"
     n = sum(r["attempts"] for r in rows)

@@ -8,21 +8,18 @@ has changed since somebody read it (one more letter, one more record) has anothe
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import shlex
-import sys
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from evkit.errors import RedriveRefused, Refused, ReplayRefused, UsageError
 from evkit.reporting import display
 from evkit.reporting.report import Report
 from evkit.reporting.tables import Table
 from evkit.runtime import dead_letters, replay
-from evkit.runtime.consumer import Consumer
+from evkit.runtime.application import consumer_at
 from evkit.runtime.dead_letters import RedrivePlan, Selection
 from evkit.runtime.replay import ReplayPlan
 from evkit.window import instant
@@ -147,7 +144,7 @@ def act(
         )
     if app is None:
         raise UsageError("whose handlers? Set app to MODULE:CONSUMER, for example orders.billing:consumer")
-    consumer = _consumer(app)
+    consumer = consumer_at(app)
     if isinstance(plan, ReplayPlan):
         outcome = replay.run(report.system, plan, consumer, reason=reason).summary()
     else:
@@ -158,16 +155,3 @@ def act(
 
 def _until(plan: ReplayPlan) -> str | None:
     return plan.until_time.isoformat() if plan.until_time else None
-
-
-def _consumer(where: str) -> Consumer:
-    module_name, _, attribute = where.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        found: Any = getattr(importlib.import_module(module_name), attribute or "consumer", None)
-    except (ImportError, ValueError) as error:
-        raise UsageError(f"app '{where}' cannot be imported from {Path.cwd()}: {error}") from error
-    if not isinstance(found, Consumer):
-        raise UsageError(f"app '{where}' is no consumer: write MODULE:CONSUMER, for example orders.billing:consumer")
-    return found

@@ -1,16 +1,13 @@
-"""MODULE:CONSUMER → the Consumer that a service's own code has made."""
+"""MODULE:CONSUMER → Consumer: find what a service's own code has made."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from evkit.errors import UsageError, closest
-
-if TYPE_CHECKING:
-    from evkit.runtime.consumer import Consumer
+from evkit.runtime.consumer import Consumer
 
 
 def consumer_at(where: str) -> Consumer:
@@ -19,8 +16,6 @@ def consumer_at(where: str) -> Consumer:
     Raises:
         UsageError: the name has no colon, the module cannot be imported, or there is no consumer of that name in it.
     """
-    from evkit.runtime.consumer import Consumer
-
     module_name, colon, attribute = where.partition(":")
     if not colon or not module_name or not attribute:
         raise UsageError(f"'{where}' names no consumer: write MODULE:CONSUMER, for example orders.billing:consumer")
