@@ -25,6 +25,9 @@ from evkit.errors import InvalidParameter, MissingExtra
 NEMO = (date(2013, 2, 7), date(2013, 2, 11))
 YEAR = (date(2013, 1, 1), date(2013, 12, 31))
 
+# Key of flights that were cancelled before an aircraft was assigned.
+UNASSIGNED = "unassigned"
+
 # How long before its departure a flight is put into the plan.
 _PLANNED_BEFORE = timedelta(hours=6)
 # Where the air time was not recorded, an arrival is put this long after the departure.
@@ -42,8 +45,8 @@ class Occurrence:
 
     @property
     def key(self) -> str:
-        """The aircraft; a flight to which none was assigned stands for itself."""
-        return self.row["tailnum"] or self.flight_id
+        """The aircraft's tail number. Flights without one share a key, so that what they break is seen to be one thing."""
+        return self.row["tailnum"] or UNASSIGNED
 
 
 @cache
