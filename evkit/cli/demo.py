@@ -17,6 +17,7 @@ from evkit.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
     from evkit.demo.story import Told
+    from evkit.system import System
 
 
 def register(app: typer.Typer) -> None:
@@ -33,6 +34,9 @@ def demo(
     home: Annotated[
         Path | None, typer.Option("--home", help="Folder of the embedded stack (EVKIT_LOCAL_HOME).", show_default=False)
     ] = None,
+    again: Annotated[
+        bool, typer.Option("--reconcile", help="Run nothing: count again what the last demo of these days left.")
+    ] = False,
     format: FormatOption = Format.table,
 ) -> None:
     """Run an airline's event system through a blizzard: incidents, page, fix, redrive, and the reckoning.
@@ -55,13 +59,10 @@ def demo(
     began = time.monotonic()
     with _display() as display:
         info = Stack(home).up(display.say)
-        system = System(
-            Settings(
-                profile="embedded",
-                postgres_dsn=info.postgres_dsn,
-                kafka={"bootstrap.servers": info.kafka_bootstrap_servers},
-            )
-        )
+        kafka = {"bootstrap.servers": info.kafka_bootstrap_servers}
+        system = System(Settings(profile="embedded", postgres_dsn=info.postgres_dsn, kafka=kafka))
+        if again:
+            raise typer.Exit(_reconcile(system, flights.flights(start, end), format))
         story = Story(system, Path(info.home) / "demo", say=display.say, watch=display.watch)
         told = story.tell(start, end)
     told.seconds["all"] = time.monotonic() - began
@@ -70,6 +71,23 @@ def demo(
     else:
         _print(told)
     raise typer.Exit(1 if told.problems else 0)
+
+
+def _reconcile(system: System, frame: Any, format: Format) -> int:
+    """Count what is there; 1 when something does not add up."""
+    from evkit.demo.reconciliation import reconcile
+
+    with system.reading() as connection:
+        if connection.execute("SELECT to_regclass('flights.flight')").fetchone() == (None,):
+            raise UsageError("no demo has run on this stack: `evkit demo` first")
+    found = reconcile(system, frame)
+    if format is Format.json:
+        print_json({"reconciles": found.adds_up, "mismatches": found.mismatches, "counts": found.counts})
+    else:
+        for mismatch in found.mismatches:
+            say(f"does not add up: {mismatch}")
+        print("everything adds up" if found.adds_up else f"{len(found.mismatches)} numbers do not add up")
+    return 0 if found.adds_up else 1
 
 
 def _day(text: str, name: str) -> date:

@@ -137,6 +137,11 @@ class Inbox:
     stop: threading.Event = field(default_factory=threading.Event)
     _connection: postgres.Connection | None = field(default=None, init=False)
 
+    @property
+    def _who(self) -> str:
+        """This inbox in log lines: a replay is never to be taken for live handling."""
+        return f"group {self.group}" if self.replay_id is None else f"group {self.group} in {self.replay_id}"
+
     def handle(self, records: Sequence[Record]) -> Counts:
         """Bring each record to its end, in the given order: handled, known already, skipped, or a dead letter.
 
@@ -203,7 +208,7 @@ class Inbox:
             except (Stopped, *NOBODYS_FAULT):
                 raise
             except Exception as error:
-                log.info("batch of %s for group %s is walked event by event: %s", len(batch), self.group, error)
+                log.info("batch of %s for %s is walked event by event: %s", len(batch), self._who, error)
         counts = Counts()
         for delivery in batch:
             counts += self._walk(delivery)
@@ -278,8 +283,8 @@ class Inbox:
                 self._repeated(self._record, delivery, failure, attempt, seconds, again)
                 if not again:
                     log.warning(
-                        "event %s ('%s') is a dead letter of group %s after %s attempts: %s: %s",
-                        delivery.event_id, delivery.event_type, self.group, attempt,
+                        "event %s ('%s') is a dead letter of %s after %s attempts: %s: %s",
+                        delivery.event_id, delivery.event_type, self._who, attempt,
                         failure.error_class, failure.error_message,
                     )  # fmt: skip
                     return Counts(dead=1)
@@ -379,10 +384,10 @@ class Inbox:
             try:
                 self._connection = self.system.writing(f"evkit consumer {self.group}", autocommit=True)
                 if said:
-                    log.warning("group %s goes on: PostgreSQL is back", self.group)
+                    log.warning("%s goes on: PostgreSQL is back", self._who)
             except DatabaseUnreachable as error:
                 if not said:
-                    log.warning("group %s waits: %s", self.group, error)
+                    log.warning("%s waits: %s", self._who, error)
                     said = True
                 self._wait(_RECONNECT_SECONDS)
         return self._connection

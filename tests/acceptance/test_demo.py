@@ -99,6 +99,40 @@ def test_commands_that_come_next_answer_or_refuse_in_one_sentence(demo, argument
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("damage", "repair", "named"),
+    [
+        (
+            "CREATE TABLE kept AS SELECT * FROM evkit.publication WHERE position = 7;"
+            "DELETE FROM evkit.publication WHERE position = 7",
+            "INSERT INTO evkit.publication SELECT * FROM kept; DROP TABLE kept",
+            "publication rows",
+        ),
+        (
+            "UPDATE flights.maintenance SET legs = legs + 1 WHERE tailnum = (SELECT min(tailnum) FROM flights.maintenance)",
+            "UPDATE flights.maintenance SET legs = legs - 1 WHERE tailnum = (SELECT min(tailnum) FROM flights.maintenance)",
+            "aircraft whose wear differs from polars'",
+        ),
+    ],
+)
+def test_number_that_is_broken_by_hand_makes_the_demo_exit_1(demo, damage, repair, named):
+    """A publication row that is gone, an effect that happened twice."""
+    import psycopg
+
+    dsn = Stack(demo.home).status().info.postgres_dsn
+    with psycopg.connect(dsn) as connection:
+        connection.execute(damage)
+    broken = demo("demo", "--reconcile", "--format", "json")
+    with psycopg.connect(dsn) as connection:
+        connection.execute(repair)
+    whole = demo("demo", "--reconcile")
+
+    assert (broken.returncode, json.loads(broken.stdout)["reconciles"]) == (1, False), broken.stderr
+    assert any(named in mismatch for mismatch in json.loads(broken.stdout)["mismatches"])
+    assert (whole.returncode, whole.stdout.strip()) == (0, "everything adds up"), whole.stderr
+
+
+@pytest.mark.timeout(120)
 def test_letter_that_was_archived_is_restored_and_redriven_by_hand(demo):
     """The maintenance letters are poison for ever: a redrive fails again, says so, and the letter stays open."""
     listed = json.loads(demo("dlq", "list", "--state", "archived", "--format", "json").stdout)

@@ -89,7 +89,7 @@ def test_override_handles_everything_again_once_and_marks_it(evkit_system, order
     assert act == ("replay.run", result.replay_id, "new tax rule", "done")
 
 
-def test_failing_event_does_not_stop_a_replay_and_becomes_a_marked_letter(evkit_system, orders):
+def test_failing_event_does_not_stop_a_replay_and_becomes_a_marked_letter(evkit_system, orders, caplog):
     orders.failing = {7, 9}
     plan = replay.plan(evkit_system, orders.consumer.group, hour_ago(), dedupe="override")
 
@@ -97,6 +97,7 @@ def test_failing_event_does_not_stop_a_replay_and_becomes_a_marked_letter(evkit_
 
     assert (result.state, result.counts.handled, result.counts.dead) == ("done", EVENTS - 2, 2)
     assert {x.replay_id for x in dead_letters.letters(evkit_system)} == {result.replay_id}
+    assert sum(result.replay_id in line for line in caplog.messages if "is a dead letter" in line) == 2
 
 
 def test_replay_is_unknown_to_the_cluster_and_moves_no_offset(evkit_system, orders):
