@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,17 @@ CELLS = "window.jupyterapp.shell.currentWidget.content.model.toJSON().cells"
 READY = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 
 
+def wait_until_it_listens(port, server):
+    """The address is printed before JupyterLab is there."""
+    while True:
+        assert server.poll() is None, "JupyterLab ended"
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            threading.Event().wait(0.1)
+
+
 @pytest.fixture
 def lab(incident, chromium, tmp_path):
     """A JupyterLab as `evkit lab` starts it, with the address that it prints."""
@@ -114,7 +127,9 @@ def lab(incident, chromium, tmp_path):
         env=environment, stdout=subprocess.PIPE, stderr=(tmp_path / "lab.log").open("w"), text=True,
     )  # fmt: skip
     try:
-        yield server.stdout.readline().strip()
+        address = server.stdout.readline().strip()
+        wait_until_it_listens(int(address.partition("127.0.0.1:")[2].partition("/")[0]), server)
+        yield address
     finally:
         server.terminate()
         server.wait(30)
@@ -150,3 +165,27 @@ def test_notebook_runs_by_hand_in_jupyterlab(lab, incident, chromium, tmp_path):
     assert sum("application/vnd.plotly.v1+json" in o.get("data", {}) for o in outputs) == 7
     assert trusted is False
     assert hacked is None
+
+
+ALL_RAN = f"""(() => {{
+    const code = {CELLS}.filter(cell => cell.cell_type === 'code');
+    return code.length > 0 && code.every(cell => cell.execution_count !== null) && {READY};
+}})()"""
+
+
+@pytest.mark.needs_browser
+def test_every_notebook_runs_top_to_bottom_in_jupyterlab(lab, chromium):
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 4000})
+        for spec in reporting.notebooks():
+            where = f"/lab/tree/{spec.path.parent.name}/{spec.path.name}"
+            page.goto(lab.replace("/lab/tree/tutorial/00_start_here.ipynb", where))
+            page.wait_for_function(READY)
+            page.evaluate(RUN_ALL)
+            page.wait_for_function(ALL_RAN)
+            outputs = [o for c in page.evaluate(CELLS) if c["cell_type"] == "code" for o in c["outputs"]]
+
+            assert [o["evalue"] for o in outputs if o["output_type"] == "error"] == [], spec.name
+            assert any("application/vnd.plotly.v1+json" in o.get("data", {}) for o in outputs), spec.name
+        browser.close()
