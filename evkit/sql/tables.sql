@@ -10,44 +10,118 @@ CREATE TABLE evkit.migration (
     applied_at  timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- Numbers the outbox rows. A sequence and not an identity column, which partitions have only from PostgreSQL 17 on.
+CREATE SEQUENCE evkit.outbox_position AS bigint;
+
 -- What a service's transactions have written. Append-only: nothing updates a row, so there is no dead tuple for a long
 -- analytic query to keep, and Debezium's EventRouter (id, aggregatetype, aggregateid, type, payload) works on it unchanged.
+-- Partitions are ranges of positions, so that retention drops tables and never deletes rows (runtime/retention.py).
 CREATE TABLE evkit.outbox (
     -- Must stand before position: the transaction id has to be assigned before the position is taken, else the relay
-    -- cannot tell a hole that will be filled from one that never will (runtime/relay.py).
+    -- cannot tell a hole that will be filled from one that never will (runtime/outbox_cursor.py).
     txid            xid8        NOT NULL DEFAULT pg_current_xact_id(),
-    position        bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    id              text        COLLATE "C" NOT NULL UNIQUE,
+    position        bigint      NOT NULL DEFAULT nextval('evkit.outbox_position') PRIMARY KEY,
+    id              text        COLLATE "C" NOT NULL DEFAULT gen_random_uuid()::text, -- unique in its partition
     aggregatetype   text        NOT NULL,                          -- topic, unless topic says another
     aggregateid     text        NOT NULL,                          -- key
     type            text        NOT NULL,
     payload         json        NOT NULL,                          -- json, not jsonb: published byte for byte
     topic           text,
-    schema_version  integer     NOT NULL DEFAULT 1 CHECK (schema_version >= 1),
+    schema_version  integer     NOT NULL DEFAULT 1 CONSTRAINT outbox_schema_version CHECK (schema_version >= 1),
     headers         json,                                          -- object of text to text
-    created_at      timestamptz NOT NULL DEFAULT clock_timestamp() -- time of the write, not of the transaction's start
-);
+    created_at      timestamptz NOT NULL DEFAULT clock_timestamp(), -- time of the write, not of the transaction's start
+    correlation_id  text        COLLATE "C",                       -- what all events of one business process share
+    causation_id    text        COLLATE "C",                       -- id of the event that led to this one
+    traceparent     text                                           -- W3C trace context of the writer
+) PARTITION BY RANGE (position);
 CREATE INDEX outbox_created_at ON evkit.outbox USING brin (created_at);
 CREATE INDEX outbox_aggregateid ON evkit.outbox (aggregateid);
+CREATE INDEX outbox_correlation_id ON evkit.outbox (correlation_id) WHERE correlation_id IS NOT NULL;
+ALTER SEQUENCE evkit.outbox_position OWNED BY evkit.outbox.position;
 
 -- What the broker confirmed, by outbox position. A position without a row here is not published.
 CREATE TABLE evkit.publication (
     position      bigint      PRIMARY KEY,
-    partition     integer     NOT NULL,
+    partition     integer     NOT NULL,  -- -1: the broker's transaction is committed, where the record is was not found
     "offset"      bigint      NOT NULL,
     published_at  timestamptz NOT NULL   -- time of the broker's answer on the database's clock, as created_at: skew cancels
-);
+) PARTITION BY RANGE (position);
 CREATE INDEX publication_published_at ON evkit.publication USING brin (published_at);
 
--- How far a relay has come: every position up to settled_position is published or will never exist.
+-- The first partitions of both; the relay makes more in time. An id is unique in its partition: an index over all of them
+-- could not be dropped with one.
+CREATE TABLE evkit.outbox_0 PARTITION OF evkit.outbox FOR VALUES FROM (0) TO (1000000);
+CREATE TABLE evkit.outbox_1000000 PARTITION OF evkit.outbox FOR VALUES FROM (1000000) TO (2000000);
+CREATE TABLE evkit.outbox_2000000 PARTITION OF evkit.outbox FOR VALUES FROM (2000000) TO (3000000);
+CREATE UNIQUE INDEX outbox_0_id ON evkit.outbox_0 (id);
+CREATE UNIQUE INDEX outbox_1000000_id ON evkit.outbox_1000000 (id);
+CREATE UNIQUE INDEX outbox_2000000_id ON evkit.outbox_2000000 (id);
+CREATE TABLE evkit.publication_0 PARTITION OF evkit.publication FOR VALUES FROM (0) TO (1000000);
+CREATE TABLE evkit.publication_1000000 PARTITION OF evkit.publication FOR VALUES FROM (1000000) TO (2000000);
+CREATE TABLE evkit.publication_2000000 PARTITION OF evkit.publication FOR VALUES FROM (2000000) TO (3000000);
+-- Where rows go when nobody has made a partition for them: a writer must never fail for that.
+CREATE TABLE evkit.outbox_rest PARTITION OF evkit.outbox DEFAULT;
+CREATE UNIQUE INDEX outbox_rest_id ON evkit.outbox_rest (id);
+CREATE TABLE evkit.publication_rest PARTITION OF evkit.publication DEFAULT;
+
+-- Events that are to be published later. When one is due, the relay moves it into the outbox, where it gets its position
+-- and its created_at: the outbox stays append-only, and Debezium sees no event before its time.
+CREATE TABLE evkit.scheduled (
+    scheduled_id    bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    due_at          timestamptz NOT NULL,
+    id              text        COLLATE "C" NOT NULL DEFAULT gen_random_uuid()::text UNIQUE,
+    aggregatetype   text        NOT NULL,
+    aggregateid     text        NOT NULL,
+    type            text        NOT NULL,
+    payload         json        NOT NULL,
+    topic           text,
+    schema_version  integer     NOT NULL DEFAULT 1 CHECK (schema_version >= 1),
+    headers         json,
+    written_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    correlation_id  text        COLLATE "C",
+    causation_id    text        COLLATE "C",
+    traceparent     text
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+CREATE INDEX scheduled_due_at ON evkit.scheduled (due_at, scheduled_id);
+
+-- Outbox rows that could not be published, and those behind them. 'parked': the broker will not take it as it is. 'held':
+-- of the same topic and key, later, so it waits. 'retry': somebody asked for another try. The rest is history.
+CREATE TABLE evkit.unpublishable (
+    position          bigint      PRIMARY KEY,
+    topic             text        NOT NULL,
+    key               text        NOT NULL,
+    state             text        NOT NULL CHECK (state IN ('parked', 'held', 'retry', 'published', 'skipped')),
+    blocked_by        bigint,                                      -- of a held one: position of the parked one
+    attempts          integer     NOT NULL DEFAULT 0,
+    error_class       text,
+    error             text,
+    parked_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+    state_changed_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX unpublishable_open ON evkit.unpublishable (topic, key, position) WHERE state IN ('parked', 'held', 'retry');
+CREATE INDEX unpublishable_retry ON evkit.unpublishable (position) WHERE state = 'retry';
+
+-- How far the relay has come: every position up to settled_position is published, unpublishable, or will never exist. One
+-- relay leads per outbox, so there is one row.
 CREATE TABLE evkit.relay (
-    name              text        PRIMARY KEY,
+    name              text        PRIMARY KEY CONSTRAINT relay_name CHECK (name = 'default'),
     settled_position  bigint      NOT NULL DEFAULT 0,
     moved_at          timestamptz NOT NULL DEFAULT clock_timestamp(),
     failing_position  bigint,                                      -- the event it stands at, while it cannot go on
     failing_since     timestamptz,
-    failing_error     text
-);
+    failing_error     text,
+    relay_id          uuid        NOT NULL DEFAULT gen_random_uuid(), -- its transactional.id on Kafka ends with it
+    epoch             bigint      NOT NULL DEFAULT 0,              -- grows with every lead: marks of an older one are refused
+    delivery          text        NOT NULL DEFAULT 'at-least-once' CHECK (delivery IN ('at-least-once', 'exactly-once')),
+    claim             bigint      NOT NULL DEFAULT 0,              -- number of the last batch that was claimed,
+    claim_first       bigint[]    NOT NULL DEFAULT '{}',           -- its positions as ranges,
+    claim_last        bigint[]    NOT NULL DEFAULT '{}',
+    claim_attempts    integer     NOT NULL DEFAULT 0,              -- how often they were claimed: a crash burns one
+    claimed_at        timestamptz,
+    marked_claim      bigint      NOT NULL DEFAULT 0,              -- the last claim that is marked as published
+    hole_position     bigint,                                      -- oldest position that may still be filled
+    hole_since        timestamptz
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
 -- Which events a consumer group has dealt with; written in the transaction of the handler's own writes.
 CREATE TABLE evkit.inbox (

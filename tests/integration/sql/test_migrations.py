@@ -19,7 +19,7 @@ SELECT 'column', table_name, column_name, ordinal_position::text, data_type, is_
 SELECT 'index', tablename, indexname, '', indexdef, '', '', '', '' FROM pg_indexes WHERE schemaname = 'evkit'
  UNION ALL
 SELECT 'constraint', conrelid::regclass::text, conname, '', pg_get_constraintdef(oid), '', '', '', ''
-  FROM pg_constraint WHERE connamespace = 'evkit'::regnamespace
+  FROM pg_constraint WHERE connamespace = 'evkit'::regnamespace AND contype <> 'n'
  UNION ALL
 SELECT 'setting', relname, '', '', reloptions::text, '', '', '', '' FROM pg_class
  WHERE relnamespace = 'evkit'::regnamespace AND relkind IN ('r', 'p')
