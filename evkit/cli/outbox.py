@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from evkit.cli.output import Format, FormatOption, print_rows
+from evkit.cli.output import Format, FormatOption, print_facts
 
 
 def register(app: typer.Typer) -> None:
@@ -15,9 +15,8 @@ def register(app: typer.Typer) -> None:
 
 
 def status(format: FormatOption = Format.table) -> None:
-    """Rows written, published and waiting, the age of the oldest waiting one, and the event a relay cannot publish."""
+    """Rows written, published and waiting, what cannot be published, and who keeps the oldest hole open."""
     import evkit
     from evkit.runtime import outbox
 
-    row = outbox.status(evkit.connect())
-    print_rows([row], list(row), format)
+    print_facts(outbox.status(evkit.connect()), format)

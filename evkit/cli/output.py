@@ -88,6 +88,14 @@ def print_rows(
         print_table(kept, columns, title=title)
 
 
+def print_facts(facts: Mapping[str, Any], format: Format = Format.table, *, title: str | None = None) -> None:
+    """One thing with many facts: a table of one fact a line; JSON and CSV are those of one row."""
+    if format is Format.table:
+        print_table([{"fact": k, "value": shown(v)} for k, v in facts.items()], ("fact", "value"), title=title)
+    else:
+        print_rows([facts], list(facts), format)
+
+
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, title: str | None = None) -> None:
     """A table for a terminal; numbers to the right, nothing is markup, whatever a payload says."""
     from rich import box

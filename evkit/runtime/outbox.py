@@ -95,18 +95,55 @@ def write_many(
     return [event.id for event in events]
 
 
-def status(system: System) -> dict[str, Any]:
-    """Counts of this moment, in one snapshot: written, published, waiting (int), oldest_waiting_seconds (float, None when
-    nothing waits), and the event that a relay cannot publish: failing_position, failing_since, failing_error (or None).
-    Changes nothing.
+# What `status` answers, in the order in which people read it.
+_STATUS = (
+    "written", "published", "waiting", "oldest_waiting_seconds",
+    "scheduled", "due", "oldest_due_seconds",
+    "unpublishable", "held", "retrying", "skipped", "oldest_unpublishable_seconds",
+    "oldest_hole_position", "oldest_hole_seconds",
+    "hole_pid", "hole_pid_seconds", "hole_database", "hole_state", "hole_application",
+    "failing_position", "failing_since", "failing_error",
+    "settled_position", "moved_at", "leader_pid", "leader_address",
+)  # fmt: skip
+
+
+def status(system: System, *, counts: bool = True) -> dict[str, Any]:
+    """What waits in the outbox, what cannot go on, and who is in the way; of this moment, in one snapshot.
+
+    Keys, None where there is none or where it is hidden from this user:
+        written, published, waiting         events: all, confirmed by the broker, neither that nor unpublishable
+        oldest_waiting_seconds              age of the oldest waiting one
+        scheduled, due, oldest_due_seconds  events for later; those whose time has come, and since when
+        unpublishable, held                 events that the broker will not take; later ones of their keys, which wait
+        retrying, skipped                   given another try; given up by `evkit outbox skip`
+        oldest_unpublishable_seconds        since when the oldest of the unpublishable ones is parked
+        oldest_hole_position, oldest_hole_seconds
+                                            a position that a running transaction may still fill: nothing above it is
+                                            forgotten until it ends
+        hole_pid, hole_pid_seconds          the backend that keeps the hole open, and the age of its transaction
+        hole_database, hole_state, hole_application
+                                            where it is, what it does ("idle in transaction"), what it calls itself
+        failing_position, failing_since, failing_error
+                                            the event that the relay stands at
+        settled_position, moved_at          how far everything is dealt with, and when that last moved
+        leader_pid, leader_address          the session that holds the relay's lock, and its client's address
+
+    written = published + waiting + unpublishable + held + retrying + skipped.
+
+    `counts=False` leaves out written, published and skipped (None): these cost a look at the whole table. Changes nothing.
 
     Raises:
         DatabaseUnreachable, NotMigrated.
     """
     with system.reading() as connection:
-        row = connection.cursor(row_factory=dict_row).execute(_SQL["status"]).fetchone()
-        assert row is not None
-        return row
+        cursor = connection.cursor(row_factory=dict_row)
+        found = dict(cursor.execute(_SQL["status"]).fetchone() or {})
+        if counts:
+            found |= cursor.execute(_SQL["status_counts"]).fetchone() or {}
+        if found["hole_since"] is not None:
+            holder = named("holes")["hole_holder"]
+            found |= cursor.execute(holder, {"since": found["hole_since"]}).fetchone() or {}
+    return {key: found.get(key) for key in _STATUS}
 
 
 def _in_transaction(connection: psycopg.Connection[Any] | HasConnection) -> psycopg.Connection[Any]:
