@@ -25,7 +25,8 @@ def test_import_contracts_are_kept():
 
 def test_importing_evkit_loads_no_client_and_no_dataframe():
     heavy = (
-        "['pandas', 'polars', 'plotly', 'narwhals', 'confluent_kafka', 'psycopg', 'papermill', 'IPython', 'pydantic']"
+        "['pandas', 'polars', 'plotly', 'narwhals', 'confluent_kafka', 'psycopg', 'papermill', 'IPython', 'pydantic', "
+        "'opentelemetry', 'prometheus_client']"
     )
     script = f"import sys, evkit; print([m for m in {heavy} if m in sys.modules])"
 
@@ -34,10 +35,12 @@ def test_importing_evkit_loads_no_client_and_no_dataframe():
     assert done.stdout.strip() == "[]"
 
 
-def test_importing_the_runtime_loads_no_dataframe():
+def test_importing_the_runtime_loads_no_dataframe_and_nothing_to_export_metrics_with():
     script = (
         "import sys; from evkit import Consumer, Relay, outbox, dead_letters, replay, schemas, connect;"
-        "print([m for m in ['pandas', 'polars', 'plotly', 'narwhals', 'papermill', 'IPython'] if m in sys.modules])"
+        "import evkit.runtime.health, evkit.runtime.metrics, evkit.runtime.tracing;"
+        "print([m for m in ['pandas', 'polars', 'plotly', 'narwhals', 'papermill', 'IPython', 'opentelemetry', "
+        "'prometheus_client'] if m in sys.modules])"
     )
 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
