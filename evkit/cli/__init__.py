@@ -15,6 +15,8 @@ from typing import Annotated
 
 import typer
 
+from evkit.cli import logs, output
+from evkit.cli.logs import LogFormat
 from evkit.errors import EvkitError
 
 # In the order in which `evkit --help` lists them: start, run, look, act.
@@ -45,19 +47,17 @@ def _main(
         str | None, typer.Option("--profile", help="Profile of evkit.toml (EVKIT_PROFILE).", show_default=False)
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens, on stderr.")] = False,
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option(help="text, or json: one object a line (EVKIT_LOG_FORMAT).  [default: text]", show_default=False),
+    ] = None,
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     if profile:
         os.environ["EVKIT_PROFILE"] = profile
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    # jupyter_client tells of sockets that it could not close while a kernel ends; nobody can do anything about it.
-    logging.getLogger("traitlets").setLevel(logging.ERROR)
+    logs.setup(log_format, verbose=verbose)
 
 
 for _name in _COMMANDS:
@@ -69,10 +69,10 @@ def main() -> None:
     try:
         app()
     except EvkitError as error:
-        print(f"evkit: {error}", file=sys.stderr)
+        output.say(str(error), logging.ERROR)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
-        print("evkit: interrupted", file=sys.stderr)
+        output.say("interrupted", logging.ERROR)
         raise SystemExit(130) from None
     except BrokenPipeError:  # `evkit view lag | head`
         sys.stderr.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import logging
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -131,9 +132,16 @@ def shown(value: Any) -> str:
     return str(plain(value))
 
 
-def say(sentence: str) -> None:
+# Set by logs.setup when stderr is for machines: then a remark is a line of the log like any other.
+remarks: logging.Logger | None = None
+
+
+def say(sentence: str, level: int = logging.INFO) -> None:
     """A remark for the person at the terminal: stderr, so that stdout stays a document."""
-    print(sentence, file=sys.stderr)
+    if remarks is None:
+        print(sentence if level < logging.ERROR else f"evkit: {sentence}", file=sys.stderr)
+    else:
+        remarks.log(level, sentence)
 
 
 def confirmed(question: str, *, yes: bool, dry_run: bool = False) -> bool:
