@@ -75,6 +75,13 @@ class Thresholds(BaseModel):
     # Age of the oldest unpublished row. A healthy relay takes 0.1 s, a restart of it or of the broker some seconds.
     relay_seconds_warning: float = Field(default=60, gt=0)
     relay_seconds_critical: float = Field(default=120, gt=0)
+    # Events that the broker will not take, and those that wait behind them. Each waits for a decision, as a dead letter.
+    unpublishable_events_warning: int = Field(default=1, ge=1)
+    unpublishable_events_critical: int = Field(default=20, ge=1)
+    # Age of the oldest position that a transaction may still fill. Batch jobs take minutes; an hour is one that was
+    # forgotten: its own events wait, and nothing is settled or dropped behind it.
+    hole_seconds_warning: float = Field(default=300, gt=0)
+    hole_seconds_critical: float = Field(default=3600, gt=0)
     # p99 from the write to the end of the handler, pending events with their age.
     latency_p99_seconds_warning: float = Field(default=60, gt=0)
     latency_p99_seconds_critical: float = Field(default=300, gt=0)

@@ -1,17 +1,10 @@
 -- From the database write to the broker's confirmation, both on the database's clock.
 
 -- name: relay_lag
--- Rows up to a settled position are published or will never exist, so only those above it are looked at.
+-- Percentiles of what was confirmed in the window, and of what waits by now for longer than their p99. Rows up to the
+-- settled position are published, unpublishable or will never exist; what is unpublishable does not wait for the relay.
 WITH bound AS (
     SELECT clock_timestamp() AS now
-), relay AS (
-    SELECT name, moved_at, failing_since, failing_error, failing_position
-      FROM evkit.relay ORDER BY failing_since NULLS LAST, moved_at DESC LIMIT 1
-), pending AS (
-    SELECT count(*) AS n, extract(epoch FROM min(bound.now) - min(o.created_at))::float8 AS oldest
-      FROM evkit.outbox o, bound
-     WHERE o.position > coalesce((SELECT max(settled_position) FROM evkit.relay), 0)
-       AND NOT EXISTS (SELECT FROM evkit.publication p WHERE p.position = o.position)
 ), published AS (
     SELECT extract(epoch FROM p.published_at - o.created_at)::float8 AS seconds, false AS pending
       FROM evkit.publication p JOIN evkit.outbox o USING (position)
@@ -21,20 +14,19 @@ WITH bound AS (
 ), late AS (
     SELECT extract(epoch FROM bound.now - o.created_at)::float8 AS seconds, true AS pending
       FROM bound, cut, evkit.outbox o
-     WHERE o.position > coalesce((SELECT max(settled_position) FROM evkit.relay), 0) AND o.created_at < %(until)s
+     WHERE o.position > coalesce((SELECT settled_position FROM evkit.relay), 0) AND o.created_at < %(until)s
        AND extract(epoch FROM bound.now - o.created_at)::float8 > cut.p99
        AND NOT EXISTS (SELECT FROM evkit.publication p WHERE p.position = o.position)
+       AND NOT EXISTS (SELECT FROM evkit.unpublishable u WHERE u.position = o.position AND u.state <> 'published')
 ), spread AS (
     SELECT percentile_disc(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY seconds) AS p, max(seconds) AS longest,
            min(seconds) FILTER (WHERE pending) AS late_least
       FROM (SELECT * FROM published UNION ALL SELECT * FROM late) AS every
 )
-SELECT bound.now AS measured_at, relay.name AS relay, pending.n AS pending,
-       greatest(coalesce(pending.oldest, 0), 0) AS oldest_pending_seconds,
-       relay.moved_at, relay.failing_since, relay.failing_error, relay.failing_position, cut.n AS published,
+SELECT bound.now AS measured_at, (SELECT name FROM evkit.relay) AS relay, cut.n AS published,
        s.p[1] AS p50_seconds, s.p[2] AS p95_seconds, s.p[3] AS p99_seconds, s.longest AS max_seconds,
        coalesce(s.p[3] >= s.late_least, false) AS p99_is_lower_bound
-  FROM bound CROSS JOIN pending CROSS JOIN cut CROSS JOIN spread s LEFT JOIN relay ON true;
+  FROM bound CROSS JOIN cut CROSS JOIN spread s;
 
 -- name: relay_lag_over_time
 WITH bound AS (

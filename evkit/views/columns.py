@@ -252,13 +252,28 @@ LATENCY_OVER_TIME = (
 
 RELAY_LAG = (
     MEASURED_AT,
-    _text("relay", "the relay that is failing, else the one that moved last; null when none ever ran"),
-    _count("pending", "outbox rows not confirmed by the broker, now"),
+    _text("relay", "the relay of this outbox; null when none ever ran"),
+    Column("leader_pid", "int64", "", "PostgreSQL session of the relay that leads now; null when none does"),
+    _count("pending", "outbox rows not confirmed by the broker, and not unpublishable, now"),
     _seconds("oldest_pending_seconds", "age of the oldest of them; 0 when there is none"),
+    _count("due", "scheduled events whose time has come and that are not in the outbox yet"),
+    _seconds("oldest_due_seconds", "for how long the oldest of them is due; 0 when there is none"),
+    _count("unpublishable", "events that the broker will not take as they are"),
+    _count("held", "later events of their keys, which wait behind them"),
+    _seconds("oldest_unpublishable_seconds", "for how long the oldest is parked; null when there is none"),
+    _count("hole_position", "oldest position that a running transaction may still fill; null when there is none", ""),
+    _seconds("hole_seconds", "since when the relay knows it"),
+    Column(
+        "hole_pid", "int64", "", "PostgreSQL backend that keeps it open; null when unknown, or a prepared transaction"
+    ),
+    _seconds("hole_pid_seconds", "age of that backend's transaction; null when this role may not see it"),
+    _text("hole_database", "database it is in"),
+    _text("hole_state", "what it does: active, idle in transaction, …; null when this role may not see it"),
+    _text("hole_application", "what it calls itself"),
     _time("moved_at", "when the relay last wrote its progress"),
-    _time("failing_since", "since when it stands at one event; null when it does not"),
+    _time("failing_since", "since when it cannot go on; null when it can"),
     _text("failing_error", "why"),
-    _count("failing_position", "at which outbox position", ""),
+    _count("failing_position", "at which outbox position; null when it is not one event's fault", ""),
     _count("published", "events confirmed inside the window"),
     *_percentiles("time from the database write to the broker's confirmation, inside the window"),
 )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from psycopg.rows import dict_row
+
+from evkit.sql import named
 from evkit.system import System
 from evkit.views.columns import COLUMNS
 from evkit.views.frame import Frame, Frames, WindowLike, bucket_of, fetch, frame, view, window_of
@@ -11,10 +14,10 @@ from evkit.views.frame import Frame, Frames, WindowLike, bucket_of, fetch, frame
 
 @view("relay_lag")
 def relay_lag(system: System, window: WindowLike = None, *, frames: Frames = "polars") -> Frame:
-    """How far the relay is behind now, and how long publishing took in the window. Always one row.
+    """How far the relay is behind now, what is in its way, and how long publishing took in the window. Always one row.
 
-    Pending rows, their age and the relay's own state are of now, whatever the window. The percentiles are over what was
-    confirmed in the window, together with pending rows that are older already than its p99.
+    What waits, what cannot be published, the oldest hole and the relay's own state are of now, whatever the window. The
+    percentiles are over what was confirmed in the window, together with pending rows that are older already than its p99.
 
     Args:
         window  a `Window`, or a length that ends now ("2h"); default: the last hour
@@ -27,8 +30,24 @@ def relay_lag(system: System, window: WindowLike = None, *, frames: Frames = "po
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     seen = window_of(window)
-    rows = fetch(system, "relay_lag", "relay_lag", COLUMNS["relay_lag"], since=seen.start, until=seen.end)
-    return frame("relay_lag", rows, frames)
+    with system.reading() as connection:
+        cursor = connection.cursor(row_factory=dict_row)
+        row = dict(cursor.execute(named("outbox")["status"]).fetchone() or {})
+        window_row = cursor.execute(
+            named("relay_lag")["relay_lag"], {"since": seen.start, "until": seen.end}
+        ).fetchone()
+        if row["hole_since"] is not None:
+            holder = cursor.execute(named("holes")["hole_holder"], {"since": row["hole_since"]}).fetchone()
+            row |= holder or {}
+    row |= window_row or {}
+    row |= {
+        "pending": row["waiting"],
+        "oldest_pending_seconds": max(row["oldest_waiting_seconds"] or 0.0, 0.0),
+        "oldest_due_seconds": row["oldest_due_seconds"] or 0.0,
+        "hole_position": row["oldest_hole_position"],
+        "hole_seconds": row["oldest_hole_seconds"],
+    }
+    return frame("relay_lag", [row], frames)
 
 
 @view("relay_lag_over_time")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import psycopg
 import pytest
 
 from evkit import views
@@ -39,12 +40,58 @@ def test_a_hole_below_the_settled_position_is_not_pending(evkit_system, past):
 
 
 def test_a_relay_that_stands_is_shown_with_its_error(evkit_system, past):
-    past.sql("INSERT INTO evkit.relay VALUES ('idle', 0, clock_timestamp())")
-    past.sql("INSERT INTO evkit.relay VALUES ('default', 0, clock_timestamp(), 7, clock_timestamp(), 'Unknown topic')")
+    past.sql(
+        "INSERT INTO evkit.relay (name, failing_position, failing_since, failing_error) "
+        "VALUES ('default', 7, clock_timestamp(), 'Unknown topic')"
+    )
 
     (row,) = views.relay_lag(evkit_system).to_dicts()
 
     assert (row["relay"], row["failing_position"], row["failing_error"]) == ("default", 7, "Unknown topic")
+    assert row["leader_pid"] is None
+
+
+def test_what_cannot_be_published_is_not_pending_and_not_in_the_percentiles(evkit_system, past):
+    past.write("fine", 50, published=49.5)
+    for event_id in ("too large", "behind it"):
+        past.write(event_id, 40)
+    past.sql(
+        "INSERT INTO evkit.unpublishable (position, topic, key, state, blocked_by, parked_at) VALUES "
+        "(2, 'order', 'k', 'parked', NULL, clock_timestamp() - interval '30 s'), (3, 'order', 'k', 'held', 2, now())"
+    )
+
+    (row,) = views.relay_lag(evkit_system, past.window(60)).to_dicts()
+
+    assert (row["pending"], row["unpublishable"], row["held"]) == (0, 1, 1)
+    assert row["oldest_unpublishable_seconds"] == pytest.approx(30, abs=10)
+    assert row["max_seconds"] == pytest.approx(0.5)
+    assert not row["p99_is_lower_bound"]
+
+
+def test_scheduled_events_that_are_due_are_shown_with_their_age(evkit_system, past):
+    past.sql(
+        "INSERT INTO evkit.scheduled (due_at, aggregatetype, aggregateid, type, payload) "
+        "SELECT clock_timestamp() + d * interval '1 s', 'order', 'k', 'order.placed', '{}' FROM unnest(ARRAY[-40, 40]) d"
+    )
+
+    (row,) = views.relay_lag(evkit_system).to_dicts()
+
+    assert (row["due"], row["pending"]) == (1, 0)
+    assert row["oldest_due_seconds"] == pytest.approx(40, abs=10)
+
+
+def test_the_oldest_hole_is_shown_with_the_backend_that_keeps_it_open(evkit_system, evkit_database, past):
+    with psycopg.connect(evkit_database, application_name="orders-service") as writer:
+        writer.execute(
+            "INSERT INTO evkit.outbox (id, aggregatetype, aggregateid, type, payload) VALUES ('e', 'o', 'k', 't', '{}')"
+        )
+        past.sql("INSERT INTO evkit.relay (name, hole_position, hole_since) VALUES ('default', 1, clock_timestamp())")
+
+        (row,) = views.relay_lag(evkit_system).to_dicts()
+
+        assert (row["hole_position"], row["hole_pid"]) == (1, writer.info.backend_pid)
+        assert (row["hole_database"], row["hole_application"]) == (writer.info.dbname, "orders-service")
+        assert row["hole_pid_seconds"] >= row["hole_seconds"] >= 0
 
 
 def test_over_time_a_hold_is_seen_in_the_buckets_of_those_it_held(evkit_system, past):

@@ -204,11 +204,97 @@ def test_an_outbox_no_relay_ever_served_says_so():
     assert "no relay has ever run" in found.sentence
 
 
+def test_a_relay_that_leads_and_is_late_is_not_asked_whether_it_runs():
+    row = relay_row(pending=40, oldest_pending_seconds=130.0, leader_pid=4711)
+
+    (found,) = judged(monitors.relay_lag, "relay_lag", [row])
+
+    assert "running" not in found.sentence
+
+
+def test_a_relay_that_waits_for_a_server_stands_at_no_event():
+    row = relay_row(failing_since=NOW, failing_error="Kafka at b:9092 has not confirmed a batch yet: no answer")
+
+    (found,) = judged(monitors.relay_lag, "relay_lag", [row])
+
+    assert found.severity == "warning"
+    assert "relay 'default' waits: Kafka at b:9092 has not confirmed a batch yet" in found.sentence
+
+
+def test_scheduled_events_that_are_due_count_from_when_they_were():
+    row = relay_row(due=2, oldest_due_seconds=130.0)
+
+    (found,) = judged(monitors.relay_lag, "relay_lag", [row])
+
+    assert (found.severity, found.value) == ("critical", 130.0)
+    assert found.sentence.startswith("2 scheduled events are due, the oldest for 2 min 10 s")
+
+
+def test_an_event_that_cannot_be_published_is_at_least_a_warning_with_the_commands_to_deal_with_it():
+    row = relay_row(unpublishable=1, held=3, oldest_unpublishable_seconds=90.0)
+
+    outbox, stuck = judged(monitors.relay_lag, "relay_lag", [row])
+
+    assert (outbox.severity, outbox.sentence.split(";")[0]) == ("ok", "everything that can be published is")
+    assert (stuck.severity, stuck.subject, stuck.value, stuck.unit) == ("warning", "unpublishable events", 4, "events")
+    assert stuck.sentence == (
+        "1 event cannot be published, for 90 s, and 3 later ones of the same keys wait behind: "
+        "see why, then `evkit outbox retry` or `evkit outbox skip`"
+    )
+    assert stuck.next_step == "evkit outbox status"
+
+
+def test_many_unpublishable_events_are_critical():
+    row = relay_row(unpublishable=2, held=18, oldest_unpublishable_seconds=90.0)
+
+    assert [f.severity for f in judged(monitors.relay_lag, "relay_lag", [row])] == ["ok", "critical"]
+
+
+HOLE = {"hole_position": 42, "hole_seconds": 400.0, "hole_pid": 4711, "hole_pid_seconds": 500.0, "hole_database": "hr",
+        "hole_state": "idle in transaction", "hole_application": "payroll"}  # fmt: skip
+
+
+def test_an_old_hole_names_the_backend_that_holds_it_and_its_database():
+    _, hole = judged(monitors.relay_lag, "relay_lag", [relay_row(**HOLE)])
+
+    assert (hole.severity, hole.subject, hole.value, hole.threshold) == ("warning", "oldest hole", 400.0, 300)
+    assert hole.sentence == (
+        "outbox position 42 may still be filled, for 6 min 40 s now: backend 4711 (payroll) in database hr "
+        "is idle in transaction, its transaction 8 min 20 s old"
+    )
+    assert hole.evidence["hole_pid"] == 4711
+
+
+@pytest.mark.parametrize(
+    ("hidden", "end"),
+    [
+        (("hole_pid_seconds", "hole_state", "hole_application"), "backend 4711 in database hr has a transaction open"),
+        (tuple(HOLE)[2:], "no transaction that could fill it is seen: the relay has not looked again; is it running?"),
+    ],
+)
+def test_what_is_not_known_of_the_holder_is_not_made_up(hidden, end):
+    _, hole = judged(monitors.relay_lag, "relay_lag", [relay_row(**(HOLE | dict.fromkeys(hidden)))])
+
+    assert hole.sentence.endswith(end)
+
+
+def test_a_prepared_transaction_has_no_pid_and_is_named_by_what_it_is():
+    row = relay_row(**(HOLE | {"hole_pid": None, "hole_state": "prepared transaction tx-7", "hole_application": None}))
+
+    _, hole = judged(monitors.relay_lag, "relay_lag", [row])
+
+    assert "prepared transaction tx-7 in database hr is neither committed nor rolled back" in hole.sentence
+
+
+def test_a_young_hole_is_every_days_business():
+    assert len(judged(monitors.relay_lag, "relay_lag", [relay_row(**(HOLE | {"hole_seconds": 299.0}))])) == 1
+
+
 @settings(deadline=None)  # the first frame of a run loads its library
 @given(st.lists(EVERY, min_size=2, max_size=2), EVERY)
 def test_more_relay_lag_is_never_less_severe(ages, late):
     low, high = sorted(ages)
-    for column in ("oldest_pending_seconds", "p99_seconds"):
+    for column in ("oldest_pending_seconds", "oldest_due_seconds", "p99_seconds"):
         other = {"oldest_pending_seconds": late, "p99_seconds": late, "max_seconds": 1e9, "pending": 1}
         (less,) = judged(monitors.relay_lag, "relay_lag", [relay_row(**(other | {column: low}))])
         (more,) = judged(monitors.relay_lag, "relay_lag", [relay_row(**(other | {column: high}))])
