@@ -14,6 +14,7 @@ Each message says what happened, with which values, and what to do.
     │   ├── SchemaIncompatible   a change of an event type that old consumers would not survive
     │   ├── SchemaMismatch       a payload that its event type's model does not accept
     │   ├── RedriveRefused, PurgeRefused, ReplayRefused
+    │   ├── RelayStopped         the brokers will never take this relay's events until somebody does something
     │   └── NotMigrated          the database has no evkit tables, or older ones
     ├── Unreachable              a server does not answer                                            exit code 3
     │   ├── BrokerUnreachable
@@ -189,6 +190,10 @@ class PurgeRefused(Refused):
 
 class ReplayRefused(Refused):
     """Raised when a replay cannot start or go on as asked."""
+
+
+class RelayStopped(Refused):
+    """Raised when a relay ends because waiting would not help: no authorisation, or another Kafka cluster."""
 
 
 class NotMigrated(Refused):

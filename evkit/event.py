@@ -31,7 +31,9 @@ TRACEPARENT = "traceparent"
 REPLAY_ID = "evkit-replay-id"
 
 # What evkit writes itself; a caller's header of this name would say two things at once.
-RESERVED_HEADERS = frozenset({CE_ID, CE_TYPE, CE_SOURCE, CE_SPECVERSION, CE_TIME, CE_SCHEMA_VERSION, CONTENT_TYPE})
+RESERVED_HEADERS = frozenset({
+    CE_ID, CE_TYPE, CE_SOURCE, CE_SPECVERSION, CE_TIME, CE_SCHEMA_VERSION, CONTENT_TYPE, CE_CORRELATION_ID, CE_CAUSATION_ID,
+})  # fmt: skip
 
 
 def new_id() -> str:
@@ -55,6 +57,9 @@ class Event:
         ordered         lock the key until the transaction ends, for writers that hold no lock of their own
         schema_version  version of the type's payload model, from 1; taken from the model where the payload is one
         created_at      time of the database write, UTC; None until the event was read back
+        correlation_id  what all events of one business process share; text
+        causation_id    id of the event that led to this one; a handler's `tx.write` fills both in
+        due_at          publish it then, not now (with a time zone); until then it can be cancelled
     """
 
     type: str
@@ -66,6 +71,9 @@ class Event:
     ordered: bool = False
     schema_version: int = 1
     created_at: datetime | None = None
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    due_at: datetime | None = None
 
     @property
     def destination(self) -> str:

@@ -26,11 +26,21 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
 from evkit.errors import BrokerUnreachable, EvkitError, Refused, Undecodable, UnknownTopic
-from evkit.event import CE_ID, CE_SCHEMA_VERSION, CE_TIME, CE_TYPE, RESERVED_HEADERS, Event
+from evkit.event import (
+    CE_CAUSATION_ID,
+    CE_CORRELATION_ID,
+    CE_ID,
+    CE_SCHEMA_VERSION,
+    CE_TIME,
+    CE_TYPE,
+    RESERVED_HEADERS,
+    Event,
+)
 from evkit.settings import Settings
 
 __all__ = ["OFFSET_BEGINNING", "AdminClient", "KafkaError", "KafkaException", "Message", "OffsetSpec", "TopicPartition"]
@@ -41,6 +51,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CLIENT_LOG = logging.getLogger("evkit.kafka.client")
 # librdkafka writes its own lines to stderr, past every log setting of the service; ours go through logging.
 _CLIENT_LOG.addHandler(logging.NullHandler())
+# The relay asks for `enable.gapless.guarantee` on purpose (runtime/publisher.py); its tests are what makes it trusted.
+_CLIENT_LOG.addFilter(lambda record: "enable.gapless.guarantee is experimental" not in record.getMessage())
 
 
 # --- record ↔ Event ---------------------------------------------------------------------------------------------------
@@ -144,6 +156,8 @@ def decode(record: Record) -> Event:
         headers={k: v for k, v in headers.items() if k not in RESERVED_HEADERS},
         schema_version=version,
         created_at=created_at,
+        correlation_id=headers.get(CE_CORRELATION_ID),
+        causation_id=headers.get(CE_CAUSATION_ID),
     )
 
 
@@ -272,6 +286,48 @@ def create_topics(settings: Settings, partitions: Mapping[str, int], **config: s
     return made
 
 
+def topic_bytes_max(settings: Settings, topic: str) -> int | None:
+    """Largest batch that a topic takes (`max.message.bytes`); None when the broker does not say (no authorisation)."""
+    client = admin(settings)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    try:
+        (future,) = client.describe_configs([resource], request_timeout=settings.kafka_timeout_seconds).values()
+        return int(future.result()["max.message.bytes"].value)
+    except (KafkaException, KeyError, ValueError):
+        return None
+
+
+def cluster_id(settings: Settings) -> str:
+    """The cluster's own id, which stays the same whatever its addresses are.
+
+    Raises:
+        BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
+    """
+    try:
+        return str(admin(settings).list_topics(timeout=settings.kafka_timeout_seconds).cluster_id)
+    except KafkaException as error:
+        raise failed(settings, error) from None
+
+
+def stable_offset(settings: Settings, group: str, partition: TopicPartition) -> int:
+    """A group's committed offset that no open transaction can change any more; -1 when it has none.
+
+    Raises:
+        BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
+        Refused: no authorisation.
+    """
+    client = admin(settings)
+    request = [ck.ConsumerGroupTopicPartitions(group, [partition])]
+    try:
+        futures = client.list_consumer_group_offsets(
+            request, require_stable=True, request_timeout=settings.kafka_timeout_seconds
+        )
+        (answer,) = futures[group].result().topic_partitions
+    except KafkaException as error:
+        raise failed(settings, error) from None
+    return max(int(answer.offset), -1)
+
+
 def partitions_of(settings: Settings, names: Iterable[str], client: AdminClient | None = None) -> list[TopicPartition]:
     """All partitions of the named topics, sorted by topic and partition.
 
@@ -348,20 +404,26 @@ def offsets_at(
     return offsets(settings, partitions, OffsetSpec.for_timestamp(millis), client)
 
 
-def scan(settings: Settings, topic: str, client: AdminClient | None = None) -> Iterator[Record]:
+def scan(
+    settings: Settings, topic: str, client: AdminClient | None = None, *, since: datetime | None = None
+) -> Iterator[Record]:
     """Every record that a topic has at this moment, each partition in order, partitions interleaved.
 
-    The end is frozen before the first record. Reads with assign(): joins no group, commits nothing.
+    The end is frozen before the first record. `since` starts at the first record of that time or later. Reads with
+    assign(): joins no group, commits nothing.
 
     Raises:
         UnknownTopic, BrokerUnreachable: at the first record.
         KafkaException: the client cannot go on.
     """
     ends = offsets(settings, partitions_of(settings, [topic], client), client=client)
-    left = {where for where, end in ends.items() if end > 0}
+    starts = dict.fromkeys(ends, OFFSET_BEGINNING)
+    if since is not None:
+        starts = offsets_at(settings, partitions_of(settings, [topic], client), since, client)
+    left = {where for where, end in ends.items() if end > 0 and (since is None or starts[where] >= 0)}
     reader = consumer(settings, "evkit-scan", **{"enable.partition.eof": True})
     try:
-        reader.assign([TopicPartition(*where, OFFSET_BEGINNING) for where in sorted(left)])
+        reader.assign([TopicPartition(*where, starts[where]) for where in sorted(left)])
         while left:
             for message in reader.consume(2000, 0.5):
                 where = (cast(str, message.topic()), cast(int, message.partition()))

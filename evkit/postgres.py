@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 from psycopg import IsolationLevel
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.string import ByteaBinaryLoader
 
 from evkit import sql
 from evkit.errors import DatabaseUnreachable, NotMigrated, QueryTimeout, SettingsError
@@ -83,6 +84,14 @@ def connect(
         if password:
             reason = reason.replace(str(password), "***")
         raise DatabaseUnreachable(address(dsn), reason.strip().removeprefix("FATAL:").strip()) from None
+
+
+def bytes_cursor(connection: Connection) -> psycopg.Cursor[tuple[Any, ...]]:
+    """A cursor that gives text and JSON as the bytes that travelled: neither decoded nor parsed."""
+    cursor = connection.cursor(binary=True)
+    for kind in ("text", "json"):
+        cursor.adapters.register_loader(kind, ByteaBinaryLoader)
+    return cursor
 
 
 def is_lost(connection: Connection, error: BaseException | None = None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -17,17 +18,45 @@ def register(app: typer.Typer) -> None:
     app.add_typer(relay, name="relay")
 
 
+class Delivery(StrEnum):
+    """How often an event may reach its topic."""
+
+    at_least_once = "at-least-once"
+    exactly_once = "exactly-once"
+
+
+class OnPoison(StrEnum):
+    """What becomes of the key of an event that cannot be published."""
+
+    hold = "hold"
+    skip = "skip"
+
+
 def run(
-    name: Annotated[str, typer.Option(help="Of this outbox's relay; relays of one name stand by for each other.")] = (
-        "default"
-    ),
-    batch: Annotated[int, typer.Option(min=1, help="Most events between two marks.")] = 5000,
+    delivery: Annotated[
+        Delivery, typer.Option(help="Whether a crash may repeat events; exactly once for readers of committed data.")
+    ] = Delivery.at_least_once,
+    batch: Annotated[int, typer.Option(min=1, help="Most events in a batch.")] = 5000,
     source: Annotated[str, typer.Option(help="CloudEvents source of what is published.")] = "/evkit/outbox",
+    on_poison: Annotated[
+        OnPoison, typer.Option(help="An event that cannot be published: hold later ones of its key, or skip only it.")
+    ] = OnPoison.hold,
+    lease: Annotated[float, typer.Option(min=1, help="Seconds after which a silent leader is deposed.")] = 10.0,
+    accept_cluster: Annotated[
+        bool, typer.Option("--accept-cluster", help="Go on although the brokers are another cluster than before.")
+    ] = False,
 ) -> None:
-    """Publish the outbox; a second relay stands by. SIGTERM ends it after the batch in hand."""
+    """Publish the outbox; a second relay stands by. SIGTERM ends it after the batches in hand."""
     import evkit
 
-    relay = evkit.Relay(name=name, batch_events_max=batch, source=source)
+    relay = evkit.Relay(
+        delivery=delivery.value,
+        batch_events_max=batch,
+        source=source,
+        on_poison=on_poison.value,
+        lease_seconds=lease,
+        accept_cluster=accept_cluster,
+    )
     on_stop(relay.stop)
-    say(f"relay '{name}' of {relay.system}")
+    say(f"relay of {relay.system}, {delivery.value}")
     relay.run()

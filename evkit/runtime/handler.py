@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from evkit.errors import UsageError
-from evkit.event import CE_CAUSATION_ID, REPLAY_ID, Event
+from evkit.event import REPLAY_ID, Event
 from evkit.kafka import Record
 from evkit.runtime import outbox, schemas
 
@@ -54,12 +54,17 @@ class Tx:
     def write(self, event: Event) -> str:
         """Write a follow-up event into the outbox in this transaction; returns its id.
 
-        It is marked with the id of the event in hand as its cause, and as replayed when this handling is a replay.
+        The event in hand is its cause, and its correlation id goes on (where it had none, its id becomes one).
+        It is marked as replayed when this handling is a replay.
         """
-        more = {CE_CAUSATION_ID: self.event.id}
-        if self.replay_id is not None:
-            more[REPLAY_ID] = self.replay_id
-        return outbox.write(self.connection, replace(event, headers={**event.headers, **more}))
+        more = {} if self.replay_id is None else {REPLAY_ID: self.replay_id}
+        follow_up = replace(
+            event,
+            headers={**event.headers, **more},
+            causation_id=event.causation_id or self.event.id,
+            correlation_id=event.correlation_id or self.event.correlation_id or self.event.id,
+        )
+        return outbox.write(self.connection, follow_up)
 
 
 @dataclass(frozen=True, slots=True)

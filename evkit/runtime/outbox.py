@@ -18,7 +18,8 @@ from psycopg.rows import dict_row
 
 from evkit import event_types
 from evkit.errors import InvalidEvent, UsageError
-from evkit.event import RESERVED_HEADERS, Event
+from evkit.event import RESERVED_HEADERS, TRACEPARENT, Event
+from evkit.runtime import tracing
 from evkit.settings import Settings
 from evkit.sql import named
 from evkit.system import System
@@ -39,12 +40,23 @@ class HasConnection(Protocol):
 
 
 def write(
-    connection: psycopg.Connection[Any] | HasConnection, event: Event, *, event_bytes_max: int = EVENT_BYTES_MAX
+    connection: psycopg.Connection[Any] | HasConnection,
+    event: Event,
+    *,
+    event_bytes_max: int = EVENT_BYTES_MAX,
+    notify: bool = False,
 ) -> str:
     """Write one event in the transaction that is open on the connection; returns the event's id.
 
-    Side effects: one row in evkit.outbox, visible to the relay once the caller commits; with `ordered=True` a lock on
-    the key until then. No commit.
+    The writer's trace goes with it: the `traceparent` among the event's headers, or else the current OpenTelemetry span.
+
+    Args:
+        notify  wake the relay at the commit (NOTIFY). Without it, it looks 10 to 100 times a second. Every commit that
+                notifies takes one lock of the whole PostgreSQL server: fine for hundreds a second, a bottleneck for
+                thousands. A relay that runs in the writer's own process is woken for nothing by `Relay.wake`.
+
+    Side effects: one row in evkit.outbox (with `due_at`: in evkit.scheduled), visible to the relay once the caller commits;
+    with `ordered=True` a lock on the key until then. No commit.
 
     Raises:
         InvalidEvent: the event could not be published, or its payload does not fit its event type.
@@ -54,8 +66,13 @@ def write(
     row = _row(event, event_bytes_max)
     if event.ordered:
         target.execute(_SQL["lock_key"], (event.key,))
+    if notify and event.due_at is None:
+        target.execute(_SQL["notify"])
     try:
-        target.execute(_SQL["write"], row)
+        if event.due_at is None:
+            target.execute(_SQL["write"], row)
+        else:
+            target.execute(_SQL["schedule"], (*row, event.due_at))
     except psycopg.errors.UniqueViolation:
         raise InvalidEvent(
             "is in the outbox already: an id is used once, write the second event with an id of its own",
@@ -70,10 +87,11 @@ def write_many(
     events: Iterable[Event],
     *,
     event_bytes_max: int = EVENT_BYTES_MAX,
+    notify: bool = False,
 ) -> list[str]:
     """Write events in one statement, in the given order; returns their ids. All are checked before any is written.
 
-    Side effects and errors: see `write`.
+    Scheduled ones are a second statement. Arguments, side effects and errors: see `write`.
     """
     target = _in_transaction(connection)
     events = list(events)
@@ -83,8 +101,14 @@ def write_many(
     # Sorted, so that two writers that share keys do not wait for each other in a circle.
     for key in sorted({event.key for event in events if event.ordered}):
         target.execute(_SQL["lock_key"], (key,))
+    now = [row for row, event in zip(rows, events, strict=True) if event.due_at is None]
+    later = [(*row, event.due_at) for row, event in zip(rows, events, strict=True) if event.due_at is not None]
+    if notify and now:
+        target.execute(_SQL["notify"])
     try:
-        target.execute(_SQL["write_many"], [list(column) for column in zip(*rows, strict=True)])
+        for query, some in (("write_many", now), ("schedule_many", later)):
+            if some:
+                target.execute(_SQL[query], [list(column) for column in zip(*some, strict=True)])
     except psycopg.errors.UniqueViolation as error:
         raise InvalidEvent(
             f"is among {len(rows)} events of which one has an id that is in the outbox already "
@@ -105,6 +129,16 @@ _STATUS = (
     "failing_position", "failing_since", "failing_error",
     "settled_position", "moved_at", "leader_pid", "leader_address",
 )  # fmt: skip
+
+
+def cancel(connection: psycopg.Connection[Any] | HasConnection, event_id: str) -> bool:
+    """Take a scheduled event back, in the transaction that is open on the connection; False when it is not (or no longer)
+    scheduled: it was published, is about to be, or never was there. No commit.
+
+    Raises:
+        UsageError: see `write`.
+    """
+    return _in_transaction(connection).execute(_SQL["cancel"], (event_id,)).rowcount == 1
 
 
 def status(system: System, *, counts: bool = True) -> dict[str, Any]:
@@ -172,9 +206,19 @@ def _row(event: Event, event_bytes_max: int) -> tuple[Any, ...]:
             f"has a payload of {len(payload):,} bytes, the most is {event_bytes_max:,}: keep large content elsewhere "
             "and put a reference to it into the event",
         )
-    for text in (event.id, event.type, event.key):
-        if "\x00" in text:
-            _refuse(event, "has a NUL character in its id, type or key, which PostgreSQL text cannot hold")
+    for text in (event.id, event.type, event.key, event.correlation_id or "", event.causation_id or ""):
+        if not isinstance(text, str) or "\x00" in text:
+            _refuse(
+                event, "has an id, type, key, correlation or causation id that is no text, or has a NUL character in it"
+            )
+    if event.due_at is not None and event.due_at.tzinfo is None:
+        _refuse(event, f"is due at {event.due_at} without a time zone: say which")
+    headers = _headers(event)
+    traceparent, tracestate = tracing.current()
+    if (given := headers.pop(TRACEPARENT, None)) is not None:
+        traceparent, tracestate = given, None
+    if tracestate:
+        headers.setdefault("tracestate", tracestate)
     return (
         event.id,
         topic,
@@ -183,17 +227,20 @@ def _row(event: Event, event_bytes_max: int) -> tuple[Any, ...]:
         payload.decode(),
         event.topic,
         schema_version,
-        _headers(event) if event.headers else None,
+        json.dumps(headers, ensure_ascii=False) if headers else None,
+        event.correlation_id,
+        event.causation_id,
+        traceparent,
     )
 
 
-def _headers(event: Event) -> str:
+def _headers(event: Event) -> dict[str, str]:
     for name, value in event.headers.items():
         if name in RESERVED_HEADERS:
             _refuse(event, f"sets the header '{name}', which evkit writes itself")
         if not isinstance(name, str) or not isinstance(value, str) or "\x00" in name + value:
             _refuse(event, f"has a header '{name}' that is not text")
-    return json.dumps(dict(event.headers), ensure_ascii=False)
+    return dict(event.headers)
 
 
 def _refuse(event: Event, why: str) -> None:

@@ -1,265 +1,196 @@
 """outbox table → topic: publish what committed transactions have written, in the order of each key.
 
-The relay reads a batch, publishes it, waits for the broker's answers and marks what was confirmed, in this order. A crash
-between publish and mark publishes again what had already reached the topic; the inbox makes that harmless (inbox.py). No
-crash loses an event.
+Three stages on three threads with bounded queues between them: the reader claims a batch (outbox_cursor.py), the publisher
+sends it and collects the broker's answers (publisher.py, transactional_publisher.py), the marker writes down what was
+confirmed (marker.py). A crash between publish and mark publishes again what had already reached the topic; the inbox makes
+that harmless. With `delivery="exactly-once"` a batch and its claim's number are one Kafka transaction, and a crash repeats
+nothing. No crash loses an event.
 
-Reading is the part where such relays lose events. Positions come from a sequence, and a sequence's order is not the order
-of commits: when position 8 is visible, 7 may belong to a transaction that is still open, or that was rolled back. So:
-
-- Every position that a read skipped is a *hole*, and it is looked at again in every later read.
-- A hole is given the relay's own transaction id, taken *after* the read that found it. The table takes a row's
-  transaction id before its position, so whoever holds position 7 has a smaller id than ours.
-- A hole is forgotten when a later snapshot, in which it was looked at and still empty, has an xmin above that id: by
-  then everybody who could have filled it has ended, so nobody ever will.
-
-Rows of one key cannot be inverted by this as long as their writers hold a lock on the key: whoever takes position 9 after
-waiting for 7's lock does so after 7's commit, so a snapshot that shows 9 shows 7.
-
-No transaction id is kept in the database: after a restart the stretches without a publication are holes again, with a
-new id. Positions and publications are all that is needed, also after a restore into another cluster.
+One relay leads per outbox, others stand by (leadership.py).
 """
 
 from __future__ import annotations
 
-import functools
-import json
+import contextlib
 import logging
+import os
+import queue
+import random
+import select
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
-from evkit import kafka, postgres
-from evkit.errors import DatabaseUnreachable, NotMigrated
-from evkit.sql import named
+import psycopg
+
+from evkit.errors import NotMigrated, RelayStopped, Unreachable, UsageError
+from evkit.runtime.batch import Batch
+from evkit.runtime.leadership import HEARTBEAT_SECONDS, Candidate, Lead
+from evkit.runtime.marker import Deposed
+from evkit.runtime.publisher import Publisher
+from evkit.runtime.refusal import Fenced, PublishFailed
+from evkit.runtime.transactional_publisher import TransactionalPublisher
 from evkit.system import System, connect
 
 log = logging.getLogger(__name__)
 
-_SQL = named("relay")
+Delivery = Literal["at-least-once", "exactly-once"]
 
-# Looked for again at least this often while there is work; a relay that finds nothing slows down from 20 to 100 ms.
-POLL_SECONDS_MIN = 0.02
+# Looked for again this soon while events come; a relay that finds nothing slows down to the longer one.
+POLL_SECONDS_MIN = 0.01
 POLL_SECONDS_MAX = 0.1
 # How often a standby asks whether the leader is gone.
-STANDBY_SECONDS = 0.5
-# Between two tries at an event that could not be published.
-RETRY_SECONDS = 1.0
+STANDBY_SECONDS = 0.3
+# Between two tries after a failure: random up to the shorter one, doubled each time up to the longer one.
+RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.5, 10.0
+# Batches between reader and publisher, and sent but not wholly answered: what bounds the relay's memory.
+BATCHES_READ_AHEAD, BATCHES_UNDER_WAY = 1, 3
+# A relay that was told to stop waits this long for the broker's answers.
+STOP_SECONDS = 10.0
 
-
-@dataclass(slots=True)
-class Row:
-    """One outbox row as it travels to the broker: bytes where Kafka wants bytes."""
-
-    position: int
-    topic: str
-    key: bytes
-    value: bytes
-    headers: list[tuple[str, str | bytes | None]]
-
-
-# Partition, offset and time (of the monotonic clock) of the broker's answer.
-Confirmation = tuple[int, int, float]
-
-
-@dataclass(slots=True)
-class Hole:
-    """Positions first..last that a read skipped; `xid` is a transaction id taken after that read."""
-
-    first: int
-    last: int
-    xid: int
-
-
-class GapAwareCursor:
-    """Reads outbox rows so that none is lost and none of a key overtakes another; see the module's docstring.
-
-    Attributes:
-        high   highest position seen
-        holes  positions up to `high` that may still be filled, ascending
-    """
-
-    def __init__(self, connection: postgres.Connection, settled: int) -> None:
-        self._connection = connection
-        self.high = settled
-        self.holes: list[Hole] = []
-
-    def recover(self) -> None:
-        """Start after a crash: what has no publication below the last published position is a hole until read."""
-        with self._connection.cursor() as cursor:
-            settled = self.high
-            ranges = cursor.execute(_SQL["unpublished_ranges"], {"settled": settled}).fetchall()
-            row = cursor.execute(_SQL["last_published"], (settled,)).fetchone()
-        if row is not None and row[0] > settled:
-            self.high = row[0]
-            if ranges:
-                xid = self._own_xid()
-                self.holes = [Hole(first, last, xid) for first, last in ranges]
-
-    def read(self, events_max: int) -> list[tuple[Any, ...]]:
-        """Rows that were not read before, ascending by position, at most `events_max`."""
-        with self._connection.cursor(binary=True) as cursor:
-            cursor.execute(
-                _SQL["read"],
-                {
-                    "high": self.high,
-                    "hole_first": [h.first for h in self.holes],
-                    "hole_last": [h.last for h in self.holes],
-                    "events_max": events_max,
-                },
-            )
-            answer = cursor.fetchall()
-        xmin = answer[0][0]
-        rows = [row[1:] for row in answer if row[1] is not None]
-        # A read that stopped at its limit has not looked at what lies above its last row.
-        looked_until = rows[-1][0] if len(rows) == events_max else max(self.high, rows[-1][0] if rows else 0)
-        self._settle_holes([row[0] for row in rows], xmin, looked_until)
-        self._remember_holes([row[0] for row in rows if row[0] > self.high])
-        return rows
-
-    @property
-    def settled(self) -> int:
-        """Every position up to here was read or will never exist."""
-        return self.holes[0].first - 1 if self.holes else self.high
-
-    def _settle_holes(self, found: list[int], xmin: int, looked_until: int) -> None:
-        """Cut what was filled out of the holes, and forget those that nobody can fill any more."""
-        filled = [p for p in found if p <= self.high]
-        kept: list[Hole] = []
-        for hole in self.holes:
-            first = hole.first
-            pieces = []
-            for position in filled:
-                if hole.first <= position <= hole.last:
-                    if first < position:
-                        pieces.append(Hole(first, position - 1, hole.xid))
-                    first = position + 1
-            if first <= hole.last:
-                pieces.append(Hole(first, hole.last, hole.xid))
-            kept += [p for p in pieces if not (p.last <= looked_until and xmin > p.xid)]
-        self.holes = kept
-
-    def _remember_holes(self, found: list[int]) -> None:
-        """Remember every position that was skipped on the way to the new high-water mark."""
-        skipped, expected = [], self.high + 1
-        for position in found:
-            if position > expected:
-                skipped.append((expected, position - 1))
-            expected = position + 1
-        if skipped:
-            xid = self._own_xid()  # after the read, and only when needed: an idle relay uses up none
-            self.holes += [Hole(first, last, xid) for first, last in skipped]
-        if found:
-            self.high = found[-1]
-
-    def _own_xid(self) -> int:
-        row = self._connection.execute(_SQL["own_xid"]).fetchone()
-        assert row is not None
-        return int(row[0])
+_END = object()
 
 
 class Relay:
-    """Moves committed outbox rows to their topics, at least once and in the order of each key.
+    """Moves committed outbox rows to their topics, in the order of each key.
 
-    One relay leads per outbox and name, by a session lock; others stand by and take over within a second. At a failure it
-    stops, writes what failed into evkit.relay, and tries again from that event: no later one overtakes it. While
-    PostgreSQL or Kafka is away it waits and goes on when they are back.
+    While PostgreSQL or Kafka is away it waits and goes on when they are back. An event that the broker will never take is
+    parked (evkit.unpublishable) and later events of its key are held behind it, or it is skipped (`on_poison="skip"`).
 
     Args:
         system            where; default: `evkit.connect()`
-        name              of this outbox's relay
-        batch_events_max  most events between two marks
+        delivery          "at-least-once": a crash may repeat events; "exactly-once": not for who reads committed data
+        batch_events_max  most events in a batch
         source            CloudEvents `source` of what is published
-        on_batch          called with the number of events after each marked batch (tests, metrics)
+        on_poison         "hold" the key of an event that cannot be published, or "skip" only that event
+        lease_seconds     a leader that was not heard for so long is deposed by a standby
+        accept_cluster    go on although the brokers are another cluster than the one this outbox was published to so far
+        on_batch          called with the number of published events after each mark (tests)
+
+    Attributes:
+        leading  set while this relay leads (threading.Event)
     """
 
     def __init__(
         self,
         system: System | None = None,
         *,
-        name: str = "default",
+        delivery: Delivery = "at-least-once",
         batch_events_max: int = 5000,
         source: str = "/evkit/outbox",
+        on_poison: Literal["hold", "skip"] = "hold",
+        lease_seconds: float = 10.0,
+        accept_cluster: bool = False,
         on_batch: Callable[[int], None] | None = None,
     ) -> None:
+        if delivery not in ("at-least-once", "exactly-once"):
+            raise UsageError(f"delivery '{delivery}' is not known: it is 'at-least-once' or 'exactly-once'")
+        if on_poison not in ("hold", "skip"):
+            raise UsageError(f"on_poison '{on_poison}' is not known: it is 'hold' or 'skip'")
         self.system = system or connect()
-        self.name = name
+        self.delivery: Delivery = delivery
         self.batch_events_max = batch_events_max
+        self.lease_seconds = lease_seconds
         self.leading = threading.Event()
         self._source = source
+        self._on_poison = on_poison
+        self._accept_cluster = accept_cluster
         self._on_batch = on_batch
         self._stop = threading.Event()
-        self._connection: postgres.Connection | None = None
-        self._producer: Any = None
-        self._cursor: GapAwareCursor | None = None
-        self._unpublished: list[Row] = []  # read, not yet confirmed: what a failure left over
+        self._thread: threading.Thread | None = None
+        self._led_before = False
+        self._candidate: Candidate | None = None
+        self._lead: Lead | None = None
+        # Waking the reader, whatever it waits for: a byte through a pipe, which select() takes beside the connection.
+        self._wake_out, self._wake_in = os.pipe()
+        os.set_blocking(self._wake_out, False)
+        os.set_blocking(self._wake_in, False)
+        self._begin()
+
+    def _begin(self) -> None:
+        """A pipeline with nothing in it."""
+        self._abort = threading.Event()
+        self._broken: BaseException | None = None
+        self._more = False
+        self._tail = True  # after a start: is there a tail of events that may be tried again?
+        self._to_publish: queue.Queue[Any] = queue.Queue(BATCHES_READ_AHEAD)
+        self._to_mark: queue.Queue[Any] = queue.Queue()
+        self._unmarked = 0
+        self._marked = threading.Condition()
+
+    # --- running ------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Publish until `stop()`; returns when the last batch is marked.
+        """Publish until `stop()`; returns when what was in hand is marked.
 
         Raises:
-            NotMigrated: the database has no evkit tables. Everything else is waited out.
+            NotMigrated: the database has no evkit tables.
+            RelayStopped: the brokers refuse this relay for good. Everything else is waited out.
         """
-        pause = POLL_SECONDS_MIN
+        failures = 0
         waited_for: str | None = None
         while not self._stop.is_set():
             try:
-                if not self._lead():
-                    self._stop.wait(STANDBY_SECONDS)
+                if not self._leads():
                     continue
-                published = self.step()
                 if waited_for:
                     log.warning("relay goes on after: %s", waited_for)
                     waited_for = None
-            except NotMigrated:
-                self.close()
-                raise
+                led_since = time.monotonic()
+                self._pipeline()
             except Exception as error:
-                lost = self._connection is None or postgres.is_lost(self._connection, error)
-                if not lost and not isinstance(error, DatabaseUnreachable):
-                    log.exception("relay failed, trying again in %s s", RETRY_SECONDS)
+                if self._lead is not None and isinstance(error, (PublishFailed, RelayStopped)):
+                    self._lead.tell(str(error))
+                outage = self._is_outage(error)
+                if not outage:
+                    log.error("relay failed and tries again", exc_info=error)
                 elif str(error) != waited_for:
                     log.warning("relay waits: %s", error)
-                waited_for = str(error)
+                was_leading = self._lead is not None
                 self._let_go()
-                self._stop.wait(RETRY_SECONDS)
-                continue
-            pause = POLL_SECONDS_MIN if published else min(pause * 1.5, POLL_SECONDS_MAX)
-            if self._unpublished:
-                self._stop.wait(RETRY_SECONDS)
-            elif published < self.batch_events_max:
-                self._stop.wait(pause)
-        self.close()
+                if isinstance(error, (NotMigrated, RelayStopped)):
+                    raise
+                waited_for = str(error)
+                failures = 0 if was_leading and time.monotonic() - led_since > RETRY_SECONDS_MAX else failures + 1
+                longest = min(RETRY_SECONDS_MIN * 2 ** min(failures, 10), RETRY_SECONDS_MAX)
+                self._stop.wait(random.uniform(RETRY_SECONDS_MIN / 5, longest))  # noqa: S311 - jitter
+        self._let_go()
+
+    def start(self) -> threading.Thread:
+        """Run in a thread of this process, beside the service that writes (see `wake`); `stop` ends it."""
+        self._thread = threading.Thread(target=self.run, name="evkit relay", daemon=True)
+        self._thread.start()
+        return self._thread
 
     def stop(self) -> None:
-        """Ask `run` to end after the batch in hand; may be called from any thread or a signal handler."""
+        """Ask `run` to end after the batches in hand; may be called from any thread or a signal handler."""
         self._stop.set()
+        self.wake()
+
+    def wake(self) -> None:
+        """Look now, not at the next poll: for a writer in the same process, after its commit."""
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._wake_in, b"w")
 
     def step(self) -> int:
-        """Read one batch, publish it and mark it; returns how many events are published and marked.
+        """Read one batch, publish it and mark it, in this thread; returns how many events are published and marked.
 
-        Takes the lead first, if it has not got it; returns 0 when another relay leads. For scripts and tests that
-        drive the relay by hand; `run` calls it in a loop.
+        Takes the lead first, if it has not got it; returns 0 when another relay leads. For scripts and tests that drive
+        the relay by hand; `run` does the same in a pipeline.
+
+        Raises:
+            RelayStopped: see `run`. PublishFailed: the brokers cannot take events now.
         """
-        if not self._lead():
-            return 0
-        assert self._cursor is not None
-        if not self._unpublished:
-            rows = self._cursor.read(self.batch_events_max)
-            self._unpublished = [self._row(row) for row in rows]
-        batch = self._unpublished
-        if not batch:
-            self._move()
-            return 0
-        confirmed, failure = self._publish(batch)
-        self._unpublished = batch[len(confirmed) :]
-        self._mark(batch, confirmed, failure)
-        if confirmed and self._on_batch is not None:
-            self._on_batch(len(confirmed))
-        return len(confirmed)
+        try:
+            if not self._leads(wait=False):
+                return 0
+            batch = self._next_batch()
+            done = [] if batch is None else self._publish_now(batch)
+            return self._mark(done) if done else 0
+        except BaseException:
+            self._let_go()
+            raise
 
     def close(self) -> None:
         """Give up the lead and the connections. What is unconfirmed stays unpublished and is sent again later."""
@@ -267,160 +198,241 @@ class Relay:
 
     # --- leading ------------------------------------------------------------------------------------------------------
 
-    def _lead(self) -> bool:
-        """True when this relay holds the outbox's lock, with a cursor that knows what is published."""
-        if self._cursor is not None:
+    def _leads(self, *, wait: bool = True) -> bool:
+        """Whether this relay leads; when another does, stand by for a moment."""
+        if self._lead is not None:
             return True
-        if self._connection is None:
-            connection = self.system.writing("evkit relay", autocommit=True)
-            try:
-                postgres.require_migrated(connection)
-            except BaseException:
-                connection.close()
-                raise
-            self._connection = connection
-        row = self._connection.execute(_SQL["lead"], (self.name,)).fetchone()
-        if row is None or not row[0]:
+        if self._candidate is None:
+            self._candidate = Candidate(self.system)
+        if not self._candidate.wins():
+            self._candidate.depose(self.lease_seconds)
+            if wait:
+                self._stop.wait(STANDBY_SECONDS)
             return False
-        self._connection.execute(_SQL["register"], (self.name,))
-        settled = self._connection.execute(_SQL["settled"], (self.name,)).fetchone()
-        assert settled is not None
-        cursor = GapAwareCursor(self._connection, settled[0])
-        cursor.recover()
-        self._settled = settled[0]
-        self._cursor = cursor
-        self._unpublished = []
+        self._begin()
+        self._lead = Lead(
+            self._candidate.connection,
+            self.system,
+            self._new_publisher,
+            delivery=self.delivery,
+            lease_seconds=self.lease_seconds,
+            accept_cluster=self._accept_cluster,
+            first=not self._led_before,
+        )
+        self._led_before = True
         self.leading.set()
-        log.info("relay '%s' leads from position %s with %s open holes", self.name, cursor.high, len(cursor.holes))
         return True
+
+    def _new_publisher(self, relay_id: str, is_certain: Callable[[], bool]) -> Publisher:
+        settings, hold = self.system.settings, self._on_poison == "hold"
+        if self.delivery == "exactly-once":
+            return TransactionalPublisher(
+                settings, self._source, relay_id=relay_id, hold=hold, may_publish=is_certain, stop=self._abort
+            )
+        return Publisher(settings, self._source, hold=hold, may_publish=is_certain, stop=self._abort)
 
     def _let_go(self) -> None:
         self.leading.clear()
-        self._cursor = None
-        self._unpublished = []
-        if self._producer is not None:
-            # What is still queued must not be sent after another relay took over.
-            self._producer.purge()
-            self._producer.flush(5)
-            self._producer = None
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._abort.set()
+        if self._lead is not None:
+            self._lead.close()
+        if self._candidate is not None:
+            self._candidate.close()
+        self._lead = self._candidate = None
 
-    # --- publishing ---------------------------------------------------------------------------------------------------
+    @staticmethod
+    def _is_outage(error: BaseException) -> bool:
+        """Nobody's mistake: a server that is away, or another relay that leads."""
+        return isinstance(
+            error, (PublishFailed, Fenced, Deposed, Unreachable, RelayStopped, NotMigrated, psycopg.OperationalError)
+        )
 
-    def _row(self, row: tuple[Any, ...]) -> Row:
-        position, topic, aggregatetype, key, value, event_id, event_type, schema_version, more, created_at = row
-        headers: list[tuple[str, str | bytes | None]] = [
-            ("ce_specversion", "1.0"),
-            ("ce_id", event_id),
-            ("ce_type", event_type),
-            ("ce_source", self._source),
-            ("ce_time", created_at),
-            ("content-type", "application/json"),
-            ("ce_schemaversion", str(schema_version)),
+    # --- the three stages -----------------------------------------------------------------------------------------------
+
+    def _pipeline(self) -> None:
+        """Read, publish and mark until `stop()`; raises what ended a stage."""
+        stages = [
+            threading.Thread(target=self._stage, args=(work,), name=f"evkit relay {name}", daemon=True)
+            for name, work in (("publisher", self._publish_all), ("marker", self._mark_all))
         ]
-        if more is not None:
-            headers += json.loads(more).items()
-        return Row(position, topic or aggregatetype, key, value, headers)
-
-    def _publish(self, batch: list[Row]) -> tuple[list[Confirmation], str | None]:
-        """Send a batch and wait for the broker's answer to every event.
-
-        Returns the confirmations before the first failure, and that failure's text. What was confirmed after it does not
-        count: its key may be the failed one's, and it is sent again behind it.
-        """
-        if self._producer is None:
-            self._producer = kafka.producer(self.system.settings)
-        producer = self._producer
-        answers: list[Confirmation | str | None] = [None] * len(batch)
-        open_answers = len(batch)
-
-        def answered(index: int, error: Any, message: Any) -> None:
-            nonlocal open_answers
-            open_answers -= 1
-            answers[index] = (
-                error.str() if error is not None else (message.partition(), message.offset(), time.monotonic())
-            )
-
-        sent = 0
+        for stage in stages:
+            stage.start()
         try:
-            for index, row in enumerate(batch):
-                while True:
-                    try:
-                        producer.produce(
-                            row.topic,
-                            row.value,
-                            row.key,
-                            headers=row.headers,
-                            on_delivery=functools.partial(answered, index),
-                        )
-                        break
-                    except BufferError:  # the client's queue is full: let it send
-                        producer.poll(0.1)
-                        if self._stop.is_set():
-                            raise
-                sent += 1
-        except (kafka.KafkaException, BufferError) as error:
-            # This event cannot even be queued (too large for the producer, say). Those behind it are not sent.
-            answers[sent] = str(error)
-        open_answers -= len(batch) - sent
-        deadline: float | None = None
-        while open_answers > 0:
-            producer.poll(0.1)
-            if self._stop.is_set():
-                deadline = deadline or time.monotonic() + 5
-                if time.monotonic() > deadline:
+            self._read_all()
+            self._put(_END)
+            deadline = time.monotonic() + STOP_SECONDS
+            while stages[0].is_alive() and time.monotonic() < deadline and self._broken is None:
+                stages[0].join(0.2)
+                self._term.beat()
+        except BaseException as error:
+            self._break(error)
+        finally:
+            self._abort.set()
+            with contextlib.suppress(queue.Full):
+                self._to_publish.put_nowait(_END)
+            stages[0].join()
+            self._to_mark.put(_END)
+            stages[1].join()
+        if self._broken is not None:
+            raise self._broken
+
+    def _stage(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            self._break(error)
+
+    def _break(self, error: BaseException) -> None:
+        if self._broken is None:
+            self._broken = error
+        self._abort.set()
+        self.wake()
+        with self._marked:
+            self._marked.notify_all()
+
+    @property
+    def _term(self) -> Lead:
+        assert self._lead is not None, "only a leader reads, publishes and marks"
+        return self._lead
+
+    def _read_all(self) -> None:
+        pause = POLL_SECONDS_MIN
+        while not self._stop.is_set():
+            self._check()
+            batch = self._next_batch()
+            if batch is None:
+                pause = min(pause * 1.3, POLL_SECONDS_MAX)
+            else:
+                pause = POLL_SECONDS_MIN
+                self._put(batch)
+                if batch.redo or self._term.one_by_one_until:
+                    self._drain()
+            if not self._more:
+                self._wait(pause)
+
+    def _next_batch(self) -> Batch | None:
+        """Claimed rows, or news for the marker alone; None when there is nothing to do. Sets `_more`."""
+        lead, batch = self._term, None
+        if not self._tail:
+            batch, self._more, self._tail = lead.read(self.batch_events_max, settled_all=not self._unmarked)
+            if not self._tail:
+                return batch
+            # Somebody has decided about unpublishable rows: what is held is another set from here on.
+            self._drain()
+            lead.refresh_held()
+            if batch is not None:
+                return batch
+        self._drain()
+        again = lead.read_again(self.batch_events_max)
+        self._tail = self._more = again is not None
+        if again is None:
+            batch, self._more, self._tail = lead.read(self.batch_events_max, settled_all=not self._unmarked)
+        return again or batch
+
+    def _publish_all(self) -> None:
+        publisher = self._term.publisher
+        ending = False
+        try:
+            while not (ending and not publisher.under_way):
+                batch = None
+                if not ending and publisher.under_way < BATCHES_UNDER_WAY:
+                    # While answers are awaited they are looked for every millisecond, and so is the next batch.
+                    with contextlib.suppress(queue.Empty):
+                        batch = self._to_publish.get(timeout=0.001 if publisher.under_way else 0.5)
+                if batch is _END:
+                    ending = True
+                elif batch is not None:
+                    publisher.send(batch)
+                for done in publisher.poll(0 if batch is not None else 0.001):
+                    self._to_mark.put(done)
+                if self._abort.is_set():
                     break
-        confirmed: list[Confirmation] = []
-        for answer in answers:
-            if not isinstance(answer, tuple):
-                break
-            confirmed.append(answer)
-        if len(confirmed) == len(batch):
-            return confirmed, None
-        failure = answers[len(confirmed)]
-        # A producer that failed once may hold later events of the key back for another try; a new one holds nothing.
-        producer.purge()
-        producer.flush(5)
-        self._producer = None
-        return confirmed, failure if isinstance(failure, str) else "the broker did not answer before the relay stopped"
+        finally:
+            for done in publisher.give_up():
+                self._to_mark.put(done)
 
-    # --- marking ------------------------------------------------------------------------------------------------------
+    def _mark_all(self) -> None:
+        while True:
+            batch = self._to_mark.get()
+            batches = []
+            with contextlib.suppress(queue.Empty):
+                while batch is not _END:
+                    batches.append(batch)
+                    batch = self._to_mark.get_nowait()
+            if batches:
+                self._mark(batches)
+                with self._marked:
+                    self._unmarked -= len([b for b in batches if b.whole])
+                    self._marked.notify_all()
+            if batch is _END:
+                return
 
-    def _mark(self, batch: list[Row], confirmed: list[Confirmation], failure: str | None) -> None:
-        """Record what the broker confirmed, and how far everything is settled, in one transaction.
+    def _mark(self, batches: list[Batch]) -> int:
+        published = self._term.marker.mark(batches)
+        if published and self._on_batch is not None:
+            self._on_batch(published)
+        return published
 
-        Only what was confirmed: a mark without a confirmation is a lost event, the reverse only a second copy.
-        """
-        assert self._connection is not None
-        with self._connection.transaction():
-            if confirmed:
-                # The time of the broker's answer, told on the database's clock, as created_at is: no skew between them.
-                clock = self._connection.execute(_SQL["clock"]).fetchone()
-                assert clock is not None
-                at_zero: datetime = clock[0] - timedelta(seconds=time.monotonic())
-                with self._connection.cursor().copy(_SQL["mark"]) as copy:
-                    copy.set_types(["int8", "int4", "int8", "timestamptz"])
-                    for row, (partition, offset, answered_at) in zip(batch, confirmed, strict=False):
-                        published_at = at_zero + timedelta(seconds=answered_at)
-                        copy.write_row((row.position, partition, offset, published_at))
-                self._move()
-            if failure is not None:
-                position = batch[len(confirmed)].position
-                self._connection.execute(
-                    _SQL["fail"], {"name": self.name, "position": position, "error": failure[:2000]}
-                )
-        if failure is not None:
-            log.error("event at outbox position %s cannot be published: %s", batch[len(confirmed)].position, failure)
+    def _publish_now(self, batch: Batch) -> list[Batch]:
+        """For `step`: send one batch and wait for all of its answers."""
+        publisher = self._term.publisher
+        if not batch.rows:
+            return [batch]
+        try:
+            publisher.send(batch)
+            done: list[Batch] = []
+            while not done:
+                done = publisher.poll(0.1)
+                if not done:
+                    self._term.beat()
+                    if self._stop.is_set():
+                        raise PublishFailed("the relay was stopped before the broker answered")
+            return done
+        except BaseException:
+            if rest := publisher.give_up():
+                self._mark(rest)
+            raise
 
-    def _move(self) -> None:
-        """Write down how far everything is settled, when that has changed."""
-        assert self._cursor is not None
-        assert self._connection is not None
-        settled = self._cursor.settled
-        if self._unpublished:
-            settled = min(settled, self._unpublished[0].position - 1)
-        if settled != self._settled:
-            self._connection.execute(_SQL["move"], {"settled": settled, "name": self.name})
-            self._settled = settled
+    # --- the reader's waiting -------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+
+    def _put(self, batch: Any) -> None:
+        if batch is not _END:
+            with self._marked:
+                self._unmarked += 1
+            if not batch.rows:
+                self._to_mark.put(batch)
+                return
+        while True:
+            self._check()
+            try:
+                self._to_publish.put(batch, timeout=HEARTBEAT_SECONDS / 2)
+                return
+            except queue.Full:
+                self._term.beat()
+
+    def _drain(self) -> None:
+        """Wait until everything that was read is marked."""
+        while self._unmarked:
+            with self._marked:
+                if self._unmarked and self._broken is None:
+                    self._marked.wait(HEARTBEAT_SECONDS / 2)
+            self._check()
+            self._term.beat()
+
+    def _wait(self, seconds: float) -> None:
+        """Until the time is over, somebody wakes us, or a writer's NOTIFY comes."""
+        if self._term.was_notified():
+            return
+        connection = self._term.connection
+        ready, _, _ = select.select([connection.fileno(), self._wake_out], [], [], seconds)
+        if self._wake_out in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake_out, 4096)
+        if connection.fileno() in ready:
+            connection.pgconn.consume_input()
+            while connection.pgconn.notifies() is not None:
+                pass

@@ -2,16 +2,44 @@
 
 -- name: write
 -- clock_timestamp() is the column's default: a long business transaction must not make its events look late.
-INSERT INTO evkit.outbox (id, aggregatetype, aggregateid, type, payload, topic, schema_version, headers)
-VALUES (%s, %s, %s, %s, %s::json, %s, %s, %s::json);
+INSERT INTO evkit.outbox (id, aggregatetype, aggregateid, type, payload, topic, schema_version, headers,
+                          correlation_id, causation_id, traceparent)
+VALUES (%s, %s, %s, %s, %s::json, %s, %s, %s::json, %s, %s, %s);
 
 -- name: write_many
 -- One statement for thousands of events. The ordinality keeps the caller's order, which is the order of the positions.
-INSERT INTO evkit.outbox (id, aggregatetype, aggregateid, type, payload, topic, schema_version, headers)
-SELECT id, aggregatetype, aggregateid, type, payload::json, topic, schema_version, headers::json
-  FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::integer[], %s::text[])
-       WITH ORDINALITY AS e (id, aggregatetype, aggregateid, type, payload, topic, schema_version, headers, nth)
+INSERT INTO evkit.outbox (id, aggregatetype, aggregateid, type, payload, topic, schema_version, headers,
+                          correlation_id, causation_id, traceparent)
+SELECT id, aggregatetype, aggregateid, type, payload::json, topic, schema_version, headers::json,
+       correlation_id, causation_id, traceparent
+  FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::integer[], %s::text[],
+              %s::text[], %s::text[], %s::text[])
+       WITH ORDINALITY AS e (id, aggregatetype, aggregateid, type, payload, topic, schema_version, headers,
+                             correlation_id, causation_id, traceparent, nth)
  ORDER BY nth;
+
+-- name: schedule
+INSERT INTO evkit.scheduled (id, aggregatetype, aggregateid, type, payload, topic, schema_version, headers,
+                          correlation_id, causation_id, traceparent, due_at)
+VALUES (%s, %s, %s, %s, %s::json, %s, %s, %s::json, %s, %s, %s, %s);
+
+-- name: schedule_many
+INSERT INTO evkit.scheduled (id, aggregatetype, aggregateid, type, payload, topic, schema_version, headers,
+                          correlation_id, causation_id, traceparent, due_at)
+SELECT id, aggregatetype, aggregateid, type, payload::json, topic, schema_version, headers::json,
+       correlation_id, causation_id, traceparent, due_at
+  FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::integer[], %s::text[],
+              %s::text[], %s::text[], %s::text[], %s::timestamptz[])
+       WITH ORDINALITY AS e (id, aggregatetype, aggregateid, type, payload, topic, schema_version, headers,
+                             correlation_id, causation_id, traceparent, due_at, nth)
+ ORDER BY nth;
+
+-- name: cancel
+DELETE FROM evkit.scheduled WHERE id = %s;
+
+-- name: notify
+-- Wakes the relay at the commit; many in one transaction are one.
+SELECT pg_notify('evkit_outbox', '');
 
 -- name: lock_key
 -- Two events of one key written by two transactions get positions in the order of their commits.
@@ -39,11 +67,9 @@ WITH relay AS (
       FROM evkit.unpublishable WHERE state IN ('parked', 'held', 'retry')
 ), leader AS (
     SELECT l.pid, CASE WHEN a.client_port = -1 THEN 'local' ELSE host(a.client_addr) END AS address
-      FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid),
-           (SELECT hashtextextended('evkit.relay default', 0) AS number) AS key
-     WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+      FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+     WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 6085 AND l.objid = 1 AND l.objsubid = 2
        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-       AND l.classid::bigint = (key.number >> 32) & 4294967295 AND l.objid::bigint = key.number & 4294967295
      LIMIT 1
 )
 SELECT w.n AS waiting, extract(epoch FROM clock_timestamp() - w.since)::float8 AS oldest_waiting_seconds,

@@ -99,7 +99,6 @@ CREATE TABLE evkit.unpublishable (
     state_changed_at  timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX unpublishable_open ON evkit.unpublishable (topic, key, position) WHERE state IN ('parked', 'held', 'retry');
-CREATE INDEX unpublishable_retry ON evkit.unpublishable (position) WHERE state = 'retry';
 
 -- How far the relay has come: every position up to settled_position is published, unpublishable, or will never exist. One
 -- relay leads per outbox, so there is one row.
@@ -113,14 +112,15 @@ CREATE TABLE evkit.relay (
     relay_id          uuid        NOT NULL DEFAULT gen_random_uuid(), -- its transactional.id on Kafka ends with it
     epoch             bigint      NOT NULL DEFAULT 0,              -- grows with every lead: marks of an older one are refused
     delivery          text        NOT NULL DEFAULT 'at-least-once' CHECK (delivery IN ('at-least-once', 'exactly-once')),
-    claim             bigint      NOT NULL DEFAULT 0,              -- number of the last batch that was claimed,
-    claim_first       bigint[]    NOT NULL DEFAULT '{}',           -- its positions as ranges,
-    claim_last        bigint[]    NOT NULL DEFAULT '{}',
-    claim_attempts    integer     NOT NULL DEFAULT 0,              -- how often they were claimed: a crash burns one
+    claim             bigint      NOT NULL DEFAULT 0,              -- number of the last batch that was claimed
+    claims            jsonb       NOT NULL DEFAULT '[]',           -- what is claimed and not marked: [{n, ranges: [[first, last]]}]
+    claim_attempts    integer     NOT NULL DEFAULT 0,              -- leads that ended without a mark: a crash burns one
     claimed_at        timestamptz,
     marked_claim      bigint      NOT NULL DEFAULT 0,              -- the last claim that is marked as published
     hole_position     bigint,                                      -- oldest position that may still be filled
-    hole_since        timestamptz
+    hole_since        timestamptz,
+    decisions         bigint      NOT NULL DEFAULT 0,              -- counts retries and skips of unpublishable rows
+    cluster_id        text                                         -- of the Kafka cluster that it has published to
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
 -- Which events a consumer group has dealt with; written in the transaction of the handler's own writes.

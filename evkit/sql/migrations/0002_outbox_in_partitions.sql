@@ -106,7 +106,6 @@ CREATE TABLE evkit.unpublishable (
     state_changed_at  timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX unpublishable_open ON evkit.unpublishable (topic, key, position) WHERE state IN ('parked', 'held', 'retry');
-CREATE INDEX unpublishable_retry ON evkit.unpublishable (position) WHERE state = 'retry';
 
 -- One relay leads per outbox, so there is one row.
 DELETE FROM evkit.relay WHERE name <> (SELECT name FROM evkit.relay ORDER BY settled_position, name LIMIT 1);
@@ -116,12 +115,13 @@ ALTER TABLE evkit.relay
     ADD COLUMN epoch bigint NOT NULL DEFAULT 0,
     ADD COLUMN delivery text NOT NULL DEFAULT 'at-least-once' CHECK (delivery IN ('at-least-once', 'exactly-once')),
     ADD COLUMN claim bigint NOT NULL DEFAULT 0,
-    ADD COLUMN claim_first bigint[] NOT NULL DEFAULT '{}',
-    ADD COLUMN claim_last bigint[] NOT NULL DEFAULT '{}',
+    ADD COLUMN claims jsonb NOT NULL DEFAULT '[]',
     ADD COLUMN claim_attempts integer NOT NULL DEFAULT 0,
     ADD COLUMN claimed_at timestamptz,
     ADD COLUMN marked_claim bigint NOT NULL DEFAULT 0,
     ADD COLUMN hole_position bigint,
     ADD COLUMN hole_since timestamptz,
+    ADD COLUMN decisions bigint NOT NULL DEFAULT 0,
+    ADD COLUMN cluster_id text,
     ADD CONSTRAINT relay_name CHECK (name = 'default');
 ALTER TABLE evkit.relay SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);

@@ -295,8 +295,10 @@ def test_follow_up_event_is_written_in_the_same_transaction_with_its_cause(evkit
     consume(consumer, 1)
 
     with evkit_system.reading() as connection:
-        (headers,) = connection.execute("SELECT headers FROM evkit.outbox WHERE type = 'a.done'").fetchone()
-    assert headers == {"ce_causationid": cause}
+        row = connection.execute(
+            "SELECT causation_id, correlation_id FROM evkit.outbox WHERE type = 'a.done'"
+        ).fetchone()
+    assert row == (cause, cause)
 
 
 def test_lost_database_burns_no_attempt_and_makes_no_dead_letter(evkit_system, evkit_topic, make, effects):

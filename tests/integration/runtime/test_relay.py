@@ -8,6 +8,7 @@ import pytest
 
 from evkit import Event, Relay, kafka, outbox
 from evkit.errors import NotMigrated
+from evkit.runtime import unpublishable
 from evkit.settings import Settings
 from evkit.system import System
 from evkit.testing.events import read_topic
@@ -126,35 +127,43 @@ def test_crash_between_publish_and_mark_publishes_again_and_loses_nothing(evkit_
     assert [kafka.decode(r).id for r in read_topic(evkit_system, topic)] == ids + ids
 
 
-def test_relay_stops_at_an_event_that_cannot_be_published_and_goes_on_from_it(evkit_system, evkit_topic):
-    """A topic that does not exist: nothing behind it is marked, it says so, and goes on when the topic is there."""
+def test_event_that_cannot_be_published_holds_its_key_alone_until_it_can(evkit_system, evkit_topic, relay):
+    """A topic that does not exist: its events are parked and held, others flow; a retry publishes them in order."""
     there, missing = evkit_topic(), f"{evkit_topic()}-later"
     write(
         evkit_system,
         Event("order.placed", "a", {}, topic=there),
-        Event("order.placed", "b", {}, topic=missing),
-        Event("order.placed", "c", {}, topic=there),
+        *[Event("order.placed", "b", {"n": n}, topic=missing) for n in range(3)],
+        Event("order.placed", "c", {"n": 0}, topic=missing),
+        Event("order.placed", "b", {}, topic=there),
     )
-    settings = evkit_system.settings
-    impatient = Settings(
-        postgres_dsn=settings.postgres_dsn,
-        kafka={
-            **settings.kafka,
-            "topic.metadata.propagation.max.ms": "500",
-            "topic.metadata.refresh.fast.interval.ms": "50",
-        },
-    )
-    relay = Relay(System(impatient))
 
-    assert relay.step() == 1
-    status = outbox.status(evkit_system)
-    assert (status["published"], status["waiting"], status["failing_position"]) == (1, 2, 2)
-    assert "nknown topic" in status["failing_error"]
-
-    kafka.create_topics(settings, {missing: 1})
     assert drain(relay) == 2
-    relay.close()
-    assert outbox.status(evkit_system)["failing_position"] is None
+
+    status = outbox.status(evkit_system)
+    assert (status["published"], status["waiting"], status["unpublishable"], status["held"]) == (2, 0, 2, 2)
+    parked = unpublishable.rows(evkit_system)
+    assert [(row.position, row.key, row.held) for row in parked] == [(2, "b", 2), (5, "c", 0)]
+    assert missing in parked[0].error
+    write(evkit_system, Event("order.placed", "b", {"n": 3}, topic=missing))
+    relay.close()  # also across a restart
+    assert drain(relay) == 0
+
+    kafka.create_topics(evkit_system.settings, {missing: 1})
+    unpublishable.retry(evkit_system, [2], reason="the topic is there")
+    assert drain(relay) == 4
+    assert [kafka.decode(r).payload["n"] for r in read_topic(evkit_system, missing)] == [0, 1, 2, 3]
+    unpublishable.skip(evkit_system, [5])
+    write(evkit_system, Event("order.placed", "c", {"n": 1}, topic=missing))
+    assert drain(relay) == 1
+    status = outbox.status(evkit_system)
+    assert (status["written"], status["published"], status["skipped"], status["waiting"]) == (8, 7, 1, 0)
+    with evkit_system.reading() as connection:
+        acts = connection.execute("SELECT act, reason, result FROM evkit.audit ORDER BY audit_id").fetchall()
+    assert acts == [
+        ("outbox.retry", "the topic is there", {"changed": 1, "released": 0}),
+        ("outbox.skip", None, {"changed": 1, "released": 0}),
+    ]
 
 
 def test_second_relay_stands_by_until_the_first_is_gone(evkit_system, evkit_topic):

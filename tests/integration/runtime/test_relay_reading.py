@@ -14,7 +14,7 @@ from collections import defaultdict
 import psycopg
 import pytest
 
-from evkit.runtime.relay import GapAwareCursor
+from evkit.runtime.outbox_cursor import GapAwareCursor
 
 WRITERS = 8
 EVENTS_A_WRITER = 400
@@ -120,6 +120,7 @@ def read_all(cursor_class, dsn, writers):
         positions, quiet = [], 0
         while quiet < 3:
             rows = cursor.read(500)
+            rows = getattr(rows, "rows", rows)
             positions += [row[0] for row in rows]
             writing = any(writer.is_alive() for writer in writers)
             quiet = 0 if rows or writing else quiet + 1

@@ -1,0 +1,435 @@
+"""rows → topic: publish in the order of each key, with the broker's answer to every single event.
+
+Order under failure. An idempotent producer keeps the order of a partition only while nothing fails for good: when the
+broker refuses the third of five messages, the default is to go on with the fourth. So the producer is told to guarantee
+that there is no gap (`enable.gapless.guarantee`: a message that fails for good stops the producer) and never to give up by
+itself (`message.timeout.ms` 0). When it stops, everything unanswered is taken back and sent again by a new producer, from
+the failed event on. A second copy of what had arrived after all comes behind the first one, so order holds.
+
+What an error means is in refusal.py. An event that will never be taken is parked, later events of its key are held behind
+it, all others flow.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from evkit import kafka
+from evkit.event import CE_CAUSATION_ID, CE_CORRELATION_ID, CE_SCHEMA_VERSION, TRACEPARENT
+from evkit.kafka import KafkaError, KafkaException
+from evkit.runtime import refusal
+from evkit.runtime.batch import Batch, Unpublished
+from evkit.runtime.outbox_cursor import Row
+from evkit.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Every so many rows the answers are looked at, and whether we may still publish.
+_ROWS_BETWEEN_LOOKS = 500
+# A topic that was made a moment ago may not be known everywhere yet.
+_TOPIC_SECONDS = 1.0
+# An unknown topic is asked for again after this long, not for each of its events.
+_UNKNOWN_TOPIC_SECONDS = 10.0
+# What a record costs besides key, value and headers: batch header and varints, rounded up.
+_RECORD_OVERHEAD_BYTES = 200
+
+
+class Trouble(Exception):
+    """A message failed, or the producer stopped: see `_failures` and `_stopped`."""
+
+
+class Publisher:
+    """Publishes batches at least once; several may be under way.
+
+    Args:
+        settings     where the brokers are
+        source       CloudEvents `source`
+        hold         hold the key of an event that cannot be published (else only that event is skipped)
+        may_publish  asked every few hundred rows: False while the lead is not certain, and publishing waits
+        stop         set: give up waiting
+
+    Attributes:
+        held         (topic, key) → position of the parked row that later ones wait behind
+        waiting_since  when the oldest unanswered batch was sent, monotonic clock; None when nothing waits
+        trouble      the client's last words about the brokers, or None
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: str,
+        *,
+        hold: bool = True,
+        may_publish: Callable[[], bool] = lambda: True,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.held: dict[tuple[str, str], int] = {}
+        self.trouble: str | None = None
+        self._settings = settings
+        self._source = source.encode()
+        self._hold = hold
+        self._may_publish = may_publish
+        self._stop = stop or threading.Event()
+        self._under_way: deque[Batch] = deque()
+        self._producer: Any = None
+        self._failures: dict[int, KafkaError] = {}
+        self._stopped = False
+        self._refused: KafkaError | None = None
+        self._topics: dict[bytes, str] = {}
+        self._unknown: dict[bytes, tuple[float, str, str]] = {}
+        self._bytes_max: dict[str, int] = {}
+        self._batch_bytes = 1_000_000
+        self._now_us = 0
+
+    @property
+    def waiting_since(self) -> float | None:
+        return self._under_way[0].started if self._under_way else None
+
+    @property
+    def under_way(self) -> int:
+        """Number of batches that are not wholly answered."""
+        return len(self._under_way)
+
+    def send(self, batch: Batch) -> None:
+        """Hand a batch to the producer; returns before it is answered.
+
+        Raises:
+            RelayStopped, PublishFailed: see the module. What was confirmed by then is in what `give_up` returns.
+        """
+        batch.started = time.monotonic()
+        self._under_way.append(batch)
+        try:
+            self._produce(batch, batch.rows)
+        except Trouble:
+            self._mend()
+
+    def poll(self, seconds: float) -> list[Batch]:
+        """Batches that are wholly answered by now, in the order in which they were sent; waits at most so long for one."""
+        try:
+            if self._under_way:
+                self._serve(seconds)
+        except Trouble:
+            self._mend()
+        done = []
+        while self._under_way and self._under_way[0].is_answered:
+            done.append(self._under_way.popleft())
+        return done
+
+    def give_up(self) -> list[Batch]:
+        """Take back what is unanswered; returns the batches with something confirmed, as not whole."""
+        self._take_back()
+        given_up = [b for b in self._under_way if b.answers]
+        self._drop_overtakers()
+        for batch in given_up:
+            batch.whole = False
+            batch.unpublished = []
+        self._under_way.clear()
+        return given_up
+
+    def forget_topics(self) -> None:
+        """Ask the cluster again about topics that it did not know: somebody may have made them."""
+        self._unknown.clear()
+
+    def close(self) -> None:
+        """Take back what is unanswered and forget the client."""
+        self.give_up()
+
+    # --- producing ----------------------------------------------------------------------------------------------------
+
+    def _client(self, **properties: Any) -> Any:
+        self._failures.clear()
+        self._stopped = False
+        return kafka.producer(
+            self._settings,
+            **{
+                "message.timeout.ms": 0,
+                "enable.gapless.guarantee": True,
+                "batch.size": self._batch_bytes,
+                "error_cb": self._on_error,
+                **properties,
+            },
+        )
+
+    def _on_error(self, error: KafkaError) -> None:
+        self.trouble = error.str()
+        if error.code() in refusal.FATAL:
+            self._refused = error
+
+    def _answered(self, answers: list[tuple[int, int, int, int]], position: int, error: Any, message: Any) -> None:
+        if error is None:
+            answers.append((position, message.partition(), message.offset(), self._now_us))
+        else:
+            self._failures[position] = error
+
+    def _serve(self, seconds: float) -> None:
+        """Take the broker's answers; raises Trouble when one of them is a failure."""
+        assert self._producer is not None
+        self._now_us = time.monotonic_ns() // 1000
+        try:
+            if self._producer.poll(seconds) and self.trouble is not None:
+                self.trouble = None
+        except KafkaException:
+            self._stopped = True
+        if self._refused is not None:
+            raise refusal.stopped(self._settings, self._refused)
+        if self._failures or self._stopped:
+            raise Trouble
+
+    def _produce(self, batch: Batch, rows: Iterable[Row]) -> None:  # noqa: PLR0912, PLR0915 - the hot loop: no call a row
+        if self._producer is None:
+            self._producer = self._client()
+        produce = self._producer.produce
+        answered = functools.partial(self._answered, batch.answers)
+        partial, topics, source = functools.partial, self._topics, self._source
+        count = 0
+        for row in rows:
+            (
+                position,
+                raw_topic,
+                key,
+                value,
+                event_id,
+                event_type,
+                version,
+                more,
+                created_at,
+                correlation,
+                cause,
+                trace,
+            ) = row
+            count += 1
+            if count == _ROWS_BETWEEN_LOOKS:
+                count = 0
+                self._serve(0)
+                while not self._may_publish():
+                    self._pause(0.01)
+            topic = topics.get(raw_topic) or self._topic(raw_topic)
+            if topic is None:
+                _, error_class, why = self._unknown[raw_topic]
+                self._park(batch, row, raw_topic.decode(), error_class, why)
+                continue
+            if self.held and key:
+                blocked_by = self.held.get((topic, key.decode()))
+                if blocked_by is not None and blocked_by < position:
+                    batch.unpublished.append(Unpublished(position, topic, key.decode(), "held", blocked_by))
+                    continue
+            headers: dict[str, Any] = {
+                "ce_specversion": b"1.0",
+                "ce_id": event_id,
+                "ce_type": event_type,
+                "ce_source": source,
+                "ce_time": created_at,
+                "content-type": b"application/json",
+            }
+            if version != 1:  # a record without this header is of version 1
+                headers[CE_SCHEMA_VERSION] = str(version)
+            if correlation is not None:
+                headers[CE_CORRELATION_ID] = correlation
+            if cause is not None:
+                headers[CE_CAUSATION_ID] = cause
+            if trace is not None:
+                headers[TRACEPARENT] = trace
+            if more is not None:
+                try:
+                    headers = _headers(more) | headers
+                except ValueError as wrong:
+                    self._park(batch, row, topic, "InvalidHeaders", str(wrong))
+                    continue
+            if len(value) > self._bytes_max.get(topic, 1_000_000) - _RECORD_OVERHEAD_BYTES:
+                most = self._bytes_max.get(topic)
+                if most is not None and len(value) + len(key) > most:
+                    why = f"payload and key are {len(value) + len(key):,} bytes, the topic takes {most:,}"
+                    self._park(batch, row, topic, "MSG_SIZE_TOO_LARGE", why)
+                    continue
+            while True:
+                try:
+                    # By position, for speed: topic, value, key, partition, on_delivery, its other name, timestamp, headers
+                    produce(topic, value, key or None, -1, partial(answered, position), None, 0, headers)
+                    break
+                except BufferError:  # the client's queue is full: let it send
+                    self._serve(0.05)
+                    if self._stop.is_set():
+                        raise refusal.PublishFailed("the relay is stopping") from None
+                except KafkaException as error:
+                    cause_of = error.args[0]
+                    if cause_of.code() in refusal.POISON:
+                        self._park(batch, row, topic, cause_of.name(), cause_of.str())
+                        break
+                    self._failures[position] = cause_of
+                    raise Trouble from None
+                except (TypeError, ValueError) as error:
+                    self._park(batch, row, topic, type(error).__name__, str(error))
+                    break
+        self._serve(0)
+
+    def _park(self, batch: Batch, row: Row, topic: str, error_class: str, error: str) -> None:
+        position, key = row[0], row[2].decode()
+        if self._hold and key:
+            blocked_by = self.held.get((topic, key))
+            if blocked_by is not None and blocked_by < position:  # it is behind another one already
+                batch.unpublished.append(Unpublished(position, topic, key, "held", blocked_by))
+                return
+            self.held[topic, key] = position
+        state = "parked" if self._hold else "skipped"
+        batch.unpublished.append(Unpublished(position, topic, key, state, None, 1, error_class, error[:2000]))
+        log.error(
+            "event cannot be published and is %s",
+            state,
+            extra={"position": position, "topic": topic, "error_class": error_class, "error": error[:500]},
+        )
+
+    def _topic(self, raw: bytes) -> str | None:
+        """The topic's name once the cluster is known to have it, with its size limit; None when it has not (`_unknown`)."""
+        if raw in self._unknown and time.monotonic() < self._unknown[raw][0]:
+            return None
+        name = raw.decode()
+        deadline = time.monotonic() + _TOPIC_SECONDS
+        while True:
+            try:
+                known = self._producer.list_topics(name, timeout=self._settings.kafka_timeout_seconds).topics.get(name)
+            except KafkaException as error:
+                if self._refused is not None:
+                    raise refusal.stopped(self._settings, self._refused) from None
+                raise refusal.failed(self._settings, error.args[0]) from None
+            except (ValueError, TypeError) as error:
+                self._unknown[raw] = (time.monotonic() + _UNKNOWN_TOPIC_SECONDS, type(error).__name__, str(error))
+                return None
+            problem = known.error if known is not None else None
+            if known is not None and problem is None:
+                break
+            if problem is not None and problem.code() in refusal.FATAL:
+                raise refusal.stopped(self._settings, problem, topic=name)
+            if time.monotonic() > deadline or (problem is not None and problem.code() == KafkaError.TOPIC_EXCEPTION):
+                text = problem.str() if problem is not None else "the cluster does not know it"
+                error_class = problem.name() if problem is not None else "UNKNOWN_TOPIC_OR_PART"
+                why = f"topic '{name[:249]}': {text}; make it, then `evkit outbox retry`"
+                self._unknown[raw] = (time.monotonic() + _UNKNOWN_TOPIC_SECONDS, error_class, why)
+                return None
+            self._pause(0.1)
+        self._topics[raw] = name
+        self._unknown.pop(raw, None)
+        most = kafka.topic_bytes_max(self._settings, name)
+        if most is not None:
+            self._bytes_max[name] = most
+            if most < self._batch_bytes:
+                # A batch larger than what the topic takes would be refused with every innocent event in it.
+                self._batch_bytes = max(most - _RECORD_OVERHEAD_BYTES, 1)
+                self._stopped = True
+                raise Trouble  # go on with a new producer, of smaller batches
+        return name
+
+    def _pause(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise refusal.PublishFailed("the relay is stopping")
+
+    # --- after a failure ----------------------------------------------------------------------------------------------
+
+    def _take_back(self) -> None:
+        """Nothing of this client's is sent any more; every message has its answer, or is unanswered for good."""
+        if self._producer is None:
+            return
+        producer, self._producer = self._producer, None
+        self._now_us = time.monotonic_ns() // 1000
+        for _ in range(2):
+            try:
+                producer.purge()
+                producer.flush(1.0)
+            except KafkaException:
+                pass  # the client has stopped; its messages' answers have been given all the same
+
+    def _drop_overtakers(self) -> None:
+        """What was confirmed behind an unanswered event of the same key does not count: it is sent again behind that."""
+        first: dict[tuple[bytes, bytes], int] = {}
+        for batch in self._under_way:
+            dealt = {a[0] for a in batch.answers} | {u.position for u in batch.unpublished}
+            for row in batch.rows:
+                if row[2] and row[0] not in dealt:
+                    first.setdefault((row[1], row[2]), row[0])
+        if not first:
+            return
+        for batch in self._under_way:
+            late = {r[0] for r in batch.rows if first.get((r[1], r[2]), r[0]) < r[0]}
+            if late:
+                batch.answers[:] = [a for a in batch.answers if a[0] not in late]
+
+    def _left(self) -> list[tuple[Batch, list[Row]]]:
+        """Rows of each batch under way that are neither confirmed nor given up."""
+        left = []
+        for batch in self._under_way:
+            dealt = {a[0] for a in batch.answers} | {u.position for u in batch.unpublished}
+            rows = [row for row in batch.rows if row[0] not in dealt]
+            if rows:
+                left.append((batch, rows))
+        return left
+
+    def _mend(self) -> None:
+        """Take everything back, find and park what is poison, and send the rest again, until that works."""
+        while True:
+            self._take_back()
+            self._drop_overtakers()
+            self._sort_out()
+            try:
+                for batch, rows in self._left():
+                    self._produce(batch, rows)
+                return
+            except Trouble:
+                continue
+
+    def _sort_out(self) -> None:
+        """Judge the failures; raises unless they are poison, and then parks those."""
+        failures = {p: e for p, e in self._failures.items() if e.code() not in refusal.COLLATERAL}
+        for error in failures.values():
+            if error.code() in refusal.FATAL:
+                raise refusal.stopped(self._settings, error)
+        for error in failures.values():
+            if error.code() not in refusal.POISON:
+                raise refusal.failed(self._settings, error)
+        suspects = [(b, row) for b in self._under_way for row in b.rows if row[0] in failures]
+        for _, row in suspects:
+            if failures[row[0]].code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
+                self._topics.pop(row[1], None)
+        for batch, row in suspects:
+            # A refused batch of messages fails with every message in it. Sent alone, each speaks for itself.
+            verdict = failures[row[0]] if len(suspects) == 1 else self._alone(batch, row)
+            if verdict is not None:
+                self._park(batch, row, row[1].decode(), verdict.name(), verdict.str())
+
+    def _alone(self, batch: Batch, row: Row) -> KafkaError | None:
+        """Send one row in a message batch of its own and wait for its answer; its error when it is poison."""
+        self._producer = self._client(**{"batch.num.messages": 1})
+        dealt = len(batch.answers) + len(batch.unpublished)
+        try:
+            self._produce(batch, [row])
+            while len(batch.answers) + len(batch.unpublished) == dealt:
+                self._serve(0.1)
+                self._pause(0)
+        except Trouble:
+            error = self._failures.get(row[0])
+            if error is None:
+                raise refusal.PublishFailed("the producer stopped without a reason for this event") from None
+            if error.code() in refusal.POISON:
+                return error
+            raise (refusal.stopped if error.code() in refusal.FATAL else refusal.failed)(
+                self._settings, error
+            ) from None
+        finally:
+            self._take_back()
+        return None
+
+
+def _headers(more: bytes) -> dict[str, Any]:
+    """The row's own headers; raises ValueError unless they are an object of text to text."""
+    found = json.loads(more)
+    if not isinstance(found, dict):
+        raise ValueError(f"headers are a JSON {type(found).__name__}, not an object of text to text")
+    for name, value in found.items():
+        if not (value is None or isinstance(value, str)) or "\x00" in name:
+            raise ValueError(f"header '{name[:80]}' is not text")
+    return found

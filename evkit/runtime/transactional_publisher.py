@@ -1,0 +1,191 @@
+"""rows → topic: publish a batch and the number of its claim in one Kafka transaction, so that it is there once.
+
+Who reads with `isolation.level=read_committed` sees each event once, whatever dies. The number is committed as an offset
+of the relay's own group, in the transaction of the batch; PostgreSQL has the positions of every claim that is not marked
+yet. After a crash the two together tell which claims reached the topic: those up to the committed number.
+
+A transactional.id fences: a producer that starts with it ends every older one, and whatever that had open is aborted.
+A committed number expires when the relay has been away for a week (`offsets.retention.minutes`): the last marked claim in
+PostgreSQL is then the higher one, and wins.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from evkit import kafka
+from evkit.event import CE_ID
+from evkit.kafka import KafkaException, TopicPartition
+from evkit.runtime import refusal
+from evkit.runtime.batch import Batch
+from evkit.runtime.publisher import Publisher, Trouble
+from evkit.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# One partition, no records: the offsets of relays are committed on it.
+CURSOR_TOPIC = "evkit.relay"
+# After this long the broker aborts a transaction whose relay hangs; whoever reads committed data waits so long at most.
+_TRANSACTION_SECONDS = 30
+
+
+class TransactionalPublisher(Publisher):
+    """Publishes batch by batch, each once. Args: see Publisher; `relay_id` names the transactional.id and the group."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: str,
+        *,
+        relay_id: str,
+        hold: bool = True,
+        may_publish: Callable[[], bool] = lambda: True,
+        stop: threading.Event | None = None,
+    ) -> None:
+        super().__init__(settings, source, hold=hold, may_publish=may_publish, stop=stop)
+        self._name = f"evkit.relay.{relay_id}"
+        self._group = kafka.consumer(settings, self._name)  # only for its metadata: it joins nothing
+        self._cursor = TopicPartition(CURSOR_TOPIC, 0)
+
+    def committed_claim(self) -> int:
+        """Number of the last claim that is in its topics, -1 when none is known. Fences every older relay first."""
+        kafka.create_topics(self._settings, {CURSOR_TOPIC: 1})
+        self._take_back()
+        self._producer = self._client()
+        return kafka.stable_offset(self._settings, self._name, self._cursor)
+
+    def find(self, rows: list[tuple[Any, ...]], claimed_at: datetime) -> dict[int, tuple[int, int]]:
+        """Where claimed rows (topic, id, position, key) are that reached their topics: position → (partition, offset)."""
+        wanted: dict[str, dict[bytes, int]] = {}
+        for topic, event_id, position, _ in rows:
+            wanted.setdefault(topic, {})[event_id.encode()] = position
+        found = {}
+        for topic, positions in wanted.items():
+            # Minutes of slack for clocks that differ; a topic without the broker's time has the producer's.
+            for record in kafka.scan(self._settings, topic, since=claimed_at - timedelta(minutes=5)):
+                raw_id = dict(record.headers).get(CE_ID) or b""
+                if raw_id in positions:
+                    found[positions.pop(raw_id)] = (record.partition, record.offset)
+        return found
+
+    def send(self, batch: Batch) -> None:
+        """Publish the batch in a transaction of its own; returns when that is committed.
+
+        Raises:
+            RelayStopped, PublishFailed: see publisher.py; Fenced: another relay has taken over. Nothing is published then,
+                or all of it is, which the committed claim tells.
+        """
+        batch.started = time.monotonic()
+        self._under_way.append(batch)
+        while True:
+            try:
+                if self._producer is None:
+                    self._producer = self._client()
+                self._transaction(batch)
+                return
+            except Trouble:
+                self._take_back()
+                batch.answers.clear()
+                self._sort_out()
+                # What was held is looked at again: what held it may be through.
+                batch.unpublished[:] = [u for u in batch.unpublished if u.state != "held"]
+                batch.answers.clear()
+            except KafkaException as failure:
+                error = failure.args[0]
+                if error.code() in refusal.FENCED:
+                    raise refusal.Fenced("another relay has taken over this outbox's transactional.id") from None
+                if error.code() in refusal.FATAL:
+                    raise refusal.stopped(self._settings, error) from None
+                raise refusal.failed(self._settings, error) from None
+
+    def give_up(self) -> list[Batch]:
+        """Take back what is not committed. Nothing of an unfinished transaction counts."""
+        self._take_back()
+        self._under_way.clear()
+        return []
+
+    def poll(self, seconds: float) -> list[Batch]:  # noqa: ARG002 - nothing to wait for
+        """The batches whose transactions are committed."""
+        done = list(self._under_way)
+        self._under_way.clear()
+        return done
+
+    def _transaction(self, batch: Batch) -> None:
+        dealt = {u.position for u in batch.unpublished}
+        rows = [row for row in batch.rows if row[0] not in dealt]
+        self._producer.begin_transaction()
+        self._produce(batch, rows)
+        while not batch.is_answered:
+            self._serve(0.1)
+            self._pause(0)
+        if not batch.answers:
+            self._producer.abort_transaction(self._settings.kafka_timeout_seconds)
+            return
+        self._producer.send_offsets_to_transaction(
+            [TopicPartition(CURSOR_TOPIC, 0, batch.claim)],
+            self._group.consumer_group_metadata(),
+            self._settings.kafka_timeout_seconds,
+        )
+        try:
+            self._producer.commit_transaction(_TRANSACTION_SECONDS)
+        except KafkaException as failure:
+            # Committed or not: the next producer fences this one, and the committed number tells.
+            error = failure.args[0]
+            if error.code() in refusal.FENCED or error.code() in refusal.FATAL:
+                raise
+            log.warning("commit of claim %s has no known end: %s", batch.claim, error.str())
+            self._take_back()
+            self._producer = self._client()
+            if kafka.stable_offset(self._settings, self._name, self._cursor) < batch.claim:
+                raise
+
+    def _client(self, **properties: Any) -> Any:
+        self._failures.clear()
+        self._stopped = False
+        client = kafka.producer(
+            self._settings,
+            **{
+                "transactional.id": self._name,
+                "transaction.timeout.ms": _TRANSACTION_SECONDS * 1000,
+                "delivery.timeout.ms": _TRANSACTION_SECONDS * 1000,
+                "batch.size": self._batch_bytes,
+                "error_cb": self._on_error,
+                **properties,
+            },
+        )
+        while True:
+            try:
+                client.init_transactions(self._settings.kafka_timeout_seconds)
+                return client
+            except KafkaException as failure:
+                error = failure.args[0]
+                if self._refused is not None or error.code() in refusal.FATAL:
+                    raise refusal.stopped(self._settings, self._refused or error) from None
+                if not error.retriable():
+                    raise refusal.failed(self._settings, error) from None
+                if self._stop.is_set():
+                    raise refusal.PublishFailed("the relay is stopping") from None
+
+    def _alone(self, batch: Batch, row: Any) -> Any:
+        """See Publisher; in a transaction that is aborted whatever the answer is."""
+        self._producer = self._client(**{"batch.num.messages": 1})
+        self._producer.begin_transaction()
+        probe = Batch(batch.claim, [row], 0)
+        producer = self._producer
+        try:
+            self._produce(probe, [row])
+            while not probe.is_answered:
+                self._serve(0.1)
+                self._pause(0)
+        except Trouble:
+            return self._failures.get(row[0])
+        finally:
+            producer.abort_transaction(self._settings.kafka_timeout_seconds)
+            self._take_back()
+        batch.unpublished += probe.unpublished
+        return None
