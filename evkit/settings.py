@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from evkit.errors import SettingsError, StackNotRunning, closest
 
@@ -48,6 +48,7 @@ class Settings(BaseModel):
         postgres_timeout_seconds the same for connecting to PostgreSQL
         statement_timeout_seconds  how long one query of a view may run; views hold no snapshot longer than this
         event_bytes_max          largest payload that `outbox.write` accepts, in bytes of JSON
+        outbox_retention_days    published events older than this may be dropped; None ("forever" in evkit.toml) keeps all
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +62,14 @@ class Settings(BaseModel):
     statement_timeout_seconds: float = Field(default=60.0, gt=0)
     # The broker's default message.max.bytes is 1,048,588; the rest is room for key, headers and batch overhead.
     event_bytes_max: int = Field(default=900_000, gt=0)
+    # An event leaves no trace in the outbox after this, so it must outlast the longest way back: Kafka keeps records for 7
+    # days by default, letters are redriven within weeks, and last month's incident is still asked about.
+    outbox_retention_days: float | None = Field(default=30.0, gt=0)
+
+    @field_validator("outbox_retention_days", mode="before")
+    @classmethod
+    def _forever(cls, given: object) -> object:
+        return None if given == "forever" else given  # TOML has no word for nothing
 
     @property
     def bootstrap_servers(self) -> str:

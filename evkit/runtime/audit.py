@@ -29,10 +29,19 @@ def actor() -> str:
 
 
 def begin(
-    connection: postgres.Connection, act: str, target: str, plan: Mapping[str, Any], reason: str | None = None
+    connection: postgres.Connection,
+    act: str,
+    target: str,
+    plan: Mapping[str, Any],
+    reason: str | None = None,
+    *,
+    by: str | None = None,
 ) -> int:
-    """Write down that an act begins; returns the row's id. On an autocommit connection it is there at once."""
-    row = connection.execute(_SQL["begin_act"], (actor(), act, target, reason, Jsonb(dict(plan)))).fetchone()
+    """Write down that an act begins; returns the row's id. On an autocommit connection it is there at once.
+
+    `by` is who acts when it is not the user of this process: a relay that looks after its tables.
+    """
+    row = connection.execute(_SQL["begin_act"], (by or actor(), act, target, reason, Jsonb(dict(plan)))).fetchone()
     assert row is not None
     return int(row[0])
 
