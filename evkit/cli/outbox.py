@@ -36,7 +36,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     outbox = typer.Typer(help="The table that services write and relays read.", no_args_is_help=True)
     outbox.command("status")(status)
-    retention.add(outbox)
     outbox.command("unpublishable")(unpublishable)
     outbox.command("retry")(retry)
     outbox.command("skip")(skip)
