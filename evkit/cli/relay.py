@@ -42,6 +42,11 @@ def run(
         OnPoison, typer.Option(help="An event that cannot be published: hold later ones of its key, or skip only it.")
     ] = OnPoison.hold,
     lease: Annotated[float, typer.Option(min=1, help="Seconds after which a silent leader is deposed.")] = 10.0,
+    http_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Answer /health and /metrics there (0: any).", show_default=False),
+    ] = None,
+    http_host: Annotated[str, typer.Option(help="Address to answer on; 0.0.0.0 inside a container.")] = "127.0.0.1",
     accept_cluster: Annotated[
         bool, typer.Option("--accept-cluster", help="Go on although the brokers are another cluster than before.")
     ] = False,
@@ -59,4 +64,14 @@ def run(
     )
     on_stop(relay.stop)
     say(f"relay of {relay.system}, {delivery.value}")
-    relay.run()
+    if http_port is None:
+        relay.run()
+        return
+    from evkit.runtime import health
+
+    server = health.serve(relay, http_host, http_port)
+    say(f"health and metrics at {server.url}")
+    try:
+        relay.run()
+    finally:
+        server.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from evkit.runtime.outbox_cursor import Row
+from evkit.runtime.tracing import PublishSpan
 
 
 @dataclass(slots=True)
@@ -39,6 +40,7 @@ class Batch:
         unpublished  the others
         whole        every row is dealt with; False: given up in the middle, and only what was confirmed counts
         started      when its first row was handed to the producer (monotonic clock)
+        span         around that and the last answer
     """
 
     claim: int
@@ -50,6 +52,7 @@ class Batch:
     unpublished: list[Unpublished] = field(default_factory=list)
     whole: bool = True
     started: float = 0.0
+    span: PublishSpan | None = None
 
     @property
     def is_answered(self) -> bool:

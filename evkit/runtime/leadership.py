@@ -85,6 +85,7 @@ class Lead:
 
     Attributes:
         connection, cursor, publisher, marker, epoch
+        heard_at          when PostgreSQL last answered, on the monotonic clock
         one_by_one_until  position up to which events are claimed one by one, for one of them may kill the relay
 
     Raises:
@@ -107,7 +108,7 @@ class Lead:
         self.one_by_one_until = 0
         self._system = system
         self._lease_seconds = lease_seconds
-        self._heard_at = time.monotonic()
+        self.heard_at = time.monotonic()
         self._told_slow = False
         self._notified = False
         self._claims: list[tuple[int, list[list[int]]]] = []
@@ -182,23 +183,28 @@ class Lead:
         """One row from the leader's own connection: whoever gets it still leads."""
         asked_at = time.monotonic()
         row = self.connection.execute(query, params).fetchone()
-        self._heard_at = asked_at
+        self.heard_at = asked_at
         assert row is not None
         return row
 
-    def beat(self) -> None:
-        """Be heard, and tell when the brokers have not answered for long."""
-        if time.monotonic() - self._heard_at > HEARTBEAT_SECONDS:
-            self.ask(_SQL["heartbeat"])
+    def slow(self) -> tuple[str, float] | None:
+        """What the brokers have not answered for long, and since when (monotonic clock); None when all is well."""
         since = self.publisher.waiting_since
         if since is None or time.monotonic() - since < SLOW_SECONDS:
+            return None
+        words = self.publisher.trouble or "no answer"
+        return f"Kafka at {self._system.settings.bootstrap_servers} has not confirmed a batch yet: {words}", since
+
+    def beat(self) -> None:
+        """Be heard, and tell when the brokers have not answered for long."""
+        if time.monotonic() - self.heard_at > HEARTBEAT_SECONDS:
+            self.ask(_SQL["heartbeat"])
+        slow = self.slow()
+        if slow is None:
             self._told_slow = False
         elif not self._told_slow:
             self._told_slow = True
-            self.tell(
-                f"Kafka at {self._system.settings.bootstrap_servers} has not confirmed a batch for {SLOW_SECONDS:.0f} s: "
-                f"{self.publisher.trouble or 'no answer'}"
-            )
+            self.tell(slow[0])
 
     def _on_notify(self, _notify: Any) -> None:
         self._notified = True
@@ -210,7 +216,7 @@ class Lead:
 
     def is_certain(self) -> bool:
         """Whether PostgreSQL has heard from us so lately that no standby can have taken over."""
-        return time.monotonic() - self._heard_at < 0.8 * self._lease_seconds
+        return time.monotonic() - self.heard_at < 0.8 * self._lease_seconds
 
     def tell(self, error: str) -> None:
         """Write down why nothing moves, for `evkit outbox status`; does nothing when nobody can be told."""
@@ -227,7 +233,7 @@ class Lead:
         """
         asked_at = time.monotonic()
         reading = self.cursor.read(1 if self.one_by_one_until else events_max)
-        self._heard_at = asked_at
+        self.heard_at = asked_at
         more = not reading.complete
         # The lowest position comes first: one above the bound, or none, says that everything below it was tried.
         if not reading.rows or reading.rows[0][0] > self.one_by_one_until:

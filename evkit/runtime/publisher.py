@@ -24,8 +24,9 @@ from typing import Any
 from evkit import kafka
 from evkit.event import CE_CAUSATION_ID, CE_CORRELATION_ID, CE_SCHEMA_VERSION, TRACEPARENT
 from evkit.kafka import KafkaError, KafkaException
-from evkit.runtime import refusal
+from evkit.runtime import refusal, tracing
 from evkit.runtime.batch import Batch, Unpublished
+from evkit.runtime.metrics import RelayMetrics
 from evkit.runtime.outbox_cursor import Row
 from evkit.settings import Settings
 
@@ -54,6 +55,7 @@ class Publisher:
         hold         hold the key of an event that cannot be published (else only that event is skipped)
         may_publish  asked every few hundred rows: False while the lead is not certain, and publishing waits
         stop         set: give up waiting
+        metrics      counts what is published, and what fails
 
     Attributes:
         held         (topic, key) → position of the parked row that later ones wait behind
@@ -69,7 +71,9 @@ class Publisher:
         hold: bool = True,
         may_publish: Callable[[], bool] = lambda: True,
         stop: threading.Event | None = None,
+        metrics: RelayMetrics | None = None,
     ) -> None:
+        self._metrics = metrics or RelayMetrics()
         self.held: dict[tuple[str, str], int] = {}
         self.trouble: str | None = None
         self._settings = settings
@@ -103,12 +107,33 @@ class Publisher:
         Raises:
             RelayStopped, PublishFailed: see the module. What was confirmed by then is in what `give_up` returns.
         """
-        batch.started = time.monotonic()
-        self._under_way.append(batch)
+        self._begin(batch)
         try:
             self._produce(batch, batch.rows)
         except Trouble:
             self._mend()
+
+    def _begin(self, batch: Batch) -> None:
+        batch.started = time.monotonic()
+        batch.span = tracing.publish_span(
+            (row[1].decode() for row in batch.rows),
+            (None if row[11] is None else row[11].decode() for row in batch.rows),
+            len(batch.rows),
+        )
+        self._under_way.append(batch)
+        if batch.redo:
+            self._metrics.retried.add(len(batch.rows))
+
+    def _end(self, batch: Batch) -> None:
+        if batch.span is not None:
+            parked = next((u.error_class for u in batch.unpublished if u.error_class), None)
+            batch.span.end(error_type=parked)
+        metrics = self._metrics
+        metrics.batches.add()
+        metrics.batch_seconds.observe(time.monotonic() - batch.started)
+        metrics.batch_events.observe(len(batch.rows))
+        metrics.published.add(len(batch.answers))
+        metrics.published_bytes.add(sum([len(row[3]) for row in batch.rows]))
 
     def poll(self, seconds: float) -> list[Batch]:
         """Batches that are wholly answered by now, in the order in which they were sent; waits at most so long for one."""
@@ -120,6 +145,7 @@ class Publisher:
         done = []
         while self._under_way and self._under_way[0].is_answered:
             done.append(self._under_way.popleft())
+            self._end(done[-1])
         return done
 
     def give_up(self) -> list[Batch]:
@@ -279,6 +305,7 @@ class Publisher:
             self.held[topic, key] = position
         state = "parked" if self._hold else "skipped"
         batch.unpublished.append(Unpublished(position, topic, key, state, None, 1, error_class, error[:2000]))
+        self._metrics.failed.add(1, "poison")
         log.error(
             "event cannot be published and is %s",
             state,
@@ -377,6 +404,8 @@ class Publisher:
             self._sort_out()
             try:
                 for batch, rows in self._left():
+                    self._metrics.retried.add(len(rows))
+                    self._metrics.redelivered.add(len(rows))
                     self._produce(batch, rows)
                 return
             except Trouble:

@@ -13,24 +13,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import queue
 import random
-import select
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, Literal
 
 import psycopg
 
 from evkit.errors import NotMigrated, RelayStopped, Unreachable, UsageError
+from evkit.runtime import metrics, retention
 from evkit.runtime.batch import Batch
+from evkit.runtime.health import Health
 from evkit.runtime.leadership import HEARTBEAT_SECONDS, Candidate, Lead
 from evkit.runtime.marker import Deposed
+from evkit.runtime.metrics import RelayMetrics
 from evkit.runtime.publisher import Publisher
 from evkit.runtime.refusal import Fenced, PublishFailed
 from evkit.runtime.transactional_publisher import TransactionalPublisher
+from evkit.runtime.wake import Wake
 from evkit.system import System, connect
 
 log = logging.getLogger(__name__)
@@ -43,9 +46,11 @@ POLL_SECONDS_MAX = 0.1
 # How often a standby asks whether the leader is gone.
 STANDBY_SECONDS = 0.3
 # Between two tries after a failure: random up to the shorter one, doubled each time up to the longer one.
-RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.5, 10.0
+RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.5, 5.0
 # Batches between reader and publisher, and sent but not wholly answered: what bounds the relay's memory.
 BATCHES_READ_AHEAD, BATCHES_UNDER_WAY = 1, 3
+# How often partitions are made ahead, and old ones dropped.
+KEEP_SECONDS = 60.0
 # A relay that was told to stop waits this long for the broker's answers.
 STOP_SECONDS = 10.0
 
@@ -70,6 +75,7 @@ class Relay:
 
     Attributes:
         leading  set while this relay leads (threading.Event)
+        metrics  what it has counted: see metrics.py
     """
 
     def __init__(
@@ -99,13 +105,15 @@ class Relay:
         self._on_batch = on_batch
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self.metrics = RelayMetrics()
         self._led_before = False
+        self._running = False
+        self._looped_at: float | None = None
+        self._waits: tuple[str, float] | None = None  # for what, and since when on the monotonic clock
+        self._fatal: str | None = None
         self._candidate: Candidate | None = None
         self._lead: Lead | None = None
-        # Waking the reader, whatever it waits for: a byte through a pipe, which select() takes beside the connection.
-        self._wake_out, self._wake_in = os.pipe()
-        os.set_blocking(self._wake_out, False)
-        os.set_blocking(self._wake_in, False)
+        self._wake = Wake()
         self._begin()
 
     def _begin(self) -> None:
@@ -128,34 +136,45 @@ class Relay:
             NotMigrated: the database has no evkit tables.
             RelayStopped: the brokers refuse this relay for good. Everything else is waited out.
         """
+        self._running, self._fatal = True, None
+        metrics.export(self)
+        try:
+            self._run()
+        except Exception as error:
+            self._fatal = str(error)
+            raise
+        finally:
+            self._running = False
+            self._let_go()
+
+    def _run(self) -> None:
         failures = 0
-        waited_for: str | None = None
         while not self._stop.is_set():
+            led_since = time.monotonic()
             try:
                 if not self._leads():
                     continue
-                if waited_for:
-                    log.warning("relay goes on after: %s", waited_for)
-                    waited_for = None
+                if self._waits is not None:
+                    log.warning("relay goes on after: %s", self._waits[0])
+                    self._waits = None
                 led_since = time.monotonic()
                 self._pipeline()
             except Exception as error:
+                fatal = isinstance(error, (NotMigrated, RelayStopped))
                 if self._lead is not None and isinstance(error, (PublishFailed, RelayStopped)):
+                    self.metrics.failed.add(1, "fatal" if fatal else "retriable")
                     self._lead.tell(str(error))
-                outage = self._is_outage(error)
-                if not outage:
-                    log.error("relay failed and tries again", exc_info=error)
-                elif str(error) != waited_for:
-                    log.warning("relay waits: %s", error)
-                was_leading = self._lead is not None
-                self._let_go()
-                if isinstance(error, (NotMigrated, RelayStopped)):
+                if fatal:
                     raise
-                waited_for = str(error)
-                failures = 0 if was_leading and time.monotonic() - led_since > RETRY_SECONDS_MAX else failures + 1
+                if not self._is_outage(error):
+                    log.error("relay failed and tries again", exc_info=error)
+                elif self._waits is None:
+                    log.warning("relay waits: %s", error)
+                self._waits = (str(error), self._waits[1] if self._waits is not None else time.monotonic())
+                failures = 0 if time.monotonic() - led_since > RETRY_SECONDS_MAX else failures + 1
+                self._let_go()
                 longest = min(RETRY_SECONDS_MIN * 2 ** min(failures, 10), RETRY_SECONDS_MAX)
                 self._stop.wait(random.uniform(RETRY_SECONDS_MIN / 5, longest))  # noqa: S311 - jitter
-        self._let_go()
 
     def start(self) -> threading.Thread:
         """Run in a thread of this process, beside the service that writes (see `wake`); `stop` ends it."""
@@ -170,8 +189,25 @@ class Relay:
 
     def wake(self) -> None:
         """Look now, not at the next poll: for a writer in the same process, after its commit."""
-        with contextlib.suppress(BlockingIOError, OSError):
-            os.write(self._wake_in, b"w")
+        self._wake.call()
+
+    def health(self) -> Health:
+        """Whether it does its work, judged from what it knows itself: at once, and without asking anybody."""
+        now, lead = time.monotonic(), self._lead
+        heard = [t for t in (self._looped_at, lead.heard_at if lead is not None else None) if t is not None]
+        waits = self._waits
+        if waits is None and lead is not None and (slow := lead.slow()) is not None:
+            waits = slow
+        return Health.of(
+            alive=self._running,
+            leading=self.leading.is_set(),
+            last_loop_seconds=now - max(heard) if heard else None,
+            lease_seconds=self.lease_seconds,
+            fatal=self._fatal,
+            waits_for=waits[0] if waits is not None else None,
+            waits_seconds=now - waits[1] if waits is not None else None,
+            held_keys=len(lead.publisher.held) if lead is not None else 0,
+        )
 
     def step(self) -> int:
         """Read one batch, publish it and mark it, in this thread; returns how many events are published and marked.
@@ -200,6 +236,7 @@ class Relay:
 
     def _leads(self, *, wait: bool = True) -> bool:
         """Whether this relay leads; when another does, stand by for a moment."""
+        self._looped_at = time.monotonic()
         if self._lead is not None:
             return True
         if self._candidate is None:
@@ -220,6 +257,8 @@ class Relay:
             first=not self._led_before,
         )
         self._led_before = True
+        self.metrics.leads.add()
+        self.metrics.leading.set(1)
         self.leading.set()
         return True
 
@@ -227,12 +266,21 @@ class Relay:
         settings, hold = self.system.settings, self._on_poison == "hold"
         if self.delivery == "exactly-once":
             return TransactionalPublisher(
-                settings, self._source, relay_id=relay_id, hold=hold, may_publish=is_certain, stop=self._abort
+                settings,
+                self._source,
+                relay_id=relay_id,
+                hold=hold,
+                may_publish=is_certain,
+                stop=self._abort,
+                metrics=self.metrics,
             )
-        return Publisher(settings, self._source, hold=hold, may_publish=is_certain, stop=self._abort)
+        return Publisher(
+            settings, self._source, hold=hold, may_publish=is_certain, stop=self._abort, metrics=self.metrics
+        )
 
     def _let_go(self) -> None:
         self.leading.clear()
+        self.metrics.leading.set(0)
         self._abort.set()
         if self._lead is not None:
             self._lead.close()
@@ -253,7 +301,7 @@ class Relay:
         """Read, publish and mark until `stop()`; raises what ended a stage."""
         stages = [
             threading.Thread(target=self._stage, args=(work,), name=f"evkit relay {name}", daemon=True)
-            for name, work in (("publisher", self._publish_all), ("marker", self._mark_all))
+            for name, work in (("publisher", self._publish_all), ("marker", self._mark_all), ("keeper", self._keep))
         ]
         for stage in stages:
             stage.start()
@@ -272,7 +320,8 @@ class Relay:
                 self._to_publish.put_nowait(_END)
             stages[0].join()
             self._to_mark.put(_END)
-            stages[1].join()
+            for stage in stages[1:]:
+                stage.join()
         if self._broken is not None:
             raise self._broken
 
@@ -307,8 +356,8 @@ class Relay:
                 self._put(batch)
                 if batch.redo or self._term.one_by_one_until:
                     self._drain()
-            if not self._more:
-                self._wait(pause)
+            if not self._more and not self._term.was_notified():
+                self._wake.wait(self._term.connection, pause)
 
     def _next_batch(self) -> Batch | None:
         """Claimed rows, or news for the marker alone; None when there is nothing to do. Sets `_more`."""
@@ -351,6 +400,18 @@ class Relay:
             for done in publisher.give_up():
                 self._to_mark.put(done)
 
+    def _keep(self) -> None:
+        """Look after the outbox's partitions, on a connection of its own: nobody waits for that."""
+        days = self.system.settings.outbox_retention_days
+        keeper = retention.Keeper(None if days is None else timedelta(days=days))
+        while not self._abort.is_set():
+            try:
+                with self.system.writing("evkit relay partitions", autocommit=True) as connection:
+                    keeper.keep(connection)
+            except (psycopg.Error, Unreachable) as error:
+                log.warning("outbox partitions were not looked after: %s", error)
+            self._abort.wait(KEEP_SECONDS)
+
     def _mark_all(self) -> None:
         while True:
             batch = self._to_mark.get()
@@ -369,6 +430,10 @@ class Relay:
 
     def _mark(self, batches: list[Batch]) -> int:
         published = self._term.marker.mark(batches)
+        self.metrics.marked.add(published)
+        self.metrics.queued.set(self._to_publish.qsize(), "read")
+        self.metrics.queued.set(self._term.publisher.under_way, "under_way")
+        self.metrics.queued.set(self._to_mark.qsize(), "answered")
         if published and self._on_batch is not None:
             self._on_batch(published)
         return published
@@ -422,17 +487,3 @@ class Relay:
                     self._marked.wait(HEARTBEAT_SECONDS / 2)
             self._check()
             self._term.beat()
-
-    def _wait(self, seconds: float) -> None:
-        """Until the time is over, somebody wakes us, or a writer's NOTIFY comes."""
-        if self._term.was_notified():
-            return
-        connection = self._term.connection
-        ready, _, _ = select.select([connection.fileno(), self._wake_out], [], [], seconds)
-        if self._wake_out in ready:
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._wake_out, 4096)
-        if connection.fileno() in ready:
-            connection.pgconn.consume_input()
-            while connection.pgconn.notifies() is not None:
-                pass

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,6 +22,7 @@ from evkit.event import CE_ID
 from evkit.kafka import KafkaException, TopicPartition
 from evkit.runtime import refusal
 from evkit.runtime.batch import Batch
+from evkit.runtime.metrics import RelayMetrics
 from evkit.runtime.publisher import Publisher, Trouble
 from evkit.settings import Settings
 
@@ -46,8 +46,9 @@ class TransactionalPublisher(Publisher):
         hold: bool = True,
         may_publish: Callable[[], bool] = lambda: True,
         stop: threading.Event | None = None,
+        metrics: RelayMetrics | None = None,
     ) -> None:
-        super().__init__(settings, source, hold=hold, may_publish=may_publish, stop=stop)
+        super().__init__(settings, source, hold=hold, may_publish=may_publish, stop=stop, metrics=metrics)
         self._name = f"evkit.relay.{relay_id}"
         self._group = kafka.consumer(settings, self._name)  # only for its metadata: it joins nothing
         self._cursor = TopicPartition(CURSOR_TOPIC, 0)
@@ -80,8 +81,7 @@ class TransactionalPublisher(Publisher):
             RelayStopped, PublishFailed: see publisher.py; Fenced: another relay has taken over. Nothing is published then,
                 or all of it is, which the committed claim tells.
         """
-        batch.started = time.monotonic()
-        self._under_way.append(batch)
+        self._begin(batch)
         while True:
             try:
                 if self._producer is None:
@@ -113,6 +113,8 @@ class TransactionalPublisher(Publisher):
         """The batches whose transactions are committed."""
         done = list(self._under_way)
         self._under_way.clear()
+        for batch in done:
+            self._end(batch)
         return done
 
     def _transaction(self, batch: Batch) -> None:
