@@ -80,7 +80,8 @@ class Lead:
 
     Args:
         connection      holds the lock
-        make_publisher  makes the publisher, given the relay's id and what tells it whether it may publish
+        make_publisher  makes the publisher, given the relay's id, what tells whether it may publish, and what raises
+                        when it does not lead any more
         first           of this process: what is left over was left by a relay that died
 
     Attributes:
@@ -97,7 +98,7 @@ class Lead:
         self,
         connection: postgres.Connection,
         system: System,
-        make_publisher: Callable[[str, Callable[[], bool]], Publisher],
+        make_publisher: Callable[[str, Callable[[], bool], Callable[[], None]], Publisher],
         *,
         delivery: str,
         lease_seconds: float,
@@ -124,7 +125,7 @@ class Lead:
             )
         if known != cluster:
             connection.execute(_SQL["remember_cluster"], {"cluster_id": cluster, "epoch": self.epoch})
-        self.publisher = make_publisher(relay_id, self.is_certain)
+        self.publisher = make_publisher(relay_id, self.is_certain, self.confirm)
         marks = system.writing("evkit relay marks", autocommit=True)
         self.marker = Marker(marks, self.epoch, settled, marked_claim)
         try:
@@ -186,6 +187,10 @@ class Lead:
         self.heard_at = asked_at
         assert row is not None
         return row
+
+    def confirm(self) -> None:
+        """Raise psycopg's error when the lead is lost."""
+        self.ask(_SQL["heartbeat"])
 
     def slow(self) -> tuple[str, float] | None:
         """What the brokers have not answered for long, and since when (monotonic clock); None when all is well."""

@@ -86,6 +86,7 @@ class Publisher:
         self._failures: dict[int, KafkaError] = {}
         self._stopped = False
         self._refused: KafkaError | None = None
+        self._last_words: KafkaError | None = None  # of a client that has stopped
         self._topics: dict[bytes, str] = {}
         self._unknown: dict[bytes, tuple[float, str, str]] = {}
         self._bytes_max: dict[str, int] = {}
@@ -172,6 +173,7 @@ class Publisher:
     def _client(self, **properties: Any) -> Any:
         self._failures.clear()
         self._stopped = False
+        self._last_words = None
         return kafka.producer(
             self._settings,
             **{
@@ -201,8 +203,9 @@ class Publisher:
         try:
             if self._producer.poll(seconds) and self.trouble is not None:
                 self.trouble = None
-        except KafkaException:
+        except KafkaException as error:
             self._stopped = True
+            self._last_words = error.args[0]
         if self._refused is not None:
             raise refusal.stopped(self._settings, self._refused)
         if self._failures or self._stopped:

@@ -262,13 +262,14 @@ class Relay:
         self.leading.set()
         return True
 
-    def _new_publisher(self, relay_id: str, is_certain: Callable[[], bool]) -> Publisher:
+    def _new_publisher(self, relay_id: str, is_certain: Callable[[], bool], confirm: Callable[[], None]) -> Publisher:
         settings, hold = self.system.settings, self._on_poison == "hold"
         if self.delivery == "exactly-once":
             return TransactionalPublisher(
                 settings,
                 self._source,
                 relay_id=relay_id,
+                confirm=confirm,
                 hold=hold,
                 may_publish=is_certain,
                 stop=self._abort,

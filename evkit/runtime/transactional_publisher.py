@@ -35,7 +35,8 @@ _TRANSACTION_SECONDS = 30
 
 
 class TransactionalPublisher(Publisher):
-    """Publishes batch by batch, each once. Args: see Publisher; `relay_id` names the transactional.id and the group."""
+    """Publishes batch by batch, each once. Args: see Publisher; `relay_id` names the transactional.id and the
+    group; `confirm` raises when this relay does not lead any more."""
 
     def __init__(
         self,
@@ -43,12 +44,14 @@ class TransactionalPublisher(Publisher):
         source: str,
         *,
         relay_id: str,
+        confirm: Callable[[], Any] = lambda: None,
         hold: bool = True,
         may_publish: Callable[[], bool] = lambda: True,
         stop: threading.Event | None = None,
         metrics: RelayMetrics | None = None,
     ) -> None:
         super().__init__(settings, source, hold=hold, may_publish=may_publish, stop=stop, metrics=metrics)
+        self._confirm = confirm
         self._name = f"evkit.relay.{relay_id}"
         self._group = kafka.consumer(settings, self._name)  # only for its metadata: it joins nothing
         self._cursor = TopicPartition(CURSOR_TOPIC, 0)
@@ -91,6 +94,11 @@ class TransactionalPublisher(Publisher):
             except Trouble:
                 self._take_back()
                 batch.answers.clear()
+                words = [*self._failures.values(), *([self._last_words] if self._last_words is not None else [])]
+                if any(error.code() in refusal.FENCED for error in words):
+                    raise refusal.Fenced("another relay has taken over this outbox's transactional.id") from None
+                if self._stopped and self._last_words is not None:
+                    raise refusal.failed(self._settings, self._last_words) from None
                 self._sort_out()
                 # What was held is looked at again: what held it may be through.
                 batch.unpublished[:] = [u for u in batch.unpublished if u.state != "held"]
@@ -149,6 +157,7 @@ class TransactionalPublisher(Publisher):
     def _client(self, **properties: Any) -> Any:
         self._failures.clear()
         self._stopped = False
+        self._last_words = None
         client = kafka.producer(
             self._settings,
             **{
@@ -163,6 +172,8 @@ class TransactionalPublisher(Publisher):
         while True:
             try:
                 client.init_transactions(self._settings.kafka_timeout_seconds)
+                # In this order: whoever leads after this confirmation fences us; nobody has led between it and our start.
+                self._confirm()
                 return client
             except KafkaException as failure:
                 error = failure.args[0]
