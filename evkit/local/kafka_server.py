@@ -1,8 +1,14 @@
-"""Apache Kafka in KRaft mode: one node that is broker and controller, on two ports of 127.0.0.1."""
+"""Apache Kafka in KRaft mode: one node that is broker and controller, on two ports of 127.0.0.1.
+
+On request it has a third port that asks who you are and may refuse (SASL_PLAINTEXT, ACLs), for tests of what a service
+does then. Nobody is known there at first; users and what they may do are made through the first port, where everybody is
+an administrator. A password is nowhere in the stack's files: the broker keeps salted hashes (SCRAM).
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import uuid
@@ -22,8 +28,8 @@ _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller_port}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}{secured_listener}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}{secured_listener}
 controller.listener.names=CONTROLLER
 log.dirs={data}
 # A topic that is missing is an error worth seeing, not a topic with one partition.
@@ -50,6 +56,17 @@ broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 """
 
+# Whoever comes without a name, by the first port, may do everything, as without an authorizer; a user nothing but what an
+# ACL allows.
+_SECURED_PROPERTIES = """\
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT
+sasl.enabled.mechanisms=SCRAM-SHA-256
+listener.name.sasl_plaintext.scram-sha-256.sasl.jaas.config=\\
+ org.apache.kafka.common.security.scram.ScramLoginModule required;
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+"""
+
 _LOGGING = """\
 <?xml version="1.0" encoding="UTF-8"?>
 <Configuration status="ERROR">
@@ -59,12 +76,18 @@ _LOGGING = """\
 
 
 class KafkaServer:
-    """The broker of one stack; its folder has `data`, `server.properties` and `server.log`."""
+    """The broker of one stack; its folder has `data`, `server.properties` and `server.log`.
+
+    Args:
+        folder   where they are
+        secured  listen on a port more, where users sign in and need ACLs
+    """
 
     name = "Apache Kafka"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, secured: bool = False) -> None:
         self.folder = folder
+        self.secured = secured
         self.log = folder / "server.log"
         self._properties = folder / "server.properties"
 
@@ -74,16 +97,20 @@ class KafkaServer:
 
     def port(self) -> int | None:
         """The port that the broker was last told to listen on."""
-        return self._configured("advertised.listeners")
+        return self._configured("PLAINTEXT")
 
-    def _configured(self, name: str) -> int | None:
+    def secured_port(self) -> int | None:
+        """The port where users sign in; None when it was last started without one."""
+        return self._configured("SASL_PLAINTEXT")
+
+    def _configured(self, listener: str) -> int | None:
         try:
-            for line in self._properties.read_text().splitlines():
-                if line.startswith(f"{name}="):
-                    return int(line.rpartition(":")[2])
+            found = re.search(
+                rf"^listeners=(?:.*,)?{listener}://[\d.]+:(\d+)", self._properties.read_text(), re.MULTILINE
+            )
         except (OSError, ValueError):
-            pass
-        return None
+            return None
+        return int(found[1]) if found else None
 
     def start(self, progress: server.Progress) -> int:
         """Start the broker and wait until it answers; returns its port. Its data is made when there is none.
@@ -100,10 +127,9 @@ class KafkaServer:
         if not (self.folder / "data" / "meta.properties").exists():
             self._format(classpath)
         port = server.free_port(self.port())
-        controller_port = server.free_port(self._configured("controller.quorum.voters"))
-        self._properties.write_text(
-            _PROPERTIES.format(port=port, controller_port=controller_port, data=self.folder / "data")
-        )
+        controller_port = server.free_port(self._configured("CONTROLLER"))
+        secured_port = server.free_port(self.secured_port()) if self.secured else None
+        self._properties.write_text(_properties(port, controller_port, secured_port, self.folder / "data"))
         process = server.start(
             [*self._java(classpath), "kafka.Kafka", str(self._properties)], self.log, folder=self.folder
         )
@@ -156,7 +182,7 @@ class KafkaServer:
         shutil.rmtree(making, ignore_errors=True)
         shutil.rmtree(data, ignore_errors=True)  # without meta.properties there is nothing in it that a broker can read
         properties = self.folder / "format.properties"
-        properties.write_text(_PROPERTIES.format(port=9092, controller_port=9093, data=making))
+        properties.write_text(_properties(9092, 9093, None, making))
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         if cluster.startswith("-"):
             cluster = "e" + cluster[1:]
@@ -173,3 +199,12 @@ class KafkaServer:
                 f"Apache Kafka's storage cannot be made in {data}: {words[-1] if words else 'no reason given'}"
             )
         making.replace(data)
+
+
+def _properties(port: int, controller_port: int, secured_port: int | None, data: Path) -> str:
+    """The text of server.properties."""
+    secured_listener = f",SASL_PLAINTEXT://127.0.0.1:{secured_port}" if secured_port else ""
+    general = _PROPERTIES.format(
+        port=port, controller_port=controller_port, secured_listener=secured_listener, data=data
+    )
+    return general + _SECURED_PROPERTIES if secured_port else general

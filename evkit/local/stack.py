@@ -38,6 +38,7 @@ class StackInfo:
         postgres_pid, kafka_pid  of the servers
         started_at               ISO time, UTC
         already_up               nothing had to be started
+        kafka_secured_servers    host:port where users sign in and need ACLs; None without
     """
 
     postgres_dsn: str
@@ -47,6 +48,7 @@ class StackInfo:
     kafka_pid: int
     started_at: str
     already_up: bool = False
+    kafka_secured_servers: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +83,15 @@ class Stack:
     As a context manager it is up inside the block, and taken down at its end if the block has started it.
 
     Args:
-        home   folder for data and logs; default: EVKIT_LOCAL_HOME or the user's data folder
-        owned  the servers end with this process, even when it is killed; for tests
+        home     folder for data and logs; default: EVKIT_LOCAL_HOME or the user's data folder
+        owned    the servers end with this process, even when it is killed; for tests
+        secured  Kafka listens on a port more, where users sign in and need ACLs (see kafka_server.py); for tests
     """
 
-    def __init__(self, home: Path | str | None = None, *, owned: bool = False) -> None:
+    def __init__(self, home: Path | str | None = None, *, owned: bool = False, secured: bool = False) -> None:
         self.home = Path(home).expanduser().absolute() if home else local_home()
         self._owned = owned
-        self._kafka = KafkaServer(self.home / "kafka")
+        self._kafka = KafkaServer(self.home / "kafka", secured=secured)
         self._postgres = PostgresServer(self.home / "postgres")
         self._state = self.home / "stack.json"
         self._supervisor: subprocess.Popen[bytes] | None = None
@@ -173,6 +176,7 @@ class Stack:
         if postgres is None or kafka is None:
             gone = self._postgres if postgres is None else self._kafka
             raise StackError(f"{gone.name} ended right after its start (log: {gone.log}): try `evkit up` again")
+        secured_port = self._kafka.secured_port()
         return StackInfo(
             postgres_dsn=self._postgres.dsn(postgres_port),
             kafka_bootstrap_servers=f"127.0.0.1:{kafka_port}",
@@ -180,6 +184,7 @@ class Stack:
             postgres_pid=postgres.pid,
             kafka_pid=kafka.pid,
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            kafka_secured_servers=f"127.0.0.1:{secured_port}" if secured_port else None,
         )
 
     def _write(self, info: StackInfo) -> None:

