@@ -30,7 +30,7 @@ _SQL = named("outbox_cursor")
 # Bytes of stored payloads in one read: three such batches are in the relay's memory at a time.
 BATCH_BYTES_MAX = 8_000_000
 
-_COMPLETE, _DUE, _DECISIONS = 1, 2, 4
+_DUE, _DECISIONS = 1, 2
 
 # One outbox row, text as the bytes that Kafka wants: (position, topic, key, value, id, type, schema_version, headers,
 # time, correlation_id, causation_id, traceparent). A tuple, for it is made and read 100,000 times a second.
@@ -91,24 +91,19 @@ class GapAwareCursor:
 
     def read(self, events_max: int, bytes_max: int = BATCH_BYTES_MAX) -> Reading:
         """What was not read before, at most so many rows and (but for the first row) so many stored bytes."""
-        self._rows.execute(
-            _SQL["read"],
-            {
-                "high": self.high,
-                "hole_first": [h.first for h in self.holes],
-                "hole_last": [h.last for h in self.holes],
-                "events_max": events_max,
-                "bytes_max": bytes_max,
-            },
-            prepare=True,
-        )
-        answer = self._rows.fetchall()
+        query = "read"
+        params: dict[str, Any] = {"high": self.high, "events_max": events_max, "bytes_max": bytes_max}
+        if self.holes:
+            query = "read_with_holes"
+            params |= {"hole_first": [h.first for h in self.holes], "hole_last": [h.last for h in self.holes]}
+        answer = self._rows.execute(_SQL[query], params, prepare=True).fetchall()
         head, rows = answer[0], answer[1:]
         assert head[2] is None, "the row about the snapshot comes first"
         xmin, flags = head[0], head[6]
         positions = [row[0] for row in rows]
-        complete = bool(flags & _COMPLETE)
-        # A read that stopped at a limit has not looked at what lies above its last row.
+        # What is stored may be four bytes longer than what is in it, and is often shorter.
+        complete = len(rows) < events_max and sum([len(row[3]) + 4 for row in rows]) < bytes_max
+        # A read that may have stopped at a limit has not looked at what lies above its last row.
         looked_until = max(self.high, positions[-1] if positions else 0) if complete else positions[-1]
         if self.holes:
             self._settle_holes(positions, xmin, looked_until)

@@ -91,7 +91,7 @@ class Publisher:
         self._unknown: dict[bytes, tuple[float, str, str]] = {}
         self._bytes_max: dict[str, int] = {}
         self._batch_bytes = 1_000_000
-        self._now_us = 0
+        self._clock = [0]  # microseconds at the last look for answers
 
     @property
     def waiting_since(self) -> float | None:
@@ -190,16 +190,22 @@ class Publisher:
         if error.code() in refusal.FATAL:
             self._refused = error
 
-    def _answered(self, answers: list[tuple[int, int, int, int]], position: int, error: Any, message: Any) -> None:
-        if error is None:
-            answers.append((position, message.partition(), message.offset(), self._now_us))
-        else:
-            self._failures[position] = error
+    def _answers_to(self, batch: Batch) -> Callable[[int, Any, Any], None]:
+        """What the client calls with the answer to one row; a function of its own, for it is called for each event."""
+        append, failures, clock = batch.answers.append, self._failures, self._clock
+
+        def answered(position: int, error: Any, message: Any) -> None:
+            if error is None:
+                append((position, message.partition(), message.offset(), clock[0]))
+            else:
+                failures[position] = error
+
+        return answered
 
     def _serve(self, seconds: float) -> None:
         """Take the broker's answers; raises Trouble when one of them is a failure."""
         assert self._producer is not None
-        self._now_us = time.monotonic_ns() // 1000
+        self._clock[0] = time.monotonic_ns() // 1000
         try:
             if self._producer.poll(seconds) and self.trouble is not None:
                 self.trouble = None
@@ -215,7 +221,7 @@ class Publisher:
         if self._producer is None:
             self._producer = self._client()
         produce = self._producer.produce
-        answered = functools.partial(self._answered, batch.answers)
+        answered = self._answers_to(batch)
         partial, topics, source = functools.partial, self._topics, self._source
         count = 0
         for row in rows:
@@ -366,7 +372,7 @@ class Publisher:
         if self._producer is None:
             return
         producer, self._producer = self._producer, None
-        self._now_us = time.monotonic_ns() // 1000
+        self._clock[0] = time.monotonic_ns() // 1000
         for _ in range(2):
             try:
                 producer.purge()

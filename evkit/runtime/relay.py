@@ -47,8 +47,9 @@ POLL_SECONDS_MAX = 0.1
 STANDBY_SECONDS = 0.3
 # Between two tries after a failure: random up to the shorter one, doubled each time up to the longer one.
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.5, 5.0
-# Batches between reader and publisher, and sent but not wholly answered: what bounds the relay's memory.
-BATCHES_READ_AHEAD, BATCHES_UNDER_WAY = 1, 3
+# Batches between reader and publisher, sent but not wholly answered, and answered but not marked: what bounds the relay's
+# memory.
+BATCHES_READ_AHEAD, BATCHES_UNDER_WAY, BATCHES_ANSWERED = 1, 3, 3
 # How often partitions are made ahead, and old ones dropped.
 KEEP_SECONDS = 60.0
 # A relay that was told to stop waits this long for the broker's answers.
@@ -123,7 +124,8 @@ class Relay:
         self._more = False
         self._tail = True  # after a start: is there a tail of events that may be tried again?
         self._to_publish: queue.Queue[Any] = queue.Queue(BATCHES_READ_AHEAD)
-        self._to_mark: queue.Queue[Any] = queue.Queue()
+        self._to_mark: queue.Queue[Any] = queue.Queue(BATCHES_ANSWERED)
+        self._marker_works = True
         self._unmarked = 0
         self._marked = threading.Condition()
 
@@ -320,7 +322,7 @@ class Relay:
             with contextlib.suppress(queue.Full):
                 self._to_publish.put_nowait(_END)
             stages[0].join()
-            self._to_mark.put(_END)
+            self._hand_on(_END)
             for stage in stages[1:]:
                 stage.join()
         if self._broken is not None:
@@ -331,6 +333,8 @@ class Relay:
             work()
         except BaseException as error:
             self._break(error)
+        finally:
+            self._marker_works = self._marker_works and work != self._mark_all
 
     def _break(self, error: BaseException) -> None:
         if self._broken is None:
@@ -394,12 +398,12 @@ class Relay:
                 elif batch is not None:
                     publisher.send(batch)
                 for done in publisher.poll(0 if batch is not None else 0.001):
-                    self._to_mark.put(done)
+                    self._hand_on(done)
                 if self._abort.is_set():
                     break
         finally:
             for done in publisher.give_up():
-                self._to_mark.put(done)
+                self._hand_on(done)
 
     def _keep(self) -> None:
         """Look after the outbox's partitions, on a connection of its own: nobody waits for that."""
@@ -440,7 +444,7 @@ class Relay:
         return published
 
     def _publish_now(self, batch: Batch) -> list[Batch]:
-        """For `step`: send one batch and wait for all of its answers."""
+        """Send one batch and wait for all of its answers (`step`)."""
         publisher = self._term.publisher
         if not batch.rows:
             return [batch]
@@ -470,7 +474,7 @@ class Relay:
             with self._marked:
                 self._unmarked += 1
             if not batch.rows:
-                self._to_mark.put(batch)
+                self._hand_on(batch)
                 return
         while True:
             self._check()
@@ -479,6 +483,13 @@ class Relay:
                 return
             except queue.Full:
                 self._term.beat()
+
+    def _hand_on(self, batch: Any) -> None:
+        """To the marker; not to one that is dead."""
+        while self._marker_works:
+            with contextlib.suppress(queue.Full):
+                self._to_mark.put(batch, timeout=HEARTBEAT_SECONDS)
+                return
 
     def _drain(self) -> None:
         """Wait until everything that was read is marked."""
