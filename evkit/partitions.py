@@ -78,8 +78,9 @@ class Layout:
         return next((name for name, r in self.ranges[parent].items() if r == range_), None)
 
     def lacking(self) -> list[tuple[str, Range]]:
-        """(parent, range): ranges that only the other table has."""
-        return [(p, r) for r in self.all_ranges() for p in PARENTS if self.leaf(p, r) is None]
+        """(parent, range): ranges that only the other table has, and no table stands ready for."""
+        every = [(p, r) for r in self.all_ranges() for p in PARENTS if self.leaf(p, r) is None]
+        return [(p, r) for p, r in every if f"{p}_{r.lower}" not in self.detached]
 
     def ahead(self) -> list[Range]:
         """Ranges above the one that is being written, which nobody has written to."""

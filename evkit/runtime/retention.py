@@ -198,13 +198,13 @@ def ahead(connection: postgres.Connection) -> Kept:
                 _adopt(connection, found, filled, done)
                 found = partitions.layout(connection)
                 filled = partitions.rest(connection, found)
-            for parent, range_ in found.lacking():
-                _run(connection, found, partitions.make(range_, [parent]))
-                done.made.append(range_)
             for range_ in found.next_ranges(max((rows.upper for rows in filled.values()), default=0)):
                 _run(connection, found, partitions.make(range_))
                 done.made.append(range_)
                 log.info("outbox partitions for positions from %s on", range_.lower)
+            for parent, range_ in found.lacking():
+                _run(connection, found, partitions.make(range_, [parent]))
+                done.made.append(range_)
     return done
 
 

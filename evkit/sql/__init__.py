@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 _NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
 
@@ -34,6 +36,13 @@ def migrations() -> list[tuple[int, str, bytes]]:
 def tables() -> bytes:
     """The tables as they are today, in one readable script: what all migrations together make."""
     return (files(__package__) / "tables.sql").read_bytes()
+
+
+@cache
+def expected() -> dict[str, Any]:
+    """What PostgreSQL says of the tables that tables.sql makes, for drift/; CONTRIBUTING.md says how it is generated."""
+    found: dict[str, Any] = json.loads((files(__package__) / "expected.json").read_text(encoding="utf-8"))
+    return found
 
 
 def nouns() -> list[str]:
