@@ -238,14 +238,15 @@ class Lead:
         """
         asked_at = time.monotonic()
         reading = self.cursor.read(1 if self.one_by_one_until else events_max)
+        if reading.due:
+            self.connection.execute(_SQL["move_due"], (events_max,))
+            if not reading.rows:
+                reading = self.cursor.read(1 if self.one_by_one_until else events_max)
         self.heard_at = asked_at
-        more = not reading.complete
+        more = reading.due or not reading.complete
         # The lowest position comes first: one above the bound, or none, says that everything below it was tried.
         if not reading.rows or reading.rows[0][0] > self.one_by_one_until:
             self.one_by_one_until = 0
-        if reading.due:
-            self.connection.execute(_SQL["move_due"], (events_max,))
-            more = True
         decided, self._decisions = reading.decisions != self._decisions, reading.decisions
         settled, holes = self.cursor.settled, self.cursor.holes
         hole = (holes[0].first, holes[0].since) if holes else None

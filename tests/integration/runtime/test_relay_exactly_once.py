@@ -145,7 +145,7 @@ def test_outboxes_of_two_databases_run_side_by_side(evkit_system, evkit_stack, e
             second = System(Settings(postgres_dsn=dsn, kafka=evkit_system.settings.kafka))
             ids = write(evkit_system, topic, 20) + write(second, topic, 20)
             done = threading.Semaphore(0)
-            relays = [Relay(s, **once(on_batch=lambda n: done.release(n))) for s in (evkit_system, second)]
+            relays = [Relay(s, **once(on_batch=done.release)) for s in (evkit_system, second)]
             threads = [relay.start() for relay in relays]
             for _ in range(40):
                 assert done.acquire(timeout=30)
