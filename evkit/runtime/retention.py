@@ -88,7 +88,7 @@ class Keeper:
 
     Args:
         older_than  events younger than this are kept; None drops nothing
-        drops_max   most ranges dropped in one round: looking through a range takes half a second
+        drops_max   most ranges dropped in one round: looking through a range takes a second
         actor       who it is in the audit table
     """
 
@@ -131,7 +131,7 @@ class Keeper:
 def plan(system: System, older_than: timedelta | None) -> list[Partition]:
     """Every range of the outbox, ascending, and whether it may be dropped; `reason` says why not.
 
-    Reads only, also as evkit_reader. Whether each row is published is looked at when it is dropped: it takes half a second
+    Reads only, also as evkit_reader. Whether each row is published is looked at when it is dropped: it takes a second
     a range.
     """
     with system.reading() as connection:
@@ -250,15 +250,16 @@ def _judge(
     )
     if len(leaves) < len(PARENTS):
         return replace(partition, reason="only one of the two tables has this range: `evkit migrate --check`")
-    if why := _why_kept(connection, partition, settled, found.last_position):
+    why = _why_needed(connection, partition, settled, found.last_position) or _why_young(connection, partition)
+    if why is not None:
         return replace(partition, reason=why)
     return replace(partition, droppable=True, reason="all published, and older than the setting")
 
 
-def _why_kept(
+def _why_needed(
     connection: postgres.Connection, partition: Partition, settled: int | None, last_position: int
 ) -> str | None:
-    """Why a range must stay, in words; None when it may go as far as this can tell."""
+    """What still has to be done with a range, in words; None when nothing has. Takes a millisecond."""
     lower, upper = partition.lower, partition.upper
     if lower > last_position:
         return "empty, made ahead"
@@ -273,9 +274,14 @@ def _why_kept(
         return (
             f"{waiting[0]} event(s) wait in it unpublished, the first at position {waiting[1]}: `evkit outbox status`"
         )
+    return None
+
+
+def _why_young(connection: postgres.Connection, partition: Partition) -> str | None:
+    """Which event of a range is too young to go, in words; None when all are old."""
     if partition.cutoff is None:
         return "outbox_retention_days is not set: everything is kept"
-    bounds = {"lower": lower, "upper": upper, "cutoff": partition.cutoff}
+    bounds = {"lower": partition.lower, "upper": partition.upper, "cutoff": partition.cutoff}
     if partition.newest_created_at is not None:
         # Almost always enough; the second question is for rows that were given a time, or a transaction that took long.
         if partition.newest_created_at >= partition.cutoff:
@@ -302,7 +308,11 @@ def _drop(connection: postgres.Connection, partition: Partition, actor: str, rea
             _as_owner(connection, found)
             # Nobody writes to the two tables from here on, and everybody still reads them.
             connection.execute(_lock(leaves.values(), "SHARE"))
-            why = _why_kept_under_lock(connection, partition, found.last_position)
+            why = (
+                _why_needed(connection, partition, _settled(connection), found.last_position)
+                or _why_young(connection, partition)
+                or _why_unaccounted(connection, partition)
+            )
             if why is None:
                 _limits(connection, LOCK_SECONDS, STATEMENT_SECONDS)
                 # The table that writers need comes last: while this waits for it, and only then, they wait too.
@@ -310,8 +320,8 @@ def _drop(connection: postgres.Connection, partition: Partition, actor: str, rea
                 connection.execute(_lock(["outbox"], "ACCESS EXCLUSIVE"))
                 bounds = {"lower": partition.lower, "upper": partition.upper}
                 forgotten = connection.execute(_SQL["forget_finished"], bounds).rowcount
-                # The relay may have parked, or a person asked for another try, since the first look.
-                why = _why_kept(connection, partition, _settled(connection), found.last_position)
+                # The relay may have parked, or a person asked for another try, since the first look. Rows cannot have come.
+                why = _why_needed(connection, partition, _settled(connection), found.last_position)
             if why is None:
                 for leaf in leaves.values():
                     assert leaf is not None
@@ -327,9 +337,8 @@ def _drop(connection: postgres.Connection, partition: Partition, actor: str, rea
     return replace(partition, dropped=True, reason="dropped")
 
 
-def _why_kept_under_lock(connection: postgres.Connection, partition: Partition, last_position: int) -> str | None:
-    if why := _why_kept(connection, partition, _settled(connection), last_position):
-        return why
+def _why_unaccounted(connection: postgres.Connection, partition: Partition) -> str | None:
+    """A row that is neither published nor skipped, in words: against everything that settled_position says."""
     bounds = {"lower": partition.lower, "upper": partition.upper}
     if row := connection.execute(_SQL["unaccounted"], bounds).fetchone():
         return (
@@ -419,8 +428,8 @@ def _obstacles(connection: postgres.Connection, found: Layout, done: Kept) -> It
         yield
     except psycopg.errors.LockNotAvailable:
         done.obstacles.append(
-            f"a transaction holds evkit.outbox or evkit.publication for longer than {LOCK_SECONDS} s (a long query or an "
-            "open transaction): it is tried again later"
+            f"a transaction holds evkit.outbox or evkit.publication for longer than {LOCK_SECONDS} s (a long query, an "
+            "open transaction, autovacuum): it is tried again later"
         )
     except psycopg.errors.QueryCanceled as error:
         done.obstacles.append(

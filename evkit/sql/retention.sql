@@ -23,8 +23,8 @@ SELECT created_at FROM evkit.outbox
  ORDER BY created_at DESC LIMIT 1;
 
 -- name: unaccounted
--- Against everything that settled_position says: a row that is neither published nor skipped. A million rows take half a
--- second.
+-- Against everything that settled_position says: a row that is neither published nor skipped. A million rows of 300
+-- bytes took 0.7 to 1 s on two busy cores.
 SELECT o.position FROM evkit.outbox o
  WHERE o.position >= %(lower)s AND o.position < %(upper)s
    AND NOT EXISTS (SELECT FROM evkit.publication p

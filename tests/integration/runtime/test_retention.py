@@ -14,12 +14,14 @@ import pytest
 from psycopg import sql as compose
 from typer.testing import CliRunner
 
-from evkit import partitions
+from evkit import Event, Relay, kafka, partitions
 from evkit.cli import app
 from evkit.partitions import WIDTH, Range
 from evkit.runtime import audit, retention
+from evkit.runtime.outbox import write_many
 from evkit.runtime.retention import LOCK_SECONDS, Keeper, Partition
 from evkit.settings import Settings
+from evkit.testing.events import read_topic
 
 MONTH = timedelta(days=30)
 # What a writer may wait: for the lock that somebody waits for before it, and for the drop itself on a busy machine.
@@ -480,6 +482,31 @@ def test_keeper_drops_few_a_round_and_passes_over_a_range_that_waits_for_a_perso
 def test_keeper_wants_a_connection_without_a_transaction(outbox):
     with psycopg.connect(outbox.dsn) as connection, pytest.raises(ValueError, match="autocommit"):
         Keeper(MONTH).keep(connection)
+
+
+def test_relay_goes_on_over_ranges_that_are_made_and_dropped(evkit_system, evkit_topic, outbox):
+    """Also one that starts anew above a range that is gone: nothing is lost, nothing comes twice."""
+    topic = evkit_topic()
+    outbox.reach(WIDTH - 3, settled=WIDTH - 3)
+
+    def publish(*numbers):
+        with evkit_system.writing() as connection:
+            write_many(connection, [Event("order.placed", "k", {"n": n}, topic=topic) for n in numbers])
+        relay = Relay(evkit_system)
+        try:
+            while relay.step():
+                pass
+        finally:
+            relay.close()
+
+    publish(*range(5))  # the last positions of one range, the first of the next
+    first = Keeper(timedelta(0)).keep(outbox.connection)
+    publish(*range(5, 10))
+
+    assert [p.lower for p in first.dropped] == [0]
+    assert [kafka.decode(r).payload["n"] for r in read_topic(evkit_system, topic)] == list(range(10))
+    assert min(outbox.positions()) == WIDTH
+    assert outbox.positions() == outbox.positions("publication")
 
 
 # --- command and setting ----------------------------------------------------------------------------------------------
