@@ -7,6 +7,14 @@ import shutil
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Size and seed of the fault run (tests/acceptance/test_relay_faults.py)."""
+    options = parser.getgroup("evkit fault run")
+    options.addoption("--events", type=int, help="events that the writers commit, at least; default: 20000")
+    options.addoption("--seconds", type=float, help="how long they take for it; default: one for 500 events")
+    options.addoption("--seed", type=int, help="draws what the writers do and which fault comes when; default: any")
+
+
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """Path of a chromium-like browser."""
