@@ -207,7 +207,7 @@ class FaultRun:
         self.relays.remove(relay)
         try:
             code = relay.process.wait(30)
-            if code != 0:
+            if code != 0 and (code != -signal.SIGTERM or "relay of" in relay.words()):  # else it had not begun yet
                 self.problems.append(f"a relay that was told to stop ended with code {code}: {relay.words()}")
         except subprocess.TimeoutExpired:
             self.relays = [relay]
