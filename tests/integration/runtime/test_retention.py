@@ -291,6 +291,19 @@ def test_constraint_that_a_killed_round_has_left_is_taken_away(outbox):
     assert outbox.positions() == [4 * WIDTH]
 
 
+def test_rows_that_cannot_be_taken_in_now_leave_no_constraint_behind(outbox):
+    outbox.write(3 * WIDTH + 1)
+    outbox.reach(3 * WIDTH + 1)
+    with psycopg.connect(outbox.dsn) as reader:
+        reader.execute("LOCK TABLE ONLY evkit.outbox IN ACCESS SHARE MODE")
+
+        done = retention.ahead(outbox.connection)
+
+    assert "tried again later" in done.obstacles[0]
+    assert partitions.leftovers(outbox.connection) == []
+    assert retention.ahead(outbox.connection).adopted
+
+
 def test_range_that_only_one_table_has_is_made_for_the_other(outbox):
     outbox.connection.execute("DROP TABLE evkit.publication_2000000")
 

@@ -470,6 +470,24 @@ def test_relay_publishes_what_was_written_also_into_partitions_made_later(
     )
 
 
+def test_relay_moves_what_is_due_and_parks_what_the_broker_will_not_take(evkit_settings, granted, evkit_topic, by_hand):
+    due = datetime.now(UTC) - timedelta(seconds=1)
+    with granted("writer", evkit_settings).writing() as connection:
+        outbox.write(connection, Event("order.late", "k", {}, topic=evkit_topic(), due_at=due))
+        connection.execute(
+            "INSERT INTO evkit.outbox (aggregatetype, aggregateid, type, payload) VALUES ('no such topic!', 'k', 't', '{}')"
+        )
+    relay = Relay(granted("relay", evkit_settings))
+
+    for _ in range(5):
+        relay.step()
+    relay.close()
+
+    assert by_hand("SELECT count(*) FROM evkit.scheduled").fetchone() == (0,)
+    assert by_hand("SELECT count(*) FROM evkit.publication").fetchone() == (1,)
+    assert by_hand("SELECT state FROM evkit.unpublishable").fetchall() == [("parked",)]
+
+
 def test_reader_reads_views_and_the_check_and_writes_nothing(evkit_settings, granted, prefix):
     system = granted("reader", evkit_settings)
 
