@@ -30,7 +30,7 @@ from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
-from evkit.errors import BrokerUnreachable, EvkitError, Refused, Undecodable, UnknownTopic
+from evkit.errors import BrokerRefused, BrokerUnreachable, EvkitError, Undecodable, UnknownTopic
 from evkit.event import (
     CE_CAUSATION_ID,
     CE_CORRELATION_ID,
@@ -46,6 +46,10 @@ from evkit.settings import Settings
 __all__ = ["OFFSET_BEGINNING", "AdminClient", "KafkaError", "KafkaException", "Message", "OffsetSpec", "TopicPartition"]
 
 log = logging.getLogger(__name__)
+
+# One partition, no records: an exactly-once relay commits the number of its claim as an offset on it, in a group
+# `evkit.relay.<id>`. Nobody consumes it, so it is no topic or group to any list or view.
+RELAY_TOPIC = "evkit.relay"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CLIENT_LOG = logging.getLogger("evkit.kafka.client")
@@ -207,16 +211,24 @@ def consumer(settings: Settings, group: str, **properties: Any) -> Consumer:
 
 
 def admin(settings: Settings) -> AdminClient:
-    """An admin client; it connects when it is first asked something."""
-    return AdminClient(_client(settings))
+    """An admin client; it connects when it is first asked something.
+
+    What went wrong lately is in `errors`, with the time of the monotonic clock: a question to a broker that does not let
+    the client in is told only that nobody answered.
+    """
+    errors: deque[tuple[float, KafkaError]] = deque(maxlen=20)
+    client = AdminClient(_client(settings, error_cb=lambda error: errors.append((time.monotonic(), error))))
+    client.errors = errors  # type: ignore[attr-defined]
+    return client
 
 
 def require_broker(settings: Settings, client: AdminClient | None = None) -> None:
     """Raise BrokerUnreachable unless a broker answers within `settings.kafka_timeout_seconds`."""
+    client = admin(settings) if client is None else client
     try:
-        (admin(settings) if client is None else client).list_topics(timeout=settings.kafka_timeout_seconds)
+        client.list_topics(timeout=settings.kafka_timeout_seconds)
     except KafkaException as error:
-        raise failed(settings, error) from None
+        raise failed(settings, error, client) from None
 
 
 # What a client says when nobody answers; anything else is an answer.
@@ -231,29 +243,51 @@ _NO_ANSWER = {
 }
 
 
-def failed(settings: Settings, error: KafkaException) -> EvkitError:
-    """The sentence for a client's error: nobody answers, or somebody refuses (no authorisation, say)."""
+# What a client says while it goes on trying to get in.
+_NOT_LET_IN = {
+    KafkaError._AUTHENTICATION,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError.UNSUPPORTED_SASL_MECHANISM,
+    KafkaError.ILLEGAL_SASL_STATE,
+    KafkaError._SSL,
+}
+
+
+def failed(settings: Settings, error: KafkaException, client: AdminClient | None = None) -> EvkitError:
+    """The sentence for a client's error: nobody answers, or somebody refuses (no authorisation, a wrong password)."""
     cause = error.args[0]
-    reason = cause.str() if isinstance(cause, KafkaError) else str(cause)
-    if isinstance(cause, KafkaError) and cause.code() not in _NO_ANSWER:
-        return Refused(f"Kafka at {settings.bootstrap_servers} refuses: {reason} ({cause.name()})")
-    return BrokerUnreachable(settings.bootstrap_servers, reason)
+    if not isinstance(cause, KafkaError):
+        return BrokerUnreachable(settings.bootstrap_servers, str(cause))
+    if cause.code() not in _NO_ANSWER:
+        return BrokerRefused(settings.bootstrap_servers, cause)
+    if client is not None:
+        client.poll(0)  # lets it tell what has happened meanwhile
+        since = time.monotonic() - settings.kafka_timeout_seconds - 1
+        for at, lately in reversed(getattr(client, "errors", ())):
+            if at > since and lately.code() in _NOT_LET_IN:
+                return BrokerRefused(settings.bootstrap_servers, lately)
+    return BrokerUnreachable(settings.bootstrap_servers, cause.str())
 
 
 # --- topics and offsets -----------------------------------------------------------------------------------------------
 
 
 def topics(settings: Settings, client: AdminClient | None = None) -> dict[str, int]:
-    """Number of partitions by topic, internal topics left out.
+    """Number of partitions by topic, internal topics (Kafka's and `RELAY_TOPIC`) left out.
 
     Raises:
         BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
     """
+    client = admin(settings) if client is None else client
     try:
-        metadata = (admin(settings) if client is None else client).list_topics(timeout=settings.kafka_timeout_seconds)
+        metadata = client.list_topics(timeout=settings.kafka_timeout_seconds)
     except KafkaException as error:
-        raise failed(settings, error) from None
-    return {name: len(t.partitions) for name, t in sorted(metadata.topics.items()) if not name.startswith("__")}
+        raise failed(settings, error, client) from None
+    return {
+        name: len(t.partitions)
+        for name, t in sorted(metadata.topics.items())
+        if not name.startswith("__") and name != RELAY_TOPIC
+    }
 
 
 def create_topics(settings: Settings, partitions: Mapping[str, int], **config: str) -> list[str]:
@@ -303,10 +337,11 @@ def cluster_id(settings: Settings) -> str:
     Raises:
         BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
     """
+    client = admin(settings)
     try:
-        return str(admin(settings).list_topics(timeout=settings.kafka_timeout_seconds).cluster_id)
+        return str(client.list_topics(timeout=settings.kafka_timeout_seconds).cluster_id)
     except KafkaException as error:
-        raise failed(settings, error) from None
+        raise failed(settings, error, client) from None
 
 
 def stable_offset(settings: Settings, group: str, partition: TopicPartition) -> int:
@@ -314,7 +349,7 @@ def stable_offset(settings: Settings, group: str, partition: TopicPartition) -> 
 
     Raises:
         BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
-        Refused: no authorisation.
+        BrokerRefused: no authorisation.
     """
     client = admin(settings)
     request = [ck.ConsumerGroupTopicPartitions(group, [partition])]
@@ -324,7 +359,7 @@ def stable_offset(settings: Settings, group: str, partition: TopicPartition) -> 
         )
         (answer,) = futures[group].result().topic_partitions
     except KafkaException as error:
-        raise failed(settings, error) from None
+        raise failed(settings, error, client) from None
     return max(int(answer.offset), -1)
 
 
@@ -345,14 +380,18 @@ def partitions_of(settings: Settings, names: Iterable[str], client: AdminClient 
 
 
 def groups(settings: Settings, client: AdminClient | None = None) -> dict[str, str]:
-    """State by consumer group ("stable", "empty", "dead", …), sorted by name."""
+    """State by consumer group ("stable", "empty", "dead", …), sorted by name; those of relays left out."""
     # Held by a name until the answer is there: a client that is collected meanwhile answers with nothing.
     client = admin(settings) if client is None else client
     try:
         listing = client.list_consumer_groups(request_timeout=settings.kafka_timeout_seconds).result()
     except KafkaException as error:
-        raise failed(settings, error) from None
-    return {g.group_id: g.state.name.lower() for g in sorted(listing.valid, key=lambda g: str(g.group_id))}
+        raise failed(settings, error, client) from None
+    return {
+        g.group_id: g.state.name.lower()
+        for g in sorted(listing.valid, key=lambda g: str(g.group_id))
+        if not g.group_id.startswith(f"{RELAY_TOPIC}.")
+    }
 
 
 def committed_offsets(settings: Settings, group: str, client: AdminClient | None = None) -> dict[tuple[str, int], int]:
@@ -363,7 +402,7 @@ def committed_offsets(settings: Settings, group: str, client: AdminClient | None
         futures = client.list_consumer_group_offsets(request, request_timeout=settings.kafka_timeout_seconds)
         answer = futures[group].result()
     except KafkaException as error:
-        raise failed(settings, error) from None
+        raise failed(settings, error, client) from None
     return {(tp.topic, tp.partition): tp.offset for tp in answer.topic_partitions if tp.offset >= 0}
 
 
@@ -386,7 +425,7 @@ def offsets(
         futures = client.list_offsets(wanted, request_timeout=settings.kafka_timeout_seconds)
         return {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
     except KafkaException as error:
-        raise failed(settings, error) from None
+        raise failed(settings, error, client) from None
 
 
 def start_offsets(

@@ -28,8 +28,6 @@ from evkit.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# One partition, no records: the offsets of relays are committed on it.
-CURSOR_TOPIC = "evkit.relay"
 # After this long the broker aborts a transaction whose relay hangs; whoever reads committed data waits so long at most.
 _TRANSACTION_SECONDS = 30
 
@@ -52,13 +50,19 @@ class TransactionalPublisher(Publisher):
     ) -> None:
         super().__init__(settings, source, hold=hold, may_publish=may_publish, stop=stop, metrics=metrics)
         self._confirm = confirm
-        self._name = f"evkit.relay.{relay_id}"
+        self._name = f"{kafka.RELAY_TOPIC}.{relay_id}"
         self._group = kafka.consumer(settings, self._name)  # only for its metadata: it joins nothing
-        self._cursor = TopicPartition(CURSOR_TOPIC, 0)
+        self._cursor = TopicPartition(kafka.RELAY_TOPIC, 0)
 
     def committed_claim(self) -> int:
         """Number of the last claim that is in its topics, -1 when none is known. Fences every older relay first."""
-        kafka.create_topics(self._settings, {CURSOR_TOPIC: 1})
+        try:
+            kafka.create_topics(self._settings, {kafka.RELAY_TOPIC: 1})
+        except KafkaException as failure:
+            error = failure.args[0]
+            if error.code() in refusal.FATAL:
+                raise refusal.stopped(self._settings, error, topic=kafka.RELAY_TOPIC) from None
+            raise refusal.failed(self._settings, error) from None
         self._take_back()
         self._producer = self._client()
         return kafka.stable_offset(self._settings, self._name, self._cursor)
@@ -111,6 +115,11 @@ class TransactionalPublisher(Publisher):
                     raise refusal.stopped(self._settings, error) from None
                 raise refusal.failed(self._settings, error) from None
 
+    def close(self) -> None:
+        """See Publisher."""
+        super().close()
+        self._group.close()
+
     def give_up(self) -> list[Batch]:
         """Take back what is not committed. Nothing of an unfinished transaction counts."""
         self._take_back()
@@ -137,7 +146,7 @@ class TransactionalPublisher(Publisher):
             self._producer.abort_transaction(self._settings.kafka_timeout_seconds)
             return
         self._producer.send_offsets_to_transaction(
-            [TopicPartition(CURSOR_TOPIC, 0, batch.claim)],
+            [TopicPartition(kafka.RELAY_TOPIC, 0, batch.claim)],
             self._group.consumer_group_metadata(),
             self._settings.kafka_timeout_seconds,
         )

@@ -172,3 +172,14 @@ def test_event_that_the_topic_does_not_take_is_parked_and_the_rest_of_its_batch_
 
     numbers = [kafka.decode(r).payload["i"] for r in read_topic(evkit_system, topic)]
     assert numbers == [0, 1, 2, 3, 5, 6, 8, 9, 11], "4 is parked; 7 and 10 are of its key"
+
+
+def test_the_relays_own_group_and_topic_are_in_no_list(evkit_system, evkit_topic):
+    """Its offsets are numbers of claims: as lag they would be nonsense, and below zero."""
+    write(evkit_system, evkit_topic(), 3)
+    relay = Relay(evkit_system, **once())
+    assert drain(relay) == 3
+    relay.close()
+
+    assert not [g for g in kafka.groups(evkit_system.settings) if g.startswith("evkit.relay")]
+    assert "evkit.relay" not in kafka.topics(evkit_system.settings)
