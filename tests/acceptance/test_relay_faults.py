@@ -30,7 +30,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 from psycopg import sql
 
-from evkit.local import Stack
+from evkit.local import Stack, StackInfo
 from evkit.local.kafka_server import KafkaServer
 from evkit.testing.faults import kill9, pause, resume
 
@@ -66,11 +66,10 @@ class RelayProcess:
 class FaultRun:
     """One database with its topics, its writers, its relays and the faults that happen to them."""
 
-    def __init__(self, stack: Stack, folder: Path, delivery: str, seed: int) -> None:
-        self.stack, self.folder, self.delivery, self.seed = stack, folder, delivery, seed
+    def __init__(self, info: StackInfo, folder: Path, delivery: str, seed: int) -> None:
+        self.folder, self.delivery, self.seed = folder, delivery, seed
+        self.broker = KafkaServer(Path(info.home) / "kafka")
         self.chance = random.Random(f"{seed} faults")
-        info = stack.status().info
-        assert info is not None
         name = f"faults_{os.urandom(3).hex()}"
         with psycopg.connect(info.postgres_dsn, autocommit=True) as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
@@ -237,20 +236,19 @@ class FaultRun:
 
     def restart_broker(self) -> None:
         """The broker is stopped, by a shutdown or by a kill, and comes back on the same port."""
-        broker = KafkaServer(self.stack.home / "kafka")
         if self.chance.random() < 0.5:
-            broker.stop()
+            self.broker.stop()
         else:
-            process = broker.process()
+            process = self.broker.process()
             assert process is not None
             process.kill()
             process.wait(10)
-        broker.start(lambda _: None)
+        self.broker.start(lambda _: None)
         self.count("broker_restarts")
 
     def kill_without_broker(self) -> None:
         """The broker hangs, so that events are on their way without an answer, and then the relay is killed."""
-        broker = KafkaServer(self.stack.home / "kafka").process()
+        broker = self.broker.process()
         assert broker is not None
         broker.suspend()
         try:
@@ -366,8 +364,7 @@ def own_stack():
     home = Path(tempfile.mkdtemp(prefix="evkit-faults-"))
     stack = Stack(home, owned=True)
     try:
-        stack.up()
-        yield stack
+        yield stack.up()
     finally:
         stack.down()
         shutil.rmtree(home, ignore_errors=True)
