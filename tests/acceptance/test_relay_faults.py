@@ -148,6 +148,7 @@ class FaultRun:
         for relay in self.relays:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(relay.pid, signal.SIGABRT)
+                resume(relay.pid)  # one that is frozen hears it only then
             relay.process.wait(10)
         return "\n---\n".join([*(relay.words() for relay in self.relays), *sessions])
 
