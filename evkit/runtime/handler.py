@@ -74,6 +74,7 @@ class Handler:
     function: Callable[..., Any]
     model: type[BaseModel] | None
     batch: bool
+    pipeline: bool = False
 
     @property
     def name(self) -> str:
@@ -100,10 +101,15 @@ class Handlers:
         self._default: Handler | None = None
 
     def add(
-        self, types: Iterable[str], function: Callable[..., Any], model: type[BaseModel] | None, batch: bool
+        self,
+        types: Iterable[str],
+        function: Callable[..., Any],
+        model: type[BaseModel] | None,
+        batch: bool,
+        pipeline: bool = False,
     ) -> None:
         """Register a function; no types means every type that has none of its own."""
-        handler = Handler(function, model, batch)
+        handler = Handler(function, model, batch, pipeline)
         types = tuple(types)
         if not types:
             if self._default is not None:

@@ -2,8 +2,8 @@
 
 The inbox row and the handler's writes are one transaction: a redelivery, a second copy in the topic, a rebalance, a zombie
 or a kill -9 finds the row and changes nothing (P4). Batches are optimistic: all inbox rows of a batch in one statement,
-then the handlers, one commit. When one event fails the batch is rolled back and walked event by event, so a bad event
-costs its neighbours nothing but time, and the guarantee does not depend on the size of a batch.
+then the handlers, one commit. When one event fails the batch is rolled back and taken again in parts, without the bad one
+between them: it costs its neighbours nothing but time, and the guarantee does not depend on the size of a batch.
 
 What ends as a dead letter is marked in the inbox in the same transaction that writes the letter (P5). A PostgreSQL that
 went away is nobody's fault: the work is done again on a new connection and no attempt is counted. If it went away during
@@ -16,10 +16,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, ParamSpec, TypeVar
 
+import psycopg
 from psycopg.pq import TransactionStatus
 
 from evkit import kafka, postgres
@@ -48,6 +50,13 @@ _RECONNECT_SECONDS = 0.5
 _CLAIM_SECONDS_MAX = 0.05
 
 
+class _FailedAt(Exception):
+    """A handler raised (`__cause__`) at this event of its run."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+
 class Stopped(Exception):
     """Raised inside when `stop` is set in the middle of a batch: nothing was lost, the rest comes again."""
 
@@ -71,6 +80,21 @@ class Counts:
     @property
     def total(self) -> int:
         return self.handled + self.duplicate + self.skipped + self.dead
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of records that were handed in together.
+
+    Attributes:
+        counts     those that came to their end
+        again      index → (seconds to wait, next attempt's number) of those that failed and are to be tried again
+        untouched  indexes of those behind such a one that share its key
+    """
+
+    counts: Counts = field(default_factory=Counts)
+    again: dict[int, tuple[float, int]] = field(default_factory=dict)
+    untouched: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -146,22 +170,67 @@ class Inbox:
         """Bring each record to its end, in the given order: handled, known already, skipped, or a dead letter.
 
         When it returns, all of it is committed. When it raises, what was committed stays, and the same records may be
-        handed in again.
+        handed in again. Waits in here for whatever is to be tried again; a consumer uses `attempt`, which does not.
 
         Raises:
             Stopped: `stop` was set meanwhile.
             MemoryError, KeyboardInterrupt: as they come; no dead letter is made of them.
         """
         counts = Counts()
-        deliveries = [Delivery.of(record, self.handlers) for record in records]
-        for decodable, stretch in groupby(deliveries, key=lambda d: d.problem is None):
-            batch = list(stretch)
-            if decodable:
-                counts += self._handle_batch(batch)
-            else:
-                for delivery in batch:
-                    counts += self._walk(delivery)
+        work = [(record, 0) for record in records]
+        while work:
+            outcome = self.attempt([record for record, _ in work], [attempt for _, attempt in work])
+            counts += outcome.counts
+            if outcome.again:
+                self._wait(max(seconds for seconds, _ in outcome.again.values()))
+            rest = sorted([*outcome.again, *outcome.untouched])
+            work = [(work[i][0], outcome.again[i][1] if i in outcome.again else 0) for i in rest]
         return counts
+
+    def attempt(self, records: Sequence[Record], attempts: Sequence[int] = ()) -> Outcome:
+        """Try each record once, in the given order; what fails and may be tried again is told, not waited for.
+
+        After a failure that is to be tried again, later records of its key are left untouched; all others go on.
+
+        Args:
+            attempts  number of each record's next attempt; 0 or missing: ask the database, if it comes to that
+
+        Raises: see `handle`.
+        """
+        outcome = Outcome()
+        failed: set[bytes] = set()
+        numbers = dict(enumerate(attempts))
+        deliveries = [Delivery.of(record, self.handlers) for record in records]
+        parts: list[list[int]] = []
+        for together, stretch in groupby(
+            range(len(deliveries)), key=lambda i: deliveries[i].problem is None and not numbers.get(i)
+        ):
+            indexes = list(stretch)
+            parts += [indexes] if together else [[i] for i in indexes]
+        parts.reverse()  # a stack: what is split comes next
+        while parts:
+            part = []
+            for i in parts.pop():
+                if records[i].key in failed:
+                    outcome.untouched.append(i)
+                else:
+                    part.append(i)
+            if len(part) == 1:
+                (i,) = part
+                result = self._walk(deliveries[i], numbers.get(i, 0))
+                if isinstance(result, Counts):
+                    outcome.counts += result
+                    continue
+                outcome.again[i] = result
+                if records[i].key is not None:
+                    failed.add(records[i].key)  # type: ignore[arg-type]
+            elif part:
+                done = self._try_batch([deliveries[i] for i in part])
+                if isinstance(done, Counts):
+                    outcome.counts += done
+                else:
+                    parts += reversed([p for p in (part[:done], [part[done]], part[done + 1 :]) if p])
+        return outcome
 
     def redrive(self, connection: postgres.Connection, delivery: Delivery, *, attempt: int) -> None:
         """Handle a dead event after all, inside the caller's open transaction; its inbox row turns from dead to handled.
@@ -192,37 +261,59 @@ class Inbox:
 
     # --- the optimistic batch -----------------------------------------------------------------------------------------
 
-    def _handle_batch(self, batch: list[Delivery]) -> Counts:
-        if len(batch) > 1:
-            try:
-                connection = self._connected()
-                with connection.transaction():
-                    started = time.monotonic()
-                    new = self._claim(connection, batch, attempts=1)
-                    wanted = [d for d in new if d.handler is not None]
-                    for handler, run in groupby(wanted, key=lambda d: d.handler):
-                        assert handler is not None
-                        self._call(connection, handler, list(run), attempt=1)
-                    self._processed(connection, wanted, started)
-                return Counts(handled=len(wanted), skipped=len(new) - len(wanted), duplicate=len(batch) - len(new))
-            except (Stopped, *NOBODYS_FAULT):
-                raise
-            except Exception as error:
-                log.info("batch of %s for %s is walked event by event: %s", len(batch), self._who, error)
-        counts = Counts()
-        for delivery in batch:
-            counts += self._walk(delivery)
-        return counts
+    def _try_batch(self, batch: list[Delivery]) -> Counts | int:
+        """Handle a batch in one transaction; when that fails, the index of the event to take out of it."""
+        at = len(batch) // 2  # where it is split when nobody knows which one it was
+        try:
+            connection = self._connected()
+            with connection.transaction():
+                started = time.monotonic()
+                new = self._claim(connection, batch, attempts=1)
+                wanted = [d for d in new if d.handler is not None]
+                for handler, run in groupby(wanted, key=lambda d: d.handler):
+                    assert handler is not None
+                    deliveries = list(run)
+                    try:
+                        self._call(connection, handler, deliveries, attempt=1)
+                    except _FailedAt as failure:
+                        at = batch.index(deliveries[failure.index])
+                        raise
+                self._processed(connection, wanted, started)
+            return Counts(handled=len(wanted), skipped=len(new) - len(wanted), duplicate=len(batch) - len(new))
+        except _FailedAt as failure:
+            cause = failure.__cause__
+            if isinstance(cause, (Stopped, *NOBODYS_FAULT)):
+                raise cause from None
+            log.info("batch of %s for %s is taken again in parts: %s", len(batch), self._who, cause)
+        except (Stopped, *NOBODYS_FAULT):
+            raise
+        except Exception as error:
+            log.info("batch of %s for %s is taken again in parts: %s", len(batch), self._who, error)
+        return at
 
     def _call(self, connection: postgres.Connection, handler: Handler, run: list[Delivery], attempt: int) -> None:
-        """Hand events to a handler inside the open transaction, in order."""
-        events = [handler.prepared(d.event, self.replay_id) for d in run if d.event is not None]
-        if handler.batch:
-            handler.function(events, Tx(connection, self.group, events[0], run[0].record, attempt, self.replay_id))
-        else:
-            function, group, replay_id = handler.function, self.group, self.replay_id
-            for event, delivery in zip(events, run, strict=True):
-                function(event, Tx(connection, group, event, delivery.record, attempt, replay_id))
+        """Hand events to a handler inside the open transaction, in order.
+
+        Raises:
+            _FailedAt: from what the handler raised, when it is known at which event that was.
+        """
+        group, replay_id = self.group, self.replay_id
+        at = 0
+        try:
+            if handler.batch:
+                events = [handler.prepared(d.event, replay_id) for d in run if d.event is not None]
+                handler.function(events, Tx(connection, group, events[0], run[0].record, attempt, replay_id))
+            else:
+                function, prepared = handler.function, handler.prepared
+                # Statements go out without waiting for their answers; an error shows with a later one, or at the end.
+                with connection.pipeline() if handler.pipeline else nullcontext():
+                    for at, delivery in enumerate(run):  # noqa: B007 - which one it was
+                        event = prepared(delivery.event, replay_id)  # type: ignore[arg-type]
+                        function(event, Tx(connection, group, event, delivery.record, attempt, replay_id))
+        except BaseException as error:
+            if len(run) > 1 and not handler.batch and not (handler.pipeline and isinstance(error, psycopg.Error)):
+                raise _FailedAt(at) from error
+            raise
         # COMMIT of a failed transaction is a rollback without an error: the inbox row would be gone and the offset kept.
         if connection.info.transaction_status != TransactionStatus.INTRANS:
             raise RuntimeError(
@@ -262,9 +353,9 @@ class Inbox:
 
     # --- event by event -----------------------------------------------------------------------------------------------
 
-    def _walk(self, delivery: Delivery) -> Counts:
-        """One event to its end: attempts with backoff, then a dead letter."""
-        attempt = 1 + self._repeated(self._attempts_before, delivery)
+    def _walk(self, delivery: Delivery, number: int = 0) -> Counts | tuple[float, int]:
+        """One attempt at one event: its end, or how long to wait and the next attempt's number."""
+        attempt = number or 1 + self._repeated(self._attempts_before, delivery)
         transient = 0
         while True:
             started = time.monotonic()
@@ -281,15 +372,14 @@ class Inbox:
                 failure = Failure.of(error)
                 again = self.retry.again(error, attempt)
                 self._repeated(self._record, delivery, failure, attempt, seconds, again)
-                if not again:
-                    log.warning(
-                        "event %s ('%s') is a dead letter of %s after %s attempts: %s: %s",
-                        delivery.event_id, delivery.event_type, self._who, attempt,
-                        failure.error_class, failure.error_message,
-                    )  # fmt: skip
-                    return Counts(dead=1)
-                self._wait(self.retry.wait_seconds(attempt))
-                attempt += 1
+                if again:
+                    return self.retry.wait_seconds(attempt), attempt + 1
+                log.warning(
+                    "event %s ('%s') is a dead letter of %s after %s attempts: %s: %s",
+                    delivery.event_id, delivery.event_type, self._who, attempt,
+                    failure.error_class, failure.error_message,
+                )  # fmt: skip
+                return Counts(dead=1)
 
     def _attempt(self, delivery: Delivery, attempt: int) -> Counts:
         connection = self._connected()

@@ -1,0 +1,216 @@
+"""records → what may be handled now: keep each key's order, let everything else go on, and know what may be committed.
+
+Pure bookkeeping of the partitions that a consumer has at the moment, without a client, a thread or a clock: polled records
+go in, batches that may be handled come out, outcomes go back in, and the offsets that may be stored come out. The rules:
+
+- A key is busy while an event of it is in hand or waits for another attempt; its later events wait behind it, in order, and
+  everybody else's go on. Records without a key have no order among them.
+- An offset may be stored when everything before it in its partition is done: the contiguous prefix. So a killed consumer
+  gets again what was not done, and only events behind a slow one that were done already come twice (the inbox knows them).
+- A partition whose unfinished records reach the high mark takes no more (`full`), until half of them are done.
+- Whatever comes back for a partition that was taken away meanwhile is dropped, also if the partition has come back since:
+  each turn has an epoch.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from evkit.kafka import Record
+
+Place = tuple[str, int]  # topic and partition
+
+
+@dataclass(eq=False, slots=True)
+class Work:
+    """One record on its way; `attempt` is the next attempt's number, 0 when the database has to say."""
+
+    record: Record
+    epoch: int
+    key: Hashable
+    attempt: int = 0
+
+
+@dataclass(slots=True)
+class _Partition:
+    epoch: int
+    queue: deque[Work] = field(default_factory=deque)  # not taken yet, by offset
+    again: deque[Work] = field(default_factory=deque)  # before the queue: what had waited behind its key
+    busy: dict[Hashable, deque[Work]] = field(default_factory=dict)  # key → what waits behind what is in hand
+    received: deque[int] = field(default_factory=deque)  # offsets that are not stored, in order
+    done: set[int] = field(default_factory=set)  # those of them that are done
+    stored: int | None = None  # next offset to read, when it has changed
+    is_full: bool = False
+
+
+class Assignment:
+    """The partitions a consumer has. Not for several threads at once: its owner holds a lock.
+
+    Args:
+        high  unfinished records a partition may have before it takes no more
+    """
+
+    def __init__(self, high: int = 5000) -> None:
+        self._high = high
+        self._partitions: dict[Place, _Partition] = {}
+        self._waiting: list[tuple[float, int, Place, Work]] = []  # heap by time; the number breaks ties
+        self._numbers = 0
+        self._turn = 0
+
+    # --- partitions ---------------------------------------------------------------------------------------------------
+
+    def assign(self, places: Iterable[Place], epoch: int) -> None:
+        """These are ours from now on."""
+        for place in places:
+            self._partitions[place] = _Partition(epoch)
+
+    def give_up(self, places: Iterable[Place]) -> None:
+        """These are not ours any more: everything of them is forgotten, and what comes back later is dropped."""
+        for place in places:
+            self._partitions.pop(place, None)
+        self._waiting = [entry for entry in self._waiting if entry[2] in self._partitions]
+        heapq.heapify(self._waiting)
+
+    @property
+    def places(self) -> list[Place]:
+        return list(self._partitions)
+
+    def full(self) -> set[Place]:
+        """Partitions that have too much unfinished to take more; a full one stays so until half of it is done."""
+        for partition in self._partitions.values():
+            unfinished = len(partition.received) - len(partition.done)
+            partition.is_full = unfinished >= (self._high // 2 if partition.is_full else self._high)
+        return {place for place, partition in self._partitions.items() if partition.is_full}
+
+    # --- records in, work out -----------------------------------------------------------------------------------------
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Polled records, each partition's in order; those of partitions that are not ours are dropped."""
+        for record in records:
+            partition = self._partitions.get((record.topic, record.partition))
+            if partition is None or (partition.received and record.offset <= partition.received[-1]):
+                continue  # not ours, or fetched a second time
+            partition.received.append(record.offset)
+            key = record.key if record.key is not None else record.offset
+            partition.queue.append(Work(record, partition.epoch, key))
+
+    def pass_over(self, place: Place, offset: int) -> None:
+        """There is no record before `offset` that we have not had: at the end of a transactional topic."""
+        partition = self._partitions.get(place)
+        if partition is not None and not partition.received:
+            partition.stored = offset
+
+    def take(self, records_max: int, now: float) -> list[Work]:
+        """A batch that may be handled now, at most so many, each partition's records in order; [] when there is none.
+
+        All of one key that are next in line may be in it together: whoever handles it keeps their order, and gives back
+        untouched what stands behind a failure.
+        """
+        self._wake(now)
+        batch: list[Work] = []
+        places = list(self._partitions)
+        # Each partition is first in turn, so that a full one does not starve the others.
+        self._turn = (self._turn + 1) % max(len(places), 1)
+        for place in places[self._turn :] + places[: self._turn]:
+            if len(batch) >= records_max:
+                break
+            self._take_from(self._partitions[place], batch, records_max)
+        return batch
+
+    def _take_from(self, partition: _Partition, batch: list[Work], records_max: int) -> None:
+        mine: set[Hashable] = set()  # keys that this batch itself has made busy
+        for source in (partition.again, partition.queue):
+            while source and len(batch) < records_max:
+                work = source.popleft()
+                behind = partition.busy.get(work.key)
+                if behind is None:
+                    partition.busy[work.key] = deque()
+                    mine.add(work.key)
+                elif work.key not in mine:
+                    behind.append(work)
+                    continue
+                batch.append(work)
+
+    def _wake(self, now: float) -> None:
+        """Keys whose wait is over may be taken again, the failed event first."""
+        while self._waiting and self._waiting[0][0] <= now:
+            _, _, place, work = heapq.heappop(self._waiting)
+            partition = self._partitions.get(place)
+            if partition is None or partition.epoch != work.epoch:
+                continue
+            behind = partition.busy.pop(work.key, deque())
+            partition.again.extendleft(reversed([work, *behind]))
+
+    # --- outcomes in, offsets out -------------------------------------------------------------------------------------
+
+    def finish(
+        self, done: Sequence[Work], again: Sequence[tuple[Work, float]] = (), untouched: Sequence[Work] = ()
+    ) -> None:
+        """What became of a batch: done, to be tried again at a time, or untouched (in order, behind what failed)."""
+        waiting = set()
+        for work, at in again:
+            if self._is_ours(work):
+                place = (work.record.topic, work.record.partition)
+                self._numbers += 1
+                heapq.heappush(self._waiting, (at, self._numbers, place, work))
+                waiting.add((place, work.key))
+        back: dict[tuple[Place, Hashable], list[Work]] = {}
+        for work in untouched:
+            back.setdefault(((work.record.topic, work.record.partition), work.key), []).append(work)
+        freed: dict[tuple[Place, Hashable], None] = {}
+        for work in done:
+            if self._is_ours(work):
+                place = (work.record.topic, work.record.partition)
+                self._partitions[place].done.add(work.record.offset)
+                freed[place, work.key] = None
+        for place_key, works in back.items():
+            if self._is_ours(works[0]):
+                self._partitions[place_key[0]].busy.setdefault(place_key[1], deque()).extendleft(reversed(works))
+                freed[place_key] = None
+        for place, key in freed:
+            if (place, key) in waiting:
+                continue  # they stay behind the one that failed
+            behind = self._partitions[place].busy.pop(key, None)
+            if behind:
+                self._partitions[place].again.extend(behind)
+        for place in {(work.record.topic, work.record.partition) for work in done if self._is_ours(work)}:
+            self._advance(self._partitions[place])
+
+    def _is_ours(self, work: Work) -> bool:
+        partition = self._partitions.get((work.record.topic, work.record.partition))
+        return partition is not None and partition.epoch == work.epoch
+
+    @staticmethod
+    def _advance(partition: _Partition) -> None:
+        while partition.received and partition.received[0] in partition.done:
+            offset = partition.received.popleft()
+            partition.done.discard(offset)
+            partition.stored = offset + 1
+
+    def to_store(self) -> dict[Place, int]:
+        """Offsets that may be stored and were not given out yet: the next one to read, by partition."""
+        changed = {}
+        for place, partition in self._partitions.items():
+            if partition.stored is not None:
+                changed[place] = partition.stored
+                partition.stored = None
+        return changed
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    @property
+    def unfinished(self) -> int:
+        """Records that are here and not done."""
+        return sum(len(p.received) - len(p.done) for p in self._partitions.values())
+
+    @property
+    def next_at(self) -> float | None:
+        """When the next waiting key may be tried again; None when none waits."""
+        return self._waiting[0][0] if self._waiting else None
+
+    def waiting_keys(self) -> int:
+        """Keys whose failed event waits for another attempt."""
+        return len(self._waiting)

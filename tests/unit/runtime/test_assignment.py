@@ -1,0 +1,201 @@
+"""What may be handled now, and what may be committed: the rules, under random interleavings, without a server."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from evkit.kafka import Record
+from evkit.runtime.assignment import Assignment
+
+NOW = datetime(2013, 2, 8, tzinfo=UTC)
+
+
+def record(offset, key, partition=0):
+    return Record("t", partition, offset, key, b"{}", [], NOW, "append", None, NOW)
+
+
+def offsets(batch):
+    return [work.record.offset for work in batch]
+
+
+def assigned(*records, high=100):
+    assignment = Assignment(high)
+    assignment.assign([("t", 0), ("t", 1)], epoch=1)
+    assignment.add(records)
+    return assignment
+
+
+def test_failed_event_keeps_back_its_key_and_nobody_else():
+    assignment = assigned(*[record(n, key) for n, key in enumerate([b"a", b"b", b"a", b"b", b"a"])])
+    batch = assignment.take(2, now=0)
+    assert offsets(batch) == [0, 1]
+
+    assignment.finish(done=[batch[1]], again=[(batch[0], 5.0)])
+
+    rest = assignment.take(10, now=1)
+    assert offsets(rest) == [3], "b goes on, a waits"
+    assignment.finish(done=rest)
+    assert assignment.to_store() == {}, "offset 0 is not done, so nothing may be stored"
+    assert assignment.next_at == 5.0
+    last = assignment.take(10, now=5)
+    assert offsets(last) == [0, 2, 4], "in order, the failed one first"
+    assignment.finish(done=last)
+    assert assignment.to_store() == {("t", 0): 5}
+    assert assignment.to_store() == {}
+
+
+def test_events_behind_a_failure_in_the_same_batch_come_back_untouched_and_in_order():
+    assignment = assigned(*[record(n, b"a") for n in range(4)])
+    batch = assignment.take(3, now=0)
+
+    assignment.finish(done=[batch[0]], again=[(batch[1], 2.0)], untouched=[batch[2]])
+
+    assert assignment.take(10, now=1) == []
+    assert assignment.to_store() == {("t", 0): 1}
+    assert offsets(assignment.take(10, now=2)) == [1, 2, 3]
+
+
+def test_untouched_events_of_other_keys_go_on_at_once():
+    assignment = assigned(record(0, b"a"), record(1, b"b"))
+    batch = assignment.take(2, now=0)
+
+    assignment.finish(done=[], untouched=batch)
+
+    assert offsets(assignment.take(2, now=0)) == [0, 1]
+
+
+def test_records_without_a_key_have_no_order_among_them():
+    assignment = assigned(record(0, None), record(1, None))
+    first = assignment.take(1, now=0)
+
+    assert offsets(first) == [0]
+    assert offsets(assignment.take(1, now=0)) == [1]
+
+
+def test_what_comes_back_after_the_partition_was_taken_away_is_dropped():
+    assignment = assigned(record(7, b"a"), record(8, b"a"))
+    late = assignment.take(1, now=0)
+    assignment.give_up([("t", 0)])
+    assignment.assign([("t", 0)], epoch=2)
+    assignment.add([record(7, b"a")])
+
+    assignment.finish(done=late)
+
+    assert assignment.to_store() == {}
+    assert offsets(assignment.take(5, now=0)) == [7]
+
+
+def test_full_partition_takes_no_more_until_half_of_it_is_done():
+    assignment = assigned(*[record(n, str(n).encode()) for n in range(10)], high=10)
+    assert assignment.full() == {("t", 0)}
+    assignment.finish(done=assignment.take(5, now=0))
+    assert assignment.full() == {("t", 0)}
+    assignment.finish(done=assignment.take(1, now=0))
+
+    assert assignment.full() == set()
+
+
+def test_partitions_take_turns():
+    assignment = assigned(*[record(n, b"a%d" % n) for n in range(50)], *[record(n, b"b%d" % n, 1) for n in range(50)])
+
+    first, second = assignment.take(10, now=0), assignment.take(10, now=0)
+
+    assert {work.record.partition for work in first} != {work.record.partition for work in second}
+
+
+class Interleavings(RuleBasedStateMachine):
+    """Several workers, failures, waits, rebalances; every record ends once, each key in order, the prefix is right."""
+
+    def __init__(self):
+        super().__init__()
+        self.epoch, self.now = 1, 0.0
+        self.assignment = Assignment(20)
+        self.assignment.assign([("t", 0)], 1)
+        self.log = []  # keys of the topic, by offset
+        self.fetched = 0  # next offset the client would give us
+        self.committed = 0
+        self.in_hand = []
+        self.handled = {}  # key → offsets in the order in which they were done (first time)
+        self.ever = set()
+
+    @rule(keys=st.lists(st.sampled_from([b"a", b"b", b"c", None]), min_size=1, max_size=8))
+    def poll(self, keys):
+        self.log += keys
+        upto = min(len(self.log), self.fetched + 8)
+        self.assignment.add([record(n, self.log[n]) for n in range(self.fetched, upto)])
+        self.fetched = upto
+
+    @rule(most=st.integers(1, 6))
+    def take(self, most):
+        batch = self.assignment.take(most, self.now)
+        busy = {w.key for b in self.in_hand for w in b if w.epoch == self.epoch}
+        assert not busy & {w.key for w in batch}, "a key is with one worker at a time"
+        if batch:
+            self.in_hand.append(batch)
+
+    @precondition(lambda self: self.in_hand)
+    @rule(data=st.data())
+    def end(self, data):
+        batch = self.in_hand.pop(data.draw(st.integers(0, len(self.in_hand) - 1)))
+        done, again, untouched, failed = [], [], [], set()
+        for work in batch:
+            if work.key in failed:
+                untouched.append(work)
+            elif data.draw(st.integers(0, 4)) == 0:
+                failed.add(work.key)
+                again.append((work, self.now + data.draw(st.sampled_from([0.0, 1.0, 5.0]))))
+            else:
+                done.append(work)
+                offset = work.record.offset
+                if offset not in self.ever and work.record.key is not None:  # the inbox: the first time counts
+                    order = self.handled.setdefault(work.record.key, [])
+                    if work.epoch == self.epoch:
+                        assert not order or order[-1] < offset, "a key's events are handled in order"
+                    order.append(offset)
+                self.ever.add(offset)
+        self.assignment.finish(done, again, untouched)
+
+    @rule(seconds=st.sampled_from([0.5, 2.0, 10.0]))
+    def time_goes_by(self, seconds):
+        self.now += seconds
+
+    @rule()
+    def store(self):
+        for offset in self.assignment.to_store().values():
+            assert offset > self.committed
+            assert set(range(offset)) <= self.ever, "only what is done, without a gap, may be committed"
+            self.committed = offset
+
+    @rule()
+    def rebalance(self):
+        """Workers that are still at it finish first, as the drain sees to, or are dropped by their epoch."""
+        self.in_hand = []
+        self.assignment.give_up([("t", 0)])
+        self.epoch += 1
+        self.assignment.assign([("t", 0)], self.epoch)
+        self.fetched = self.committed
+
+    @invariant()
+    def nothing_is_forgotten(self):
+        assert self.assignment.unfinished <= self.fetched
+
+    def teardown(self):
+        """Without further failures everything ends."""
+        for batch in self.in_hand:
+            self.assignment.finish(batch)
+            self.ever |= {w.record.offset for w in batch}
+        self.now += 100
+        while batch := self.assignment.take(5, self.now):
+            self.assignment.finish(batch)
+            self.ever |= {w.record.offset for w in batch}
+        assert set(range(self.fetched)) <= self.ever
+        for offset in self.assignment.to_store().values():
+            assert offset == self.fetched
+
+
+TestInterleavings = Interleavings.TestCase
+TestInterleavings.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
