@@ -114,6 +114,8 @@ class Lead:
         self._notified = False
         self._claims: list[tuple[int, list[list[int]]]] = []
         cluster = kafka.cluster_id(system.settings)
+        with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
+            connection.execute(_SQL["end_stale_marks"])
         connection.execute(_SQL["register"])
         relay_id, self.epoch, settled, self._claim, claims, marked_claim, claimed_at, known, self._decisions = self.ask(
             _SQL["take"], {"delivery": delivery}

@@ -38,6 +38,8 @@ class Wake:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._out, 4096)
         if connection.fileno() in ready:
-            connection.pgconn.consume_input()
-            while connection.pgconn.notifies() is not None:
-                pass
+            # What is there may be the answer to another thread's question, which takes it itself under this lock.
+            with connection.lock:
+                connection.pgconn.consume_input()
+                while connection.pgconn.notifies() is not None:
+                    pass

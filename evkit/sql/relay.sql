@@ -15,6 +15,12 @@ SELECT l.pid, extract(epoch FROM clock_timestamp() - a.query_start)::float8
 -- name: depose
 SELECT pg_terminate_backend(%s);
 
+-- name: end_stale_marks
+-- Whoever has the lock is the only leader: another one's session for marks is left over, and one that hangs inside a mark
+-- would hold the row that we need for as long as it hangs.
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+ WHERE datname = current_database() AND application_name = 'evkit relay marks' AND pid <> pg_backend_pid();
+
 -- name: heartbeat
 SELECT 1;
 

@@ -17,7 +17,8 @@ from evkit.errors import InvalidEvent, RelayStopped
 from evkit.runtime import relay as relay_module
 from evkit.runtime import unpublishable
 from evkit.runtime.batch import Batch
-from evkit.runtime.marker import Deposed
+from evkit.runtime.marker import Deposed, Marker
+from evkit.runtime.wake import Wake
 from evkit.testing.events import read_topic
 
 
@@ -82,14 +83,57 @@ def test_leader_that_hangs_is_deposed_and_its_late_marks_are_refused(evkit_syste
     assert standby.leading.is_set()
     hanging._term.heard_at -= 1  # as its clock says after it went on
     assert not hanging._term.is_certain()
-    with pytest.raises(Deposed):
-        hanging._term.marker.mark(
-            [Batch(batch.claim, batch.rows, batch.settled, answers=[(batch.rows[0][0], 0, 7, 0)])]
-        )
+    late = Batch(batch.claim, batch.rows, batch.settled, answers=[(batch.rows[0][0], 0, 7, 0)])
+    with pytest.raises(psycopg.OperationalError):  # its session for marks was ended too
+        hanging._term.marker.mark([late])
+    with evkit_system.writing(autocommit=True) as connection:  # and had it another one, its epoch is over
+        with pytest.raises(Deposed):
+            Marker(connection, hanging._term.epoch, 0, 0).mark([late])
     hanging.close()
     assert [kafka.decode(r).id for r in read_topic(evkit_system, topic)] == [event_id]
     with evkit_system.reading() as connection:
         assert connection.execute('SELECT "offset" FROM evkit.publication').fetchall() == [(0,)]
+
+
+def test_relay_that_hangs_inside_a_mark_does_not_hold_its_successor_up(evkit_system, evkit_topic):
+    """Its session for marks has the row of evkit.relay locked, and does nothing more."""
+    topic = evkit_topic()
+    write(evkit_system, Event("a.b", "k", {}, topic=topic))
+    first = Relay(evkit_system)
+    first.step()
+    first.close()
+    write(evkit_system, Event("a.b", "k", {}, topic=topic))
+    stale = psycopg.connect(evkit_system.settings.postgres_dsn, application_name="evkit relay marks")
+    stale.execute("UPDATE evkit.relay SET moved_at = now()")
+
+    successor = Relay(evkit_system)
+    assert successor.step() == 1
+
+    successor.close()
+    with pytest.raises(psycopg.OperationalError):
+        stale.execute("SELECT 1")
+    stale.close()
+
+
+def test_waiting_for_a_wake_takes_no_other_threads_answer(evkit_database):
+    with psycopg.connect(evkit_database, autocommit=True) as connection:
+        wake, end, wrong = Wake(), threading.Event(), []
+
+        def ask():
+            for n in range(500):
+                (answer,) = connection.execute("SELECT %s::int", (n,)).fetchone()
+                if answer != n:
+                    wrong.append((n, answer))
+            end.set()
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        while not end.is_set() and asking.is_alive():
+            wake.wait(connection, 0.01)
+        asking.join(30)
+
+    assert end.is_set()
+    assert wrong == []
 
 
 def test_leader_that_waits_for_its_broker_is_heard_and_stays(evkit_system, evkit_topic, running):
