@@ -44,6 +44,8 @@ class _Partition:
     done: set[int] = field(default_factory=set)  # those of them that are done
     stored: int | None = None  # next offset to read, when it has changed
     is_full: bool = False
+    in_hand: int = 0  # taken and not finished
+    winds_up: bool = False
 
 
 class Assignment:
@@ -73,6 +75,18 @@ class Assignment:
             self._partitions.pop(place, None)
         self._waiting = [entry for entry in self._waiting if entry[2] in self._partitions]
         heapq.heapify(self._waiting)
+
+    def wind_up(self, places: Iterable[Place]) -> None:
+        """These will be given up: nothing more of them begins; what is in hand may still be finished."""
+        for place in places:
+            if (partition := self._partitions.get(place)) is not None:
+                partition.queue.clear()
+                partition.again.clear()
+                partition.winds_up = True
+
+    def in_hand(self, places: Iterable[Place]) -> int:
+        """Records of these that were taken and are not finished."""
+        return sum(self._partitions[place].in_hand for place in places if place in self._partitions)
 
     @property
     def places(self) -> list[Place]:
@@ -121,6 +135,8 @@ class Assignment:
         return batch
 
     def _take_from(self, partition: _Partition, batch: list[Work], records_max: int) -> None:
+        if partition.winds_up:
+            return
         mine: set[Hashable] = set()  # keys that this batch itself has made busy
         for source in (partition.again, partition.queue):
             while source and len(batch) < records_max:
@@ -133,6 +149,7 @@ class Assignment:
                     behind.append(work)
                     continue
                 batch.append(work)
+                partition.in_hand += 1
 
     def _wake(self, now: float) -> None:
         """Keys whose wait is over may be taken again, the failed event first."""
@@ -150,33 +167,25 @@ class Assignment:
         self, done: Sequence[Work], again: Sequence[tuple[Work, float]] = (), untouched: Sequence[Work] = ()
     ) -> None:
         """What became of a batch: done, to be tried again at a time, or untouched (in order, behind what failed)."""
-        waiting = set()
+        done = [work for work in done if self._is_ours(work)]
+        again = [(work, at) for work, at in again if self._is_ours(work)]
+        untouched = [work for work in untouched if self._is_ours(work)]
+        for work in [*done, *(work for work, _ in again), *untouched]:
+            self._partitions[_place(work)].in_hand -= 1
         for work, at in again:
-            if self._is_ours(work):
-                place = (work.record.topic, work.record.partition)
-                self._numbers += 1
-                heapq.heappush(self._waiting, (at, self._numbers, place, work))
-                waiting.add((place, work.key))
-        back: dict[tuple[Place, Hashable], list[Work]] = {}
-        for work in untouched:
-            back.setdefault(((work.record.topic, work.record.partition), work.key), []).append(work)
-        freed: dict[tuple[Place, Hashable], None] = {}
+            self._numbers += 1
+            heapq.heappush(self._waiting, (at, self._numbers, _place(work), work))
+        for work in reversed(untouched):
+            self._partitions[_place(work)].busy.setdefault(work.key, deque()).appendleft(work)
         for work in done:
-            if self._is_ours(work):
-                place = (work.record.topic, work.record.partition)
-                self._partitions[place].done.add(work.record.offset)
-                freed[place, work.key] = None
-        for place_key, works in back.items():
-            if self._is_ours(works[0]):
-                self._partitions[place_key[0]].busy.setdefault(place_key[1], deque()).extendleft(reversed(works))
-                freed[place_key] = None
-        for place, key in freed:
-            if (place, key) in waiting:
-                continue  # they stay behind the one that failed
-            behind = self._partitions[place].busy.pop(key, None)
-            if behind:
-                self._partitions[place].again.extend(behind)
-        for place in {(work.record.topic, work.record.partition) for work in done if self._is_ours(work)}:
+            self._partitions[_place(work)].done.add(work.record.offset)
+        # A key with a failed event stays busy until that is tried again; any other may go on with what waits behind.
+        waiting = {(_place(work), work.key) for work, _ in again}
+        for place, key in dict.fromkeys((_place(work), work.key) for work in (*done, *untouched)):
+            if (place, key) not in waiting:
+                partition = self._partitions[place]
+                partition.again.extend(partition.busy.pop(key, ()))
+        for place in {_place(work) for work in done}:
             self._advance(self._partitions[place])
 
     def _is_ours(self, work: Work) -> bool:
@@ -214,3 +223,7 @@ class Assignment:
     def waiting_keys(self) -> int:
         """Keys whose failed event waits for another attempt."""
         return len(self._waiting)
+
+
+def _place(work: Work) -> Place:
+    return work.record.topic, work.record.partition

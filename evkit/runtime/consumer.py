@@ -1,28 +1,30 @@
 """topic → handler: poll, decode, handle, and only then store the offset.
 
-One thread polls and never waits for a handler: while events are being handled, fetching is paused and polling goes on, so a
-slow handler keeps its partitions. Handlers run on `concurrency` lanes; all events of one key go through the same lane, in
-order. An offset is stored when everything before it in its partition is committed in PostgreSQL (inbox.py), so killing the
-consumer at any point loses nothing and handles nothing twice.
+One thread polls and never waits for a handler: it fills bounded buffers (assignment.py) from which lanes take batches, so
+a slow handler keeps its partitions. All events of one key are handled one after the other, in order; a failed one that is
+to be tried again keeps back its key and nobody else. An offset is stored when everything before it in its partition is
+committed in PostgreSQL (inbox.py), so killing the consumer at any point loses nothing and handles nothing twice.
 
-When partitions are taken away, the batch in hand is finished first, its offsets are committed, and then they go. When they
-are lost (the group has moved on without us), nothing is committed; the inbox keeps what both would do from happening twice.
+When partitions are taken away, nothing more of them begins, what is in hand is finished, the offsets are committed, and
+then they go. When they are lost (the group has moved on without us), nothing is committed, and what comes back late is
+dropped; the inbox keeps what both members would do from happening twice.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
-from zlib import crc32
 
 from evkit import kafka
 from evkit.errors import BrokerUnreachable, UsageError
 from evkit.kafka import Record, TopicPartition
+from evkit.runtime.assignment import Assignment, Place, Work
 from evkit.runtime.handler import Function, Handlers
 from evkit.runtime.inbox import Counts, Inbox, Stopped
 from evkit.runtime.retry import Retry
@@ -33,8 +35,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How long partitions that are being taken away may hold up a rebalance until the batch in hand is done.
+# How long partitions that are being taken away may hold up a rebalance until what is in hand is done.
 DRAIN_SECONDS_MAX = 30.0
+# Unfinished records a partition may have: enough for the next batches while one is handled, and no more memory than that.
+BUFFER_BATCHES = 4
+# A handler that takes longer is reported with its stack, once for each batch.
+HUNG_SECONDS = 60.0
 
 
 class Consumer:
@@ -56,7 +62,8 @@ class Consumer:
         batch_events_max  most events handled in one transaction; the guarantee does not depend on it
         retry             when a failed event is tried again before it becomes a dead letter
         code_version      kept with each failure, to tell releases apart
-        protocol          Kafka's group protocol: "consumer" (KIP-848, Kafka 4.0 on) or "classic"
+        protocol          Kafka's group protocol: "consumer" (KIP-848, Kafka 4.0 on) or "classic"; None: the first one the
+                          broker knows
     """
 
     def __init__(
@@ -69,7 +76,7 @@ class Consumer:
         batch_events_max: int = 500,
         retry: Retry | None = None,
         code_version: str | None = None,
-        protocol: Literal["consumer", "classic"] = "consumer",
+        protocol: Literal["consumer", "classic"] | None = None,
     ) -> None:
         if not group:
             raise UsageError("a consumer needs the name of its group")
@@ -93,29 +100,42 @@ class Consumer:
         self.assigned = threading.Event()
         self._stop = threading.Event()
         self._client: Any = None
-        self._lanes: list[Inbox] = []
-        self._pool: ThreadPoolExecutor | None = None
-        self._in_hand: _Batch | None = None
-        self._kept: list[Any] = []  # came while a batch was in hand; handled next
+        self._lanes: list[_Lane] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._assignment = Assignment(self.batch_events_max * BUFFER_BATCHES * self.concurrency)
+        # Guards the assignment and the counts; told whenever work comes, is finished, or everybody is to end.
+        self._changed = threading.Condition()
+        self._ending = False
+        self._broken: BaseException | None = None
+        self._epoch = 0
+        self._paused: set[Place] = set()
 
     def handler(
-        self, *types: str, model: type[BaseModel] | None = None, batch: bool = False
+        self, *types: str, model: type[BaseModel] | None = None, batch: bool = False, pipeline: bool = False
     ) -> Callable[[Function], Function]:
         """Register the decorated function for event types; without types, for all that have no handler of their own.
 
         The function is called as `f(event, tx)`, with `batch=True` as `f(events, tx)` for a run of events in order. With
         `model`, a pydantic class, `event.payload` is an instance of it, also for events of older and newer versions.
         Events of types without a handler are skipped (and counted).
+
+        With `pipeline=True` statements are sent without waiting for their answers: several times as fast, for handlers
+        that write and do not read. An error then shows at a later statement or at the end of the batch, which is taken
+        again in halves until the event is found.
         """
+        if batch and pipeline:
+            raise UsageError("a handler takes its events in a batch or pipelines its statements, not both")
 
         def registered(function: Function) -> Function:
-            self.handlers.add(types, function, model, batch)
+            self.handlers.add(types, function, model, batch, pipeline)
             return function
 
         return registered
 
     def run(self) -> None:
-        """Consume until `stop()`; then finish the batch in hand, commit its offsets and leave the group.
+        """Consume until `stop()`; then finish what is in hand, commit its offsets and leave the group.
 
         While Kafka or PostgreSQL is away it waits, from the start on, and goes on when they are back.
 
@@ -127,14 +147,12 @@ class Consumer:
         try:
             while not self._stop.is_set():
                 try:
-                    self.step(timeout_seconds=0.25)
+                    self._look(self._started(), 0.25)
                 except BrokerUnreachable as error:  # at the start; later the client itself waits for its broker
                     if not said:
                         log.warning("group %s waits: %s", self.group, error)
                         said = True
                     self._stop.wait(1.0)
-        except Stopped:
-            log.info("consumer of group %s stops inside a batch; the rest of it comes again", self.group)
         finally:
             self.close()
 
@@ -143,38 +161,46 @@ class Consumer:
         self._stop.set()
 
     def step(self, timeout_seconds: float = 1.0) -> int:
-        """Poll once and handle what came; returns how many records that was. For scripts and tests; `run` loops on it.
+        """Poll once, bring what came to its end, and return how many records that was. For scripts and tests.
 
         Raises:
             UsageError: there is no handler.
             BrokerUnreachable: at the first call, when no broker answers.
         """
         client = self._started()
-        messages = self._kept or self._poll(client, timeout_seconds)
-        self._kept = []
-        records = self._records(messages)
-        if not records:
-            return 0
-        batch = _Batch(records)
-        self._in_hand = batch
-        try:
-            self._handle(client, batch)
-            self._store(client, batch)
-        finally:
-            self._in_hand = None
-        return len(records)
+        came = self._take_in(client, self._poll(client, timeout_seconds))
+        until = time.monotonic() + 1.0
+        while True:
+            with self._changed:
+                while self._assignment.unfinished and self._broken is None and time.monotonic() < until:
+                    self._changed.wait(0.1)
+                unfinished = self._assignment.unfinished
+            self._check()
+            self._store(client)
+            if not unfinished:
+                break
+            # It takes longer: poll on, so that the group knows we are alive, but take nothing more in.
+            self._pause(client, set(self._assignment.places))
+            came += self._take_in(client, self._poll(client, 0.1))
+            until = time.monotonic() + 0.1
+        self._pause(client, set())
+        return came
 
     def close(self) -> None:
-        """Leave the group, committing what is stored, and close all connections."""
+        """Finish what is in hand, leave the group with what is stored committed, and close all connections."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+        self._stop.set()  # also for a lane that waits for PostgreSQL
+        for lane in self._lanes:
+            lane.join()
         if self._client is not None:
             client, self._client = self._client, None
+            self._store(client)
             client.close()
-        if self._pool is not None:
-            self._pool.shutdown(wait=True)
-            self._pool = None
-        for lane in self._lanes:
-            lane.close()
         self._lanes = []
+        self._stop.clear()
+        self._begin()
 
     # --- polling ------------------------------------------------------------------------------------------------------
 
@@ -185,21 +211,28 @@ class Consumer:
             raise UsageError(f"consumer '{self.group}' has no handler: register one with @consumer.handler('type')")
         self.system = self.system or connect()
         kafka.require_broker(self.system.settings, self.system.admin)
-        self._lanes = [self.inbox(self.system) for _ in range(self.concurrency)]
-        self._pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix=f"evkit-{self.group}")
+        self._lanes = [_Lane(self, n, self.inbox(self.system)) for n in range(self.concurrency)]
+        for lane in self._lanes:
+            lane.start()
+        self._client = self._subscribed(self.protocol or "consumer")
+        return self._client
+
+    def _subscribed(self, protocol: str) -> Any:
+        assert self.system is not None
         client = kafka.consumer(
             self.system.settings,
             self.group,
             **{
-                "group.protocol": self.protocol,
+                "group.protocol": protocol,
                 # Only stored offsets are ever committed, once a second and at every rebalance and close.
                 "enable.auto.commit": True,
                 "auto.commit.interval.ms": 1000,
+                # At the end of a transactional topic there is no record to store an offset after.
+                "enable.partition.eof": True,
             },
-            **({} if self.protocol == "consumer" else {"partition.assignment.strategy": "cooperative-sticky"}),
+            **({} if protocol == "consumer" else {"partition.assignment.strategy": "cooperative-sticky"}),
         )
         client.subscribe(self.topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
-        self._client = client
         return client
 
     def inbox(self, system: System, **more: Any) -> Inbox:
@@ -209,126 +242,195 @@ class Consumer:
             code_version=self.code_version, stop=self._stop, **more,
         )  # fmt: skip
 
+    def _look(self, client: Any, timeout_seconds: float) -> None:
+        """One turn of the poll loop: take in what came, store what is done, pause what is full."""
+        self._take_in(client, self._poll(client, timeout_seconds))
+        self._check()
+        self._store(client)
+        with self._changed:
+            full = self._assignment.full()
+        self._pause(client, full)
+        for lane in self._lanes:
+            lane.report_if_hung()
+
     def _poll(self, client: Any, timeout_seconds: float) -> list[Any]:
         # consume(n, timeout) waits for n messages or the whole timeout: take one, then what is there besides.
-        first = client.poll(timeout_seconds)
+        with self._changed:
+            idle = not self._assignment.unfinished
+        first = client.poll(timeout_seconds if idle else min(timeout_seconds, 0.02))
         if first is None:
             return []
         return [first, *client.consume(self.batch_events_max - 1, 0)] if self.batch_events_max > 1 else [first]
 
-    def _records(self, messages: list[Any]) -> list[Record]:
+    def _take_in(self, client: Any, messages: list[Any]) -> int:
         now = datetime.now(UTC)
-        records = []
+        records: list[Record] = []
+        ends: list[tuple[Place, int]] = []
         for message in messages:
-            if (error := message.error()) is None:
+            error = message.error()
+            if error is None:
                 records.append(kafka.record_of(message, now))
+            elif error.code() == kafka.KafkaError._PARTITION_EOF:
+                ends.append(((message.topic(), message.partition()), message.offset()))
+            elif error.code() == kafka.KafkaError.UNSUPPORTED_VERSION and self.protocol is None:
+                log.warning("group %s: the broker does not know KIP-848 groups, so it joins a classic one", self.group)
+                self.protocol = "classic"
+                client.close()
+                self._client = self._subscribed("classic")
+                return 0
             elif error.fatal():
                 raise kafka.KafkaException(error)
             else:
                 log.warning("group %s: %s", self.group, error.str())
-        return records
+        with self._changed:
+            self._assignment.add(records)
+            for place, offset in ends:
+                self._assignment.pass_over(place, offset)
+            if records:
+                self._changed.notify_all()
+        return len(records)
 
-    # --- handling -----------------------------------------------------------------------------------------------------
+    def _pause(self, client: Any, full: set[Place]) -> None:
+        """Fetch nothing more of full partitions; go on with those that only we have paused and that are not full now."""
+        ours = {(tp.topic, tp.partition) for tp in client.assignment()}
+        if stop := (full - self._paused) & ours:
+            client.pause([TopicPartition(*place) for place in stop])
+        if go_on := (self._paused - full) & ours:
+            client.resume([TopicPartition(*place) for place in go_on])
+        self._paused = full & ours
 
-    def _handle(self, client: Any, batch: _Batch) -> None:
-        """Handle a batch on the lanes, polling meanwhile so that the group knows we are alive."""
-        assert self._pool is not None
-        batch.futures = [
-            self._pool.submit(lane.handle, records)
-            for lane, records in zip(self._lanes, batch.by_key(self.concurrency), strict=True)
-            if records
-        ]
-        # Most batches are done in milliseconds: pausing throws the fetched records away, so only long ones pay for it.
-        _, running = wait(batch.futures, timeout=1.0)
-        paused: list[TopicPartition] = []
-        while running:
-            if assignment := [tp for tp in client.assignment() if tp not in paused]:
-                client.pause(assignment)
-                paused += assignment
-            message = client.poll(0.1)
-            if message is not None:
-                self._kept.append(message)
-            _, running = wait(batch.futures, timeout=0)
-        if paused:
-            ours = client.assignment()
-            client.resume([tp for tp in paused if tp in ours])
-        for future in batch.futures:
-            self.counts += future.result()
-
-    def _store(self, client: Any, batch: _Batch) -> None:
-        """Store the offsets of a handled batch, for the partitions that are still ours."""
-        done = [
-            TopicPartition(topic, partition, offset + 1)
-            for (topic, partition), offset in batch.last_offsets().items()
-            if (topic, partition) not in batch.gone
-        ]
-        if done:
+    def _store(self, client: Any) -> None:
+        """Store the offsets up to which everything is done; the client commits them once a second."""
+        with self._changed:
+            offsets = self._assignment.to_store()
+        if offsets:
             try:
-                client.store_offsets(offsets=done)
+                client.store_offsets(offsets=[TopicPartition(*place, offset) for place, offset in offsets.items()])
             except kafka.KafkaException as error:
                 # Not ours any more; whoever has them now finds our inbox rows.
                 log.info("group %s: offsets not stored: %s", self.group, error)
+
+    def _check(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+
+    # --- lanes --------------------------------------------------------------------------------------------------------
+
+    def _next_batch(self) -> list[Work] | None:
+        """For a lane: what it may handle now; waits for it. None at the end."""
+        with self._changed:
+            while not self._ending:
+                # With several lanes each takes its share, so that all of them have something to do.
+                share = -(-self._assignment.unfinished // self.concurrency)
+                batch = self._assignment.take(min(self.batch_events_max, max(share, 1)), time.monotonic())
+                if batch:
+                    return batch
+                at = self._assignment.next_at
+                self._changed.wait(None if at is None else max(at - time.monotonic(), 0.001))
+        return None
+
+    def _finished(self, batch: list[Work], inbox: Inbox) -> None:
+        """For a lane: handle a batch, and tell what became of it."""
+        outcome = inbox.attempt([work.record for work in batch], [work.attempt for work in batch])
+        now = time.monotonic()
+        again = []
+        for index, (seconds, number) in outcome.again.items():
+            batch[index].attempt = number
+            again.append((batch[index], now + seconds))
+        left = {*outcome.again, *outcome.untouched}
+        with self._changed:
+            self._assignment.finish(
+                [work for index, work in enumerate(batch) if index not in left],
+                again,
+                [batch[index] for index in sorted(outcome.untouched)],
+            )
+            self.counts += outcome.counts
+            self._changed.notify_all()
+
+    def _break(self, error: BaseException) -> None:
+        with self._changed:
+            if self._broken is None:
+                self._broken = error
+            self._ending = True
+            self._changed.notify_all()
 
     # --- rebalances ---------------------------------------------------------------------------------------------------
 
     def _on_assign(self, _client: Any, partitions: list[TopicPartition]) -> None:
         log.info("group %s is assigned %s", self.group, _names(partitions))
+        with self._changed:
+            self._epoch += 1
+            self._assignment.assign([(tp.topic, tp.partition) for tp in partitions], self._epoch)
         self.assigned.set()
 
     def _on_revoke(self, client: Any, partitions: list[TopicPartition]) -> None:
-        """Finish the batch in hand, store and commit, and only then let the partitions go."""
-        batch = self._in_hand
-        if batch is not None and batch.futures:
-            _, running = wait(batch.futures, timeout=DRAIN_SECONDS_MAX)
-            if not running and all(f.exception() is None for f in batch.futures):
-                self._store(client, batch)
-            else:
-                log.warning(
-                    "group %s gives up %s with a batch in hand; it is handled again", self.group, _names(partitions)
-                )
-            batch.gone |= {(tp.topic, tp.partition) for tp in partitions}
+        """Begin nothing more of them, finish what is in hand, store and commit, and only then let them go."""
+        places = [(tp.topic, tp.partition) for tp in partitions]
+        until = time.monotonic() + DRAIN_SECONDS_MAX
+        with self._changed:
+            self._assignment.wind_up(places)
+            while self._assignment.in_hand(places) and self._broken is None and time.monotonic() < until:
+                self._changed.wait(0.1)
+            if self._assignment.in_hand(places):
+                log.warning("group %s gives up %s with events in hand; they come again", self.group, _names(partitions))
+        self._store(client)
         try:
             client.commit(asynchronous=False)
         except kafka.KafkaException as error:
             if error.args[0].code() != kafka.KafkaError._NO_OFFSET:
                 log.warning("group %s: offsets not committed before a rebalance: %s", self.group, error)
-        self._forget(partitions)
+        self._forget(places)
         log.info("group %s gave up %s", self.group, _names(partitions))
 
     def _on_lost(self, _client: Any, partitions: list[TopicPartition]) -> None:
         """The group went on without us: commit nothing, forget what is in hand."""
-        if self._in_hand is not None:
-            self._in_hand.gone |= {(tp.topic, tp.partition) for tp in partitions}
-        self._forget(partitions)
+        self._forget([(tp.topic, tp.partition) for tp in partitions])
         log.warning("group %s lost %s: another member has them", self.group, _names(partitions))
 
-    def _forget(self, partitions: list[TopicPartition]) -> None:
-        gone = {(tp.topic, tp.partition) for tp in partitions}
-        self._kept = [m for m in self._kept if (m.topic(), m.partition()) not in gone]
+    def _forget(self, places: list[Place]) -> None:
+        with self._changed:
+            self._assignment.give_up(places)
+            self._changed.notify_all()
+        self._paused -= set(places)
 
 
-class _Batch:
-    """Records in hand: polled, not yet stored."""
+class _Lane(threading.Thread):
+    """Handles one batch after the other, on a database connection of its own."""
 
-    def __init__(self, records: list[Record]) -> None:
-        self.records = records
-        self.futures: list[Future[Counts]] = []
-        self.gone: set[tuple[str, int]] = set()  # partitions that were taken away meanwhile
-        self.started = time.monotonic()
+    def __init__(self, consumer: Consumer, number: int, inbox: Inbox) -> None:
+        super().__init__(name=f"evkit-{consumer.group}-{number}", daemon=True)
+        self._consumer = consumer
+        self._inbox = inbox
+        self._batch: list[Work] = []
+        self._since: float | None = None
+        self._reported = False
 
-    def by_key(self, lanes: int) -> list[list[Record]]:
-        """The records split over lanes, all of one key in the same, in order. No key: by partition."""
-        if lanes == 1:
-            return [self.records]
-        split: list[list[Record]] = [[] for _ in range(lanes)]
-        for record in self.records:
-            name = record.key if record.key is not None else f"{record.topic}/{record.partition}".encode()
-            split[crc32(name) % lanes].append(record)
-        return split
+    def run(self) -> None:
+        try:
+            while (batch := self._consumer._next_batch()) is not None:
+                self._batch, self._since, self._reported = batch, time.monotonic(), False
+                self._consumer._finished(batch, self._inbox)
+                self._since = None
+        except Stopped:
+            log.info("consumer of group %s stops inside a batch; the rest of it comes again", self._consumer.group)
+        except BaseException as error:
+            self._consumer._break(error)
+        finally:
+            self._inbox.close()
 
-    def last_offsets(self) -> dict[tuple[str, int], int]:
-        """Highest offset in hand by (topic, partition)."""
-        return {(r.topic, r.partition): r.offset for r in self.records}
+    def report_if_hung(self) -> None:
+        """Say once where a handler is that does not come back."""
+        since, batch = self._since, self._batch
+        if since is None or self._reported or time.monotonic() - since < HUNG_SECONDS or self.ident is None:
+            return
+        self._reported = True
+        frame = sys._current_frames().get(self.ident)
+        first = batch[0].record
+        log.warning(
+            "group %s: a handler has been at a batch of %s for %.0f s, from %s/%s offset %s on; it is at\n%s",
+            self._consumer.group, len(batch), time.monotonic() - since, first.topic, first.partition, first.offset,
+            "".join(traceback.format_stack(frame)) if frame is not None else "(ended)",
+        )  # fmt: skip
 
 
 def _names(partitions: list[TopicPartition]) -> str:

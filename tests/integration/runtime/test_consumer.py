@@ -414,3 +414,82 @@ def test_consumer_without_handler_or_broker_says_so(evkit_system, make):
     consumer.handler()(lambda event, tx: None)
     with pytest.raises(BrokerUnreachable, match=r"127\.0\.0\.1:1"):
         consumer.step()
+
+
+def test_waiting_for_another_attempt_keeps_back_its_key_and_nobody_else(evkit_system, evkit_topic, make):
+    """The event that fails first is tried again after every other key is through, and its own later ones come behind."""
+    topic = evkit_topic()
+    publish(evkit_system, *[Event("a.b", key, {"n": n}, topic=topic) for n, key in enumerate("xyxyxy")])
+    consumer = make(topic, retry=Retry(attempts=4, backoff_seconds=0.3))
+    order, failed = [], []
+
+    @consumer.handler("a.b")
+    def handle(event, tx):
+        if event.payload["n"] == 0 and len(failed) < 3:  # twice: in its batch and in its first attempt alone
+            failed.append(1)
+            raise ValueError("not yet")
+        order.append((tx.record.key, event.payload["n"]))
+
+    consume(consumer, 6)
+
+    final = list(dict.fromkeys(order))
+    assert [n for key, n in final if key == b"x"] == [0, 2, 4]
+    assert [n for key, n in final if key == b"y"] == [1, 3, 5]
+    assert final.index((b"y", 5)) < final.index((b"x", 0))
+
+
+def test_pipelined_handler_has_the_same_effects_and_its_failures_are_found(evkit_system, evkit_topic, make):
+    topic = evkit_topic()
+    publish(evkit_system, *[Event("a.b", f"k{n % 5}", {"n": n}, topic=topic) for n in range(60)])
+    consumer = make(topic, retry=Retry(attempts=1))
+    with evkit_system.writing() as connection:
+        connection.execute("CREATE TABLE pipelined (n int PRIMARY KEY CHECK (n <> 41))")
+
+    @consumer.handler("a.b", pipeline=True)
+    def handle(event, tx):
+        tx.execute("INSERT INTO pipelined VALUES (%s)", (event.payload["n"],))
+
+    counts = consume(consumer, 60)
+
+    assert (counts.handled, counts.dead) == (59, 1)
+    with evkit_system.reading() as connection:
+        found = [row[0] for row in connection.execute("SELECT n FROM pipelined ORDER BY n").fetchall()]
+        assert found == [n for n in range(60) if n != 41]
+        (error,) = connection.execute("SELECT error_class FROM evkit.dead_letter").fetchone()
+    assert "CheckViolation" in error
+
+
+@pytest.mark.parametrize("protocol", ["consumer", "classic"])
+def test_running_consumer_hands_partitions_over_and_every_event_takes_effect_once(
+    protocol, evkit_system, evkit_topic, make, effects
+):
+    """On both group protocols: members come and go while it runs on four lanes."""
+    topic = evkit_topic(partitions=4)
+    first = make(topic, concurrency=2, protocol=protocol, batch_events_max=20)
+    members = [
+        first,
+        *(make(topic, first.group, concurrency=2, protocol=protocol, batch_events_max=20) for _ in range(2)),
+    ]
+    done = threading.Semaphore(0)
+    for member in members:
+
+        @member.handler("a.b")
+        def handle(event, tx):
+            effect(event, tx)
+            done.release()
+
+    threads = [threading.Thread(target=member.run) for member in members]
+    for thread in threads:
+        publish(evkit_system, *[Event("a.b", f"k{n % 11}", {"n": n}, topic=topic) for n in range(200)])
+        thread.start()
+    for _ in range(300):  # halfway through all of it, the first one goes
+        assert done.acquire(timeout=60)
+    first.stop()
+    while len(effects(first.group)) < 600:
+        assert done.acquire(timeout=60)
+    for member, thread in zip(members, threads, strict=True):
+        member.stop()
+        thread.join(60)
+
+    assert sorted({n for _, n in effects(first.group)}) == [1]
+    assert len(effects(first.group)) == 600
