@@ -14,6 +14,7 @@ Each message says what happened, with which values, and what to do.
     │   ├── SchemaIncompatible   a change of an event type that old consumers would not survive
     │   ├── SchemaMismatch       a payload that its event type's model does not accept
     │   ├── RedriveRefused, PurgeRefused, ReplayRefused
+    │   ├── BrokerRefused        Kafka answers, and says no: a wrong password, no authorisation
     │   ├── RelayStopped         the brokers will never take this relay's events until somebody does something
     │   └── NotMigrated          the database has no evkit tables, or older ones
     ├── Unreachable              a server does not answer                                            exit code 3
@@ -32,7 +33,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class EvkitError(Exception):
@@ -190,6 +191,18 @@ class PurgeRefused(Refused):
 
 class ReplayRefused(Refused):
     """Raised when a replay cannot start or go on as asked."""
+
+
+class BrokerRefused(Refused):
+    """Raised when Kafka answers, and the answer is no: a wrong password, no authorisation, a topic that it does not have.
+
+    Attributes: bootstrap_servers, cause (confluent-kafka's KafkaError).
+    """
+
+    def __init__(self, bootstrap_servers: str, cause: Any) -> None:
+        self.bootstrap_servers = bootstrap_servers
+        self.cause = cause
+        super().__init__(f"Kafka at {bootstrap_servers} refuses: {cause.str()} ({cause.name()})")
 
 
 class RelayStopped(Refused):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -278,16 +280,16 @@ def topics(settings: Settings, client: AdminClient | None = None) -> dict[str, i
     Raises:
         BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
     """
-    client = admin(settings) if client is None else client
+    found = _all_topics(settings, admin(settings) if client is None else client)
+    return {name: n for name, n in found.items() if not name.startswith("__") and name != RELAY_TOPIC}
+
+
+def _all_topics(settings: Settings, client: AdminClient) -> dict[str, int]:
     try:
         metadata = client.list_topics(timeout=settings.kafka_timeout_seconds)
     except KafkaException as error:
         raise failed(settings, error, client) from None
-    return {
-        name: len(t.partitions)
-        for name, t in sorted(metadata.topics.items())
-        if not name.startswith("__") and name != RELAY_TOPIC
-    }
+    return {name: len(t.partitions) for name, t in sorted(metadata.topics.items())}
 
 
 def create_topics(settings: Settings, partitions: Mapping[str, int], **config: str) -> list[str]:
@@ -301,7 +303,7 @@ def create_topics(settings: Settings, partitions: Mapping[str, int], **config: s
         KafkaException: the broker refuses, for example for want of authorisation.
     """
     client = admin(settings)
-    present = topics(settings, client)
+    present = _all_topics(settings, client)  # who may use a topic need not have the right to make it
     new = [
         NewTopic(name, num_partitions=n, config={"message.timestamp.type": "LogAppendTime", **config})
         for name, n in partitions.items()

@@ -38,6 +38,12 @@ _ROWS_BETWEEN_LOOKS = 500
 _TOPIC_SECONDS = 1.0
 # An unknown topic is asked for again after this long, not for each of its events.
 _UNKNOWN_TOPIC_SECONDS = 10.0
+# Answers that a client still has in hand when it is taken back come at once; after this long they count as lost.
+_TAKE_BACK_SECONDS = 2.0
+# What a topic takes is asked again after this long at the earliest, not for each large event.
+_BYTES_MAX_SECONDS = 1.0
+# What the client sends at all: the topic decides. Batches stay at a megabyte (batch.size), one event may be larger.
+_MESSAGE_BYTES_MAX = 100_000_000
 # What a record costs besides key, value and headers: batch header and varints, rounded up.
 _RECORD_OVERHEAD_BYTES = 200
 
@@ -90,6 +96,7 @@ class Publisher:
         self._topics: dict[bytes, str] = {}
         self._unknown: dict[bytes, tuple[float, str, str]] = {}
         self._bytes_max: dict[str, int] = {}
+        self._bytes_max_asked_at: dict[str, float] = {}
         self._batch_bytes = 1_000_000
         self._clock = [0]  # microseconds at the last look for answers
 
@@ -161,8 +168,9 @@ class Publisher:
         return given_up
 
     def forget_topics(self) -> None:
-        """Ask the cluster again about topics that it did not know: somebody may have made them."""
+        """Ask the cluster again about topics that it did not know or that took too little: they may be mended."""
         self._unknown.clear()
+        self._bytes_max_asked_at.clear()
 
     def close(self) -> None:
         """Take back what is unanswered and forget the client."""
@@ -179,11 +187,15 @@ class Publisher:
             **{
                 "message.timeout.ms": 0,
                 "enable.gapless.guarantee": True,
-                "batch.size": self._batch_bytes,
+                **self._sizes(),
                 "error_cb": self._on_error,
                 **properties,
             },
         )
+
+    def _sizes(self) -> dict[str, Any]:
+        most = self._settings.kafka.get("message.max.bytes", _MESSAGE_BYTES_MAX)
+        return {"batch.size": self._batch_bytes, "message.max.bytes": most}
 
     def _on_error(self, error: KafkaError) -> None:
         self.trouble = error.str()
@@ -280,6 +292,8 @@ class Publisher:
             if len(value) > self._bytes_max.get(topic, 1_000_000) - _RECORD_OVERHEAD_BYTES:
                 most = self._bytes_max.get(topic)
                 if most is not None and len(value) + len(key) > most:
+                    most = self._ask_bytes_max(topic)
+                if most is not None and len(value) + len(key) > most:
                     why = f"payload and key are {len(value) + len(key):,} bytes, the topic takes {most:,}"
                     self._park(batch, row, topic, "MSG_SIZE_TOO_LARGE", why)
                     continue
@@ -351,15 +365,24 @@ class Publisher:
             self._pause(0.1)
         self._topics[raw] = name
         self._unknown.pop(raw, None)
-        most = kafka.topic_bytes_max(self._settings, name)
-        if most is not None:
-            self._bytes_max[name] = most
-            if most < self._batch_bytes:
-                # A batch larger than what the topic takes would be refused with every innocent event in it.
-                self._batch_bytes = max(most - _RECORD_OVERHEAD_BYTES, 1)
-                self._stopped = True
-                raise Trouble  # go on with a new producer, of smaller batches
+        most = self._ask_bytes_max(name)
+        if most is not None and most < self._batch_bytes:
+            # A batch larger than what the topic takes would be refused with every innocent event in it.
+            self._batch_bytes = max(most - _RECORD_OVERHEAD_BYTES, 1)
+            self._stopped = True
+            raise Trouble  # go on with a new producer, of smaller batches
         return name
+
+    def _ask_bytes_max(self, topic: str) -> int | None:
+        """What the topic takes; asked again before an event is parked for it, for somebody may have raised it."""
+        asked_at = self._bytes_max_asked_at.get(topic)
+        if asked_at is not None and time.monotonic() - asked_at < _BYTES_MAX_SECONDS:
+            return self._bytes_max.get(topic)
+        most = kafka.topic_bytes_max(self._settings, topic)
+        if most is not None:
+            self._bytes_max[topic] = most
+        self._bytes_max_asked_at[topic] = time.monotonic()
+        return most
 
     def _pause(self, seconds: float) -> None:
         if self._stop.wait(seconds):
@@ -373,12 +396,16 @@ class Publisher:
             return
         producer, self._producer = self._producer, None
         self._clock[0] = time.monotonic_ns() // 1000
-        for _ in range(2):
+        producer.purge()
+        # Not by flush(): when the client has stopped, the binding raises in the middle of its loop, and the next answer's
+        # callback is then called with that exception set (SystemError, and now and then a crash of the process). A poll
+        # ends where it raises.
+        deadline = time.monotonic() + _TAKE_BACK_SECONDS
+        while len(producer) and time.monotonic() < deadline:
             try:
-                producer.purge()
-                producer.flush(1.0)
+                producer.poll(0.05)
             except KafkaException:
-                pass  # the client has stopped; its messages' answers have been given all the same
+                continue
 
     def _drop_overtakers(self) -> None:
         """What was confirmed behind an unanswered event of the same key does not count: it is sent again behind that."""
@@ -423,9 +450,10 @@ class Publisher:
     def _sort_out(self) -> None:
         """Judge the failures; raises unless they are poison, and then parks those."""
         failures = {p: e for p, e in self._failures.items() if e.code() not in refusal.COLLATERAL}
-        for error in failures.values():
+        for position, error in failures.items():
             if error.code() in refusal.FATAL:
-                raise refusal.stopped(self._settings, error)
+                topic = next((r[1].decode() for b in self._under_way for r in b.rows if r[0] == position), None)
+                raise refusal.stopped(self._settings, error, topic=topic)
         for error in failures.values():
             if error.code() not in refusal.POISON:
                 raise refusal.failed(self._settings, error)
@@ -449,6 +477,7 @@ class Publisher:
                 self._serve(0.1)
                 self._pause(0)
         except Trouble:
+            self._take_back()  # the client may have stopped before it has told why
             error = self._failures.get(row[0])
             if error is None:
                 raise refusal.PublishFailed("the producer stopped without a reason for this event") from None
@@ -465,6 +494,8 @@ class Publisher:
 def _headers(more: bytes) -> dict[str, Any]:
     """The row's own headers; raises ValueError unless they are an object of text to text."""
     found = json.loads(more)
+    if found is None:  # JSON's null, as some writers say "none"
+        return {}
     if not isinstance(found, dict):
         raise ValueError(f"headers are a JSON {type(found).__name__}, not an object of text to text")
     for name, value in found.items():

@@ -9,8 +9,8 @@ collateral  says only that another message has failed, or that we took this one 
 
 from __future__ import annotations
 
-from evkit.errors import RelayStopped
-from evkit.kafka import KafkaError
+from evkit.errors import BrokerRefused, RelayStopped
+from evkit.kafka import KafkaError, KafkaException
 from evkit.settings import Settings
 
 COLLATERAL = frozenset({
@@ -50,6 +50,12 @@ def stopped(settings: Settings, error: KafkaError, topic: str | None = None) -> 
         "the right to write (for exactly-once also its transactional.id and its group), or mend its password, then start "
         "it again"
     )
+
+
+def judged(settings: Settings, error: BrokerRefused | KafkaException) -> RelayStopped | PublishFailed:
+    """Whether an answer of the brokers outside of publishing ends the relay."""
+    cause = error.cause if isinstance(error, BrokerRefused) else error.args[0]
+    return stopped(settings, cause) if cause.code() in FATAL else failed(settings, cause)
 
 
 def failed(settings: Settings, error: KafkaError) -> PublishFailed:

@@ -23,8 +23,9 @@ from typing import Any, Literal
 
 import psycopg
 
-from evkit.errors import NotMigrated, RelayStopped, Unreachable, UsageError
-from evkit.runtime import metrics, retention
+from evkit.errors import BrokerRefused, NotMigrated, RelayStopped, Unreachable, UsageError
+from evkit.kafka import KafkaException
+from evkit.runtime import metrics, refusal, retention
 from evkit.runtime.batch import Batch
 from evkit.runtime.health import Health
 from evkit.runtime.leadership import HEARTBEAT_SECONDS, Candidate, Lead
@@ -249,15 +250,18 @@ class Relay:
                 self._stop.wait(STANDBY_SECONDS)
             return False
         self._begin()
-        self._lead = Lead(
-            self._candidate.connection,
-            self.system,
-            self._new_publisher,
-            delivery=self.delivery,
-            lease_seconds=self.lease_seconds,
-            accept_cluster=self._accept_cluster,
-            first=not self._led_before,
-        )
+        try:
+            self._lead = Lead(
+                self._candidate.connection,
+                self.system,
+                self._new_publisher,
+                delivery=self.delivery,
+                lease_seconds=self.lease_seconds,
+                accept_cluster=self._accept_cluster,
+                first=not self._led_before,
+            )
+        except (BrokerRefused, KafkaException) as error:
+            raise refusal.judged(self.system.settings, error) from None
         self._led_before = True
         self.metrics.leads.add()
         self.metrics.leading.set(1)

@@ -15,11 +15,11 @@ import logging
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from evkit import kafka
 from evkit.event import CE_ID
-from evkit.kafka import KafkaException, TopicPartition
+from evkit.kafka import KafkaError, KafkaException, TopicPartition
 from evkit.runtime import refusal
 from evkit.runtime.batch import Batch
 from evkit.runtime.metrics import RelayMetrics
@@ -96,9 +96,19 @@ class TransactionalPublisher(Publisher):
                 self._transaction(batch)
                 return
             except Trouble:
+                reason = self._reason(batch)
                 self._take_back()
                 batch.answers.clear()
-                words = [*self._failures.values(), *([self._last_words] if self._last_words is not None else [])]
+                if self._stop.is_set():
+                    raise refusal.PublishFailed("the relay is stopping") from None
+                if reason is not None and reason.code() in refusal.FATAL:
+                    topics = {row[1].decode() for row in batch.rows}
+                    raise refusal.stopped(
+                        self._settings, reason, topic=topics.pop() if len(topics) == 1 else None
+                    ) from None
+                if reason is not None and reason.code() not in refusal.FENCED:
+                    raise refusal.failed(self._settings, reason) from None
+                words = [*self._failures.values(), *(e for e in (self._last_words, reason) if e is not None)]
                 if any(error.code() in refusal.FENCED for error in words):
                     raise refusal.Fenced("another relay has taken over this outbox's transactional.id") from None
                 if self._stopped and self._last_words is not None:
@@ -114,6 +124,49 @@ class TransactionalPublisher(Publisher):
                 if error.code() in refusal.FATAL:
                     raise refusal.stopped(self._settings, error) from None
                 raise refusal.failed(self._settings, error) from None
+
+    def _reason(self, batch: Batch) -> KafkaError | None:
+        """Why the transaction cannot go on, when none of its messages says so: the broker may have refused it before it
+        was sent any (no right to the topic). None when a message says it, or when there is nothing wrong with it.
+        """
+        judged = any(error.code() not in refusal.COLLATERAL for error in self._failures.values())
+        if judged or self._stopped or self._producer is None:
+            return None
+        try:
+            # Refused at once with the reason, in a failed transaction; in any other one it is without effect, for that
+            # is never committed.
+            self._send_claim(batch)
+        except KafkaException as failure:
+            return cast("KafkaError", failure.args[0])
+        return None
+
+    def _send_claim(self, batch: Batch) -> None:
+        """Put the claim's number into the transaction.
+
+        In a thread of its own, which may be left behind: after a restart of the broker this call of librdkafka 2.16 may
+        never return, whatever timeout it is given (its issues 5456 and 5511; the fault run met it at every second one).
+        """
+        producer, failures = self._producer, []
+        assert producer is not None
+        seconds = self._settings.kafka_timeout_seconds
+        offsets = [TopicPartition(kafka.RELAY_TOPIC, 0, batch.claim)]
+
+        def send() -> None:
+            try:
+                producer.send_offsets_to_transaction(offsets, self._group.consumer_group_metadata(), seconds)
+            except KafkaException as failure:
+                failures.append(failure)
+
+        thread = threading.Thread(target=send, name="evkit relay claim", daemon=True)
+        thread.start()
+        thread.join(seconds + 1)
+        if thread.is_alive():
+            self._producer = None  # the next one fences it
+            raise refusal.PublishFailed(
+                f"Kafka at {self._settings.bootstrap_servers} has not taken the claim into its transaction in {seconds:g} s"
+            )
+        if failures:
+            raise failures[0]
 
     def close(self) -> None:
         """See Publisher."""
@@ -145,11 +198,7 @@ class TransactionalPublisher(Publisher):
         if not batch.answers:
             self._producer.abort_transaction(self._settings.kafka_timeout_seconds)
             return
-        self._producer.send_offsets_to_transaction(
-            [TopicPartition(kafka.RELAY_TOPIC, 0, batch.claim)],
-            self._group.consumer_group_metadata(),
-            self._settings.kafka_timeout_seconds,
-        )
+        self._send_claim(batch)
         try:
             self._producer.commit_transaction(_TRANSACTION_SECONDS)
         except KafkaException as failure:
@@ -173,7 +222,7 @@ class TransactionalPublisher(Publisher):
                 "transactional.id": self._name,
                 "transaction.timeout.ms": _TRANSACTION_SECONDS * 1000,
                 "delivery.timeout.ms": _TRANSACTION_SECONDS * 1000,
-                "batch.size": self._batch_bytes,
+                **self._sizes(),
                 "error_cb": self._on_error,
                 **properties,
             },

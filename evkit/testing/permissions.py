@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from confluent_kafka.admin._acl import AclBinding, AclBindingFilter, AclOperation, AclPermissionType
@@ -38,6 +39,7 @@ class SecuredKafka:
         )
         self._secured_servers = secured_servers
         self._passwords: dict[str, str] = {}
+        self._changes = 0
         self._admin = kafka.admin(self.open_settings)
 
     def settings(self, user: str, password: str | None = None, **properties: str) -> Settings:
@@ -69,17 +71,27 @@ class SecuredKafka:
     def set_password(self, user: str) -> str:
         """Give a user a new random password; connections that are open stay open. Returns it."""
         password = secrets.token_urlsafe(24)
-        change = UserScramCredentialUpsertion(
-            user, ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, _ITERATIONS), password.encode()
-        )
+        self._changes += 1
+        info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, _ITERATIONS + self._changes)
+        change = UserScramCredentialUpsertion(user, info, password.encode())
         self._admin.alter_user_scram_credentials([change])[user].result()
+
+        def is_known() -> bool:
+            try:
+                answers: Any = self._admin.describe_user_scram_credentials([user])
+                found = answers[user].result()
+            except kafka.KafkaException:  # not there yet
+                return False
+            return any(known.iterations == info.iterations for known in found.scram_credential_infos)
+
+        _wait(is_known)
         self._passwords[user] = password
         return password
 
     def allow(self, user: str, operations: str | Iterable[str] = "ALL", **resource: str) -> None:
         """Allow a user operations ("WRITE", "DESCRIBE", …) on one resource: `topic=`, `group=`, `transactional_id=`.
 
-        A name that ends with `*` is a prefix.
+        A name that ends with `*` is a prefix, and `*` alone is every name.
         """
         self._make_acls(user, operations, AclPermissionType.ALLOW, resource)
 
@@ -89,13 +101,9 @@ class SecuredKafka:
 
     def forget_acls(self, user: str) -> None:
         """Delete every ACL of a user: nothing is allowed to him, and nothing denied in particular."""
-        whatever: Any = None
-        every = AclBindingFilter(
-            ResourceType.ANY, whatever, ResourcePatternType.ANY, f"User:{user}", whatever,
-            AclOperation.ANY, AclPermissionType.ANY,
-        )  # fmt: skip
-        for future in self._admin.delete_acls([every]).values():
+        for future in self._admin.delete_acls([_every_acl(user)]).values():
             future.result()
+        _wait(lambda: not self._known_acls(user))
 
     def close(self) -> None:
         """Delete the users that were made here, and their ACLs."""
@@ -112,11 +120,13 @@ class SecuredKafka:
         self, user: str, operations: str | Iterable[str], permission: AclPermissionType, resource: dict[str, str]
     ) -> None:
         ((kind, name),) = resource.items()
-        pattern = ResourcePatternType.PREFIXED if name.endswith("*") else ResourcePatternType.LITERAL
+        # Kafka's own `*`, for every name, is a literal.
+        is_prefix = name.endswith("*") and name != "*"
+        pattern = ResourcePatternType.PREFIXED if is_prefix else ResourcePatternType.LITERAL
         acls = [
             AclBinding(
                 ResourceType[kind.upper()],
-                name.removesuffix("*"),
+                name.removesuffix("*") if is_prefix else name,
                 pattern,
                 f"User:{user}",
                 "*",
@@ -127,3 +137,24 @@ class SecuredKafka:
         ]
         for future in self._admin.create_acls(acls).values():
             future.result()
+        _wait(lambda: self._known_acls(user).issuperset(acls))
+
+    def _known_acls(self, user: str) -> set[AclBinding]:
+        return set(self._admin.describe_acls(_every_acl(user)).result())
+
+
+def _every_acl(user: str) -> AclBindingFilter:
+    whatever: Any = None
+    return AclBindingFilter(
+        ResourceType.ANY, whatever, ResourcePatternType.ANY, f"User:{user}", whatever,
+        AclOperation.ANY, AclPermissionType.ANY,
+    )  # fmt: skip
+
+
+def _wait(is_so: Callable[[], bool]) -> None:
+    """The controller has written a change down before the broker goes by it."""
+    deadline = time.monotonic() + 30
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise TimeoutError("the broker does not go by a change of users or ACLs after 30 s")
+        time.sleep(0.01)
