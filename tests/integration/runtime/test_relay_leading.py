@@ -86,9 +86,9 @@ def test_leader_that_hangs_is_deposed_and_its_late_marks_are_refused(evkit_syste
     late = Batch(batch.claim, batch.rows, batch.settled, answers=[(batch.rows[0][0], 0, 7, 0)])
     with pytest.raises(psycopg.OperationalError):  # its session for marks was ended too
         hanging._term.marker.mark([late])
-    with evkit_system.writing(autocommit=True) as connection:  # and had it another one, its epoch is over
-        with pytest.raises(Deposed):
-            Marker(connection, hanging._term.epoch, 0, 0).mark([late])
+    # And had it another one, its epoch is over.
+    with evkit_system.writing(autocommit=True) as connection, pytest.raises(Deposed):
+        Marker(connection, hanging._term.epoch, 0, 0).mark([late])
     hanging.close()
     assert [kafka.decode(r).id for r in read_topic(evkit_system, topic)] == [event_id]
     with evkit_system.reading() as connection:
