@@ -98,6 +98,7 @@ class Publisher:
         self._bytes_max: dict[str, int] = {}
         self._bytes_max_asked_at: dict[str, float] = {}
         self._batch_bytes = 1_000_000
+        self._apart = False  # each message in a request of its own, to find those that are refused
         self._clock = [0]  # microseconds at the last look for answers
 
     @property
@@ -178,24 +179,24 @@ class Publisher:
 
     # --- producing ----------------------------------------------------------------------------------------------------
 
-    def _client(self, **properties: Any) -> Any:
+    def _client(self) -> Any:
         self._failures.clear()
         self._stopped = False
         self._last_words = None
-        return kafka.producer(
-            self._settings,
-            **{
-                "message.timeout.ms": 0,
-                "enable.gapless.guarantee": True,
-                **self._sizes(),
-                "error_cb": self._on_error,
-                **properties,
-            },
-        )
+        never = {"message.timeout.ms": 0, "enable.gapless.guarantee": True}
+        return kafka.producer(self._settings, **never, **self._properties())
 
-    def _sizes(self) -> dict[str, Any]:
+    def _properties(self) -> dict[str, Any]:
         most = self._settings.kafka.get("message.max.bytes", _MESSAGE_BYTES_MAX)
-        return {"batch.size": self._batch_bytes, "message.max.bytes": most}
+        apart = {"batch.num.messages": 1} if self._apart else {}
+        return {
+            "batch.size": self._batch_bytes,
+            "message.max.bytes": most,
+            # For so long the client waits for a topic that is gone, and with it whatever is in the same batch.
+            "topic.metadata.propagation.max.ms": 3000,
+            "error_cb": self._on_error,
+            **apart,
+        }
 
     def _on_error(self, error: KafkaError) -> None:
         self.trouble = error.str()
@@ -443,9 +444,19 @@ class Publisher:
                     self._metrics.retried.add(len(rows))
                     self._metrics.redelivered.add(len(rows))
                     self._produce(batch, rows)
+                if self._apart:
+                    while not all(batch.is_answered for batch in self._under_way):
+                        self._serve(0.1)
+                        self._pause(0)
+                    self._together()
                 return
             except Trouble:
                 continue
+
+    def _together(self) -> None:
+        """Send in batches again, from the next message on."""
+        self._take_back()
+        self._apart = False
 
     def _sort_out(self) -> None:
         """Judge the failures; raises unless they are poison, and then parks those."""
@@ -458,37 +469,18 @@ class Publisher:
             if error.code() not in refusal.POISON:
                 raise refusal.failed(self._settings, error)
         suspects = [(b, row) for b in self._under_way for row in b.rows if row[0] in failures]
-        for _, row in suspects:
-            if failures[row[0]].code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
-                self._topics.pop(row[1], None)
+        for _, row in suspects:  # whatever it was refused for: is the topic as we know it?
+            self._topics.pop(row[1], None)
+        self._bytes_max_asked_at.clear()
+        if len(suspects) > 1 and not self._apart:
+            # A refused batch of messages fails with every message in it. Sent apart, each speaks for itself.
+            self._apart = True
+            if any(failures[row[0]].code() in refusal.TOO_LARGE for _, row in suspects):
+                self._batch_bytes = max(self._batch_bytes // 2, 1000)  # the topic may not tell us its limit
+            return
         for batch, row in suspects:
-            # A refused batch of messages fails with every message in it. Sent alone, each speaks for itself.
-            verdict = failures[row[0]] if len(suspects) == 1 else self._alone(batch, row)
-            if verdict is not None:
-                self._park(batch, row, row[1].decode(), verdict.name(), verdict.str())
-
-    def _alone(self, batch: Batch, row: Row) -> KafkaError | None:
-        """Send one row in a message batch of its own and wait for its answer; its error when it is poison."""
-        self._producer = self._client(**{"batch.num.messages": 1})
-        dealt = len(batch.answers) + len(batch.unpublished)
-        try:
-            self._produce(batch, [row])
-            while len(batch.answers) + len(batch.unpublished) == dealt:
-                self._serve(0.1)
-                self._pause(0)
-        except Trouble:
-            self._take_back()  # the client may have stopped before it has told why
-            error = self._failures.get(row[0])
-            if error is None:
-                raise refusal.PublishFailed("the producer stopped without a reason for this event") from None
-            if error.code() in refusal.POISON:
-                return error
-            raise (refusal.stopped if error.code() in refusal.FATAL else refusal.failed)(
-                self._settings, error
-            ) from None
-        finally:
-            self._take_back()
-        return None
+            error = failures[row[0]]
+            self._park(batch, row, row[1].decode(), error.name(), error.str())
 
 
 def _headers(more: bytes) -> dict[str, Any]:

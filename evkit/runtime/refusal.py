@@ -9,6 +9,9 @@ collateral  says only that another message has failed, or that we took this one 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from evkit.errors import BrokerRefused, RelayStopped
 from evkit.kafka import KafkaError, KafkaException
 from evkit.settings import Settings
@@ -17,8 +20,10 @@ COLLATERAL = frozenset({
     KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._FATAL, KafkaError._GAPLESS_GUARANTEE,
     KafkaError._STATE,
 })  # fmt: skip
-POISON = frozenset({
+TOO_LARGE = frozenset({
     KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG_SIZE,
+})  # fmt: skip
+POISON = TOO_LARGE | frozenset({
     KafkaError.INVALID_RECORD, KafkaError.INVALID_MSG, KafkaError.TOPIC_EXCEPTION, KafkaError.UNKNOWN_TOPIC_OR_PART,
     KafkaError._UNKNOWN_TOPIC, KafkaError.POLICY_VIOLATION, KafkaError.INVALID_TIMESTAMP, KafkaError._BAD_MSG,
 })  # fmt: skip
@@ -52,10 +57,14 @@ def stopped(settings: Settings, error: KafkaError, topic: str | None = None) -> 
     )
 
 
-def judged(settings: Settings, error: BrokerRefused | KafkaException) -> RelayStopped | PublishFailed:
-    """Whether an answer of the brokers outside of publishing ends the relay."""
-    cause = error.cause if isinstance(error, BrokerRefused) else error.args[0]
-    return stopped(settings, cause) if cause.code() in FATAL else failed(settings, cause)
+@contextlib.contextmanager
+def judged(settings: Settings) -> Iterator[None]:
+    """What the brokers answer in this block, outside of publishing, ends the relay or is waited out."""
+    try:
+        yield
+    except (BrokerRefused, KafkaException) as error:
+        cause = error.cause if isinstance(error, BrokerRefused) else error.args[0]
+        raise (stopped if cause.code() in FATAL else failed)(settings, cause) from None
 
 
 def failed(settings: Settings, error: KafkaError) -> PublishFailed:

@@ -23,8 +23,7 @@ from typing import Any, Literal
 
 import psycopg
 
-from evkit.errors import BrokerRefused, NotMigrated, RelayStopped, Unreachable, UsageError
-from evkit.kafka import KafkaException
+from evkit.errors import NotMigrated, RelayStopped, Unreachable, UsageError
 from evkit.runtime import metrics, refusal, retention
 from evkit.runtime.batch import Batch
 from evkit.runtime.health import Health
@@ -32,7 +31,6 @@ from evkit.runtime.leadership import HEARTBEAT_SECONDS, Candidate, Lead
 from evkit.runtime.marker import Deposed
 from evkit.runtime.metrics import RelayMetrics
 from evkit.runtime.publisher import Publisher
-from evkit.runtime.refusal import Fenced, PublishFailed
 from evkit.runtime.transactional_publisher import TransactionalPublisher
 from evkit.runtime.wake import Wake
 from evkit.system import System, connect
@@ -164,7 +162,7 @@ class Relay:
                 self._pipeline()
             except Exception as error:
                 fatal = isinstance(error, (NotMigrated, RelayStopped))
-                if self._lead is not None and isinstance(error, (PublishFailed, RelayStopped)):
+                if self._lead is not None and isinstance(error, (refusal.PublishFailed, RelayStopped)):
                     self.metrics.failed.add(1, "fatal" if fatal else "retriable")
                     self._lead.tell(str(error))
                 if fatal:
@@ -250,7 +248,7 @@ class Relay:
                 self._stop.wait(STANDBY_SECONDS)
             return False
         self._begin()
-        try:
+        with refusal.judged(self.system.settings):
             self._lead = Lead(
                 self._candidate.connection,
                 self.system,
@@ -260,8 +258,6 @@ class Relay:
                 accept_cluster=self._accept_cluster,
                 first=not self._led_before,
             )
-        except (BrokerRefused, KafkaException) as error:
-            raise refusal.judged(self.system.settings, error) from None
         self._led_before = True
         self.metrics.leads.add()
         self.metrics.leading.set(1)
@@ -298,9 +294,8 @@ class Relay:
     @staticmethod
     def _is_outage(error: BaseException) -> bool:
         """Nobody's mistake: a server that is away, or another relay that leads."""
-        return isinstance(
-            error, (PublishFailed, Fenced, Deposed, Unreachable, RelayStopped, NotMigrated, psycopg.OperationalError)
-        )
+        ours = (refusal.PublishFailed, refusal.Fenced, Deposed, Unreachable, RelayStopped, NotMigrated)
+        return isinstance(error, (*ours, psycopg.OperationalError))
 
     # --- the three stages -----------------------------------------------------------------------------------------------
 
@@ -460,7 +455,7 @@ class Relay:
                 if not done:
                     self._term.beat()
                     if self._stop.is_set():
-                        raise PublishFailed("the relay was stopped before the broker answered")
+                        raise refusal.PublishFailed("the relay was stopped before the broker answered")
             return done
         except BaseException:
             if rest := publisher.give_up():

@@ -94,6 +94,8 @@ class TransactionalPublisher(Publisher):
                 if self._producer is None:
                     self._producer = self._client()
                 self._transaction(batch)
+                if self._apart:
+                    self._together()
                 return
             except Trouble:
                 reason = self._reason(batch)
@@ -212,7 +214,7 @@ class TransactionalPublisher(Publisher):
             if kafka.stable_offset(self._settings, self._name, self._cursor) < batch.claim:
                 raise
 
-    def _client(self, **properties: Any) -> Any:
+    def _client(self) -> Any:
         self._failures.clear()
         self._stopped = False
         self._last_words = None
@@ -222,9 +224,7 @@ class TransactionalPublisher(Publisher):
                 "transactional.id": self._name,
                 "transaction.timeout.ms": _TRANSACTION_SECONDS * 1000,
                 "delivery.timeout.ms": _TRANSACTION_SECONDS * 1000,
-                **self._sizes(),
-                "error_cb": self._on_error,
-                **properties,
+                **self._properties(),
             },
         )
         while True:
@@ -241,22 +241,3 @@ class TransactionalPublisher(Publisher):
                     raise refusal.failed(self._settings, error) from None
                 if self._stop.is_set():
                     raise refusal.PublishFailed("the relay is stopping") from None
-
-    def _alone(self, batch: Batch, row: Any) -> Any:
-        """See Publisher; in a transaction that is aborted whatever the answer is."""
-        self._producer = self._client(**{"batch.num.messages": 1})
-        self._producer.begin_transaction()
-        probe = Batch(batch.claim, [row], 0)
-        producer = self._producer
-        try:
-            self._produce(probe, [row])
-            while not probe.is_answered:
-                self._serve(0.1)
-                self._pause(0)
-        except Trouble:
-            return self._failures.get(row[0])
-        finally:
-            producer.abort_transaction(self._settings.kafka_timeout_seconds)
-            self._take_back()
-        batch.unpublished += probe.unpublished
-        return None
