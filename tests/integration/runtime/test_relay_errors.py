@@ -160,6 +160,27 @@ def test_limit_that_was_lowered_under_a_running_relay_parks_the_large_event_alon
     assert adds_up(status)
 
 
+def test_limit_that_the_relay_may_not_ask_for_parks_the_large_event_alone(evkit_secured_kafka, delivery):
+    topic = evkit_secured_kafka.topic("orders", **{"max.message.bytes": "10000"})
+    settings = evkit_secured_kafka.settings("service")
+    allow_relay(evkit_secured_kafka, "service")
+    evkit_secured_kafka.allow("service", "WRITE", topic=topic)
+    system = System(settings)
+    assert kafka.topic_bytes_max(settings, topic) is None
+    events = large_among_small(topic)
+    events += [Event("order.placed", f"k{n % 4}", {"n": n, "blob": "x" * 2000}, topic=topic) for n in range(40, 80)]
+    write(system, *events)
+    relay = Relay(system, delivery=delivery)
+
+    status = settle(relay)
+    relay.close()
+
+    assert [row.position for row in unpublishable.rows(system)] == [11]
+    for key, numbers in {"k0": range(0, 80, 4), "k1": range(1, 80, 4), "k2": [2, 6], "k3": range(3, 80, 4)}.items():
+        assert told(System(evkit_secured_kafka.open_settings), topic, key) == list(numbers)
+    assert adds_up(status)
+
+
 def test_topic_that_takes_more_than_others_gets_its_large_event(evkit_system, evkit_topic, relay):
     """A client's own limit of a megabyte is not the topic's."""
     topic = evkit_topic(**{"max.message.bytes": "5000000"})
