@@ -6,7 +6,9 @@ down (marker.py).
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from typing import Any
 
 from evkit.runtime.outbox_cursor import Row
 from evkit.runtime.tracing import PublishSpan
@@ -57,3 +59,16 @@ class Batch:
     @property
     def is_answered(self) -> bool:
         return len(self.answers) + len(self.unpublished) >= len(self.rows)
+
+
+def headers_of(more: bytes) -> dict[str, Any]:
+    """The row's own headers; raises ValueError unless they are an object of text to text."""
+    found = json.loads(more)
+    if found is None:  # JSON's null, as some writers say "none"
+        return {}
+    if not isinstance(found, dict):
+        raise ValueError(f"headers are a JSON {type(found).__name__}, not an object of text to text")
+    for name, value in found.items():
+        if not (value is None or isinstance(value, str)) or "\x00" in name:
+            raise ValueError(f"header '{name[:80]}' is not text")
+    return found

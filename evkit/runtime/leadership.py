@@ -162,6 +162,7 @@ class Lead:
             self._burn(pending)
         cursor = GapAwareCursor(self.connection, settled)
         cursor.recover()
+        self.publisher.prepare()
         self.publisher.held = self.held_keys()
         return cursor
 

@@ -13,7 +13,6 @@ it, all others flow.
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import threading
 import time
@@ -25,7 +24,7 @@ from evkit import kafka
 from evkit.event import CE_CAUSATION_ID, CE_CORRELATION_ID, CE_SCHEMA_VERSION, TRACEPARENT
 from evkit.kafka import KafkaError, KafkaException
 from evkit.runtime import refusal, tracing
-from evkit.runtime.batch import Batch, Unpublished
+from evkit.runtime.batch import Batch, Unpublished, headers_of
 from evkit.runtime.metrics import RelayMetrics
 from evkit.runtime.outbox_cursor import Row
 from evkit.settings import Settings
@@ -110,6 +109,11 @@ class Publisher:
         """Number of batches that are not wholly answered."""
         return len(self._under_way)
 
+    def prepare(self) -> None:
+        """Connect, so that the first event does not wait for that."""
+        if self._producer is None:
+            self._producer = self._client()
+
     def send(self, batch: Batch) -> None:
         """Hand a batch to the producer; returns before it is answered.
 
@@ -142,7 +146,8 @@ class Publisher:
         metrics.batch_seconds.observe(time.monotonic() - batch.started)
         metrics.batch_events.observe(len(batch.rows))
         metrics.published.add(len(batch.answers))
-        metrics.published_bytes.add(sum([len(row[3]) for row in batch.rows]))
+        if not batch.unpublished:  # else those that went are not looked for: it is a size, not an account
+            metrics.published_bytes.add(sum([len(row[3]) for row in batch.rows]))
 
     def poll(self, seconds: float) -> list[Batch]:
         """Batches that are wholly answered by now, in the order in which they were sent; waits at most so long for one."""
@@ -162,7 +167,10 @@ class Publisher:
         self._take_back()
         given_up = [b for b in self._under_way if b.answers]
         self._drop_overtakers()
-        for batch in given_up:
+        for batch in self._under_way:
+            self._metrics.published.add(len(batch.answers))
+            if batch.span is not None:
+                batch.span.end(error_type="given up")
             batch.whole = False
             batch.unpublished = []
         self._under_way.clear()
@@ -286,7 +294,7 @@ class Publisher:
                 headers[TRACEPARENT] = trace
             if more is not None:
                 try:
-                    headers = _headers(more) | headers
+                    headers = headers_of(more) | headers
                 except ValueError as wrong:
                     self._park(batch, row, topic, "InvalidHeaders", str(wrong))
                     continue
@@ -481,16 +489,3 @@ class Publisher:
         for batch, row in suspects:
             error = failures[row[0]]
             self._park(batch, row, row[1].decode(), error.name(), error.str())
-
-
-def _headers(more: bytes) -> dict[str, Any]:
-    """The row's own headers; raises ValueError unless they are an object of text to text."""
-    found = json.loads(more)
-    if found is None:  # JSON's null, as some writers say "none"
-        return {}
-    if not isinstance(found, dict):
-        raise ValueError(f"headers are a JSON {type(found).__name__}, not an object of text to text")
-    for name, value in found.items():
-        if not (value is None or isinstance(value, str)) or "\x00" in name:
-            raise ValueError(f"header '{name[:80]}' is not text")
-    return found

@@ -1,6 +1,6 @@
 """results/*.json → the README's performance section: write it anew, between its two marks.
 
-    uv run python tests/benchmarks/readme.py
+uv run python tests/benchmarks/readme.py
 """
 
 from __future__ import annotations
@@ -60,15 +60,16 @@ def section():
     most = max(memory["rows"], key=lambda r: r["events"])
     least = min(memory["rows"], key=lambda r: r["events"])
     return f"""{BEGIN}
-A backlog of {throughput["rows"][-1]["events"]:,} events of 256 bytes with six headers each, read, published, confirmed one by
-one and marked; medians of {throughput["rows"][0]["rounds"]} interleaved rounds, each way in a process of its own:
+A backlog of {throughput["rows"][-1]["events"]:,} events of 256 bytes with six headers each: read, published, confirmed one
+by one and marked; medians of {throughput["rows"][0]["rounds"]} interleaved rounds, each way in a process of its own:
 
 {table(["way", "events/s", "× naive", "× bare", "CPU-s per 100,000", "PostgreSQL CPU-s per 100,000", "RSS MB"], rows)}
 
 Memory does not grow with the backlog: {least["rss_mb"]:.0f} MB at {least["events"]:,} events, {most["rss_mb"]:.0f} MB at
 {most["events"]:,}.
 
-From the commit to a consumer's hands, at {latency["rows"][0]["transactions_per_second"]:.0f} single-row transactions a second:
+From the commit to a consumer's hands, at
+{latency["rows"][0]["transactions_per_second"]:.0f} single-row transactions a second:
 
 {table(["what wakes the relay", "p50 ms", "p99 ms", "p50 × the writer's own commit", "CPU of an idle relay"], latency_rows)}
 
