@@ -339,10 +339,10 @@ class Publisher:
         batch.unpublished.append(Unpublished(position, topic, key, state, None, 1, error_class, error[:2000]))
         self._metrics.failed.add(1, "poison")
         log.error(
-            "event cannot be published and is %s",
-            state,
-            extra={"position": position, "topic": topic, "error_class": error_class, "error": error[:500]},
-        )
+            "event at outbox position %s cannot be published and is %s: %s",
+            position, state, error[:500],
+            extra={"position": position, "topic": topic, "error_class": error_class},
+        )  # fmt: skip
 
     def _topic(self, raw: bytes) -> str | None:
         """The topic's name once the cluster is known to have it, with its size limit; None when it has not (`_unknown`)."""
