@@ -158,12 +158,17 @@ def test_outboxes_of_two_databases_run_side_by_side(evkit_system, evkit_stack, e
     assert Counter(kafka.decode(r).id for r in read_topic(evkit_system, topic)) == Counter(ids)
 
 
-def test_event_that_the_topic_does_not_take_is_parked_and_the_rest_of_its_batch_is_there_once(evkit_system, evkit_topic):
+def test_event_that_the_topic_does_not_take_is_parked_and_the_rest_of_its_batch_is_there_once(
+    evkit_system, evkit_topic
+):
     topic = evkit_topic(**{"max.message.bytes": "20000"})
     with evkit_system.writing() as connection:
         outbox.write_many(
             connection,
-            [Event("a.b", f"k{i % 3}", {"i": i, "pad": "x" * (30_000 if i == 4 else 10)}, topic=topic) for i in range(12)],
+            [
+                Event("a.b", f"k{i % 3}", {"i": i, "pad": "x" * (30_000 if i == 4 else 10)}, topic=topic)
+                for i in range(12)
+            ],
         )
     relay = Relay(evkit_system, **once())
 
