@@ -103,7 +103,10 @@ def test_plan_of_an_unknown_group_is_refused(incident):
 
 RUN_ALL = "window.jupyterapp.commands.execute('notebook:run-all-cells')"
 CELLS = "window.jupyterapp.shell.currentWidget.content.model.toJSON().cells"
-READY = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+READY = (
+    "window.jupyterapp?.shell.currentWidget?.context?.isReady"
+    " && window.jupyterapp.shell.currentWidget.sessionContext?.session?.kernel?.status === 'idle'"
+)
 
 
 def wait_until_it_listens(port, server):
@@ -169,7 +172,10 @@ def test_notebook_runs_by_hand_in_jupyterlab(lab, incident, chromium, tmp_path):
 
 ALL_RAN = f"""(() => {{
     const code = {CELLS}.filter(cell => cell.cell_type === 'code');
-    return code.length > 0 && code.every(cell => cell.execution_count !== null) && {READY};
+    const outputs = code.flatMap(cell => cell.outputs);
+    // A kernel is idle between two cells too: what a notebook is to show, or why it cannot, has to be there.
+    const shown = outputs.some(o => o.output_type === 'error' || 'application/vnd.plotly.v1+json' in (o.data ?? {{}}));
+    return shown && code.every(cell => cell.execution_count !== null) && {READY};
 }})()"""
 
 
@@ -178,6 +184,7 @@ def test_every_notebook_runs_top_to_bottom_in_jupyterlab(lab, chromium):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 4000})
+        page.set_default_timeout(55_000)
         for spec in reporting.notebooks():
             where = f"/lab/tree/{spec.path.parent.name}/{spec.path.name}"
             page.goto(lab.replace("/lab/tree/tutorial/00_start_here.ipynb", where))
