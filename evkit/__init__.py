@@ -4,6 +4,7 @@
     outbox.write, outbox.write_many   the caller's transaction → outbox table
     Relay                             outbox table → topic
     Consumer, Retry                   topic → handler, once
+    Record, decoding                  what a topic holds, and how it becomes an Event
     dead_letters, replay, schemas     failures and the past, on purpose
     connect, System, Window           a system to look at, a stretch of time
     views, monitors, figures          records → frames → findings, drawings    (extra: views)
@@ -18,10 +19,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evkit import errors, event_types, figures, monitors, reporting, views
+    from evkit import decoding, errors, event_types, figures, monitors, reporting, views
     from evkit.errors import EvkitError
     from evkit.event import Event
     from evkit.event_types import event_type, upcaster
+    from evkit.kafka import Record
     from evkit.runtime import dead_letters, outbox, replay, schemas
     from evkit.runtime.consumer import Consumer
     from evkit.runtime.handler import Tx
@@ -42,6 +44,8 @@ _HOMES = {
     "Consumer": "evkit.runtime.consumer",
     "Retry": "evkit.runtime.retry",
     "Tx": "evkit.runtime.handler",
+    "decoding": "evkit.decoding:",
+    "Record": "evkit.kafka",
     "dead_letters": "evkit.runtime.dead_letters:",
     "replay": "evkit.runtime.replay:",
     "schemas": "evkit.runtime.schemas:",
@@ -61,6 +65,7 @@ __all__ = [
     "Consumer",
     "Event",
     "EvkitError",
+    "Record",
     "Relay",
     "Retry",
     "Settings",
@@ -69,6 +74,7 @@ __all__ = [
     "Window",
     "connect",
     "dead_letters",
+    "decoding",
     "errors",
     "event_type",
     "event_types",

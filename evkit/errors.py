@@ -23,7 +23,8 @@ Each message says what happened, with which values, and what to do.
     │   ├── QueryTimeout         PostgreSQL answers, but not in the time that a look may take
     │   └── StackNotRunning      the embedded stack is needed and not up
     ├── StackError               the embedded stack cannot start or stop                             exit code 3
-    └── Undecodable              a record that is not an event; a consumer makes a dead letter of it
+    ├── Undecodable              a record that is not an event; a consumer makes a dead letter of it
+    └── NoHandler                an event of a type that a consumer does not handle, where that counts as an error
 
 Values stay on the exception as attributes. The CLI prints the message alone and ends with `exit_code`
 (design: 0 done, 1 refused or found something, 2 wrong usage, 3 a server cannot be reached).
@@ -270,3 +271,18 @@ class Undecodable(EvkitError):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(reason)
+
+
+class NoHandler(EvkitError):
+    """Raised when an event's type has no handler, in a consumer that takes this for an error (`unknown="dead"`).
+
+    Attributes: event_type.
+    """
+
+    def __init__(self, event_type: str, known: Iterable[str]) -> None:
+        self.event_type = event_type
+        have = ", ".join(known) or "none"
+        super().__init__(
+            f"no handler for '{event_type}' (there are: {have}), and this consumer skips nothing (unknown=\"dead\"): "
+            "deploy a handler for it, then redrive"
+        )

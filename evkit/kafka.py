@@ -1,4 +1,4 @@
-"""Kafka: record ↔ Event, producers, consumers, offsets, admin. The only place that opens confluent-kafka.
+"""Kafka: records, producers, consumers, offsets, admin. The only place that opens confluent-kafka.
 
 Settings that matter for correctness or were measured are set here, once, with their reasons; a property that the user
 gives in evkit.toml wins, except where a promise would break.
@@ -6,14 +6,12 @@ gives in evkit.toml wins, except where a promise would break.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, cast
 
 import confluent_kafka as ck
 from confluent_kafka import (
@@ -32,17 +30,7 @@ from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
-from evkit.errors import BrokerRefused, BrokerUnreachable, EvkitError, Undecodable, UnknownTopic
-from evkit.event import (
-    CE_CAUSATION_ID,
-    CE_CORRELATION_ID,
-    CE_ID,
-    CE_SCHEMA_VERSION,
-    CE_TIME,
-    CE_TYPE,
-    RESERVED_HEADERS,
-    Event,
-)
+from evkit.errors import BrokerRefused, BrokerUnreachable, EvkitError, UnknownTopic
 from evkit.settings import Settings
 
 __all__ = ["OFFSET_BEGINNING", "AdminClient", "KafkaError", "KafkaException", "Message", "OffsetSpec", "TopicPartition"]
@@ -53,7 +41,6 @@ log = logging.getLogger(__name__)
 # `evkit.relay.<id>`. Nobody consumes it, so it is no topic or group to any list or view.
 RELAY_TOPIC = "evkit.relay"
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CLIENT_LOG = logging.getLogger("evkit.kafka.client")
 # librdkafka writes its own lines to stderr, past every log setting of the service; ours go through logging.
 _CLIENT_LOG.addHandler(logging.NullHandler())
@@ -61,18 +48,17 @@ _CLIENT_LOG.addHandler(logging.NullHandler())
 _CLIENT_LOG.addFilter(lambda record: "enable.gapless.guarantee is experimental" not in record.getMessage())
 
 
-# --- record ↔ Event ---------------------------------------------------------------------------------------------------
+# --- records ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A record as the broker gave it: bytes untouched, so that a dead letter can keep them.
+class Record(NamedTuple):
+    """A record as the broker gave it: bytes untouched, so that a dead letter can keep them; decoding.py reads it.
 
     Attributes:
         topic, partition, offset   where it is
         key, value                 raw bytes, None when the record has none
         headers                    (name, raw value) in the record's order; a name may repeat, a value may be None
-        timestamp                  UTC, or None when the record has none
+        timestamp                  UTC, or None when the record has none (or one that is no time of the years 1 to 9999)
         timestamp_type             "append" (the broker's clock), "create" (the producer's) or "none"
         leader_epoch               of the partition's leader at the time of the read, or None
         received_at                UTC, this machine's clock
@@ -97,74 +83,27 @@ def record_of(message: Message, received_at: datetime) -> Record:
     """A client's message as a Record; no decoding, cannot fail on the content."""
     kind, millis = message.timestamp()
     timestamp_type = _TIMESTAMP_TYPES.get(kind, "none")
+    try:
+        timestamp = None if timestamp_type == "none" else datetime.fromtimestamp(millis / 1000, UTC)
+    except (ValueError, OverflowError, OSError):  # a producer may write any number there
+        timestamp = None
     return Record(
-        topic=cast(str, message.topic()),
-        partition=cast(int, message.partition()),
-        offset=cast(int, message.offset()),
-        key=message.key(),
-        value=message.value(),
-        headers=cast("list[tuple[str, bytes | None]]", message.headers() or []),
-        timestamp=None if timestamp_type == "none" else _EPOCH + timedelta(milliseconds=millis),
-        timestamp_type=timestamp_type,
-        leader_epoch=message.leader_epoch(),
-        received_at=received_at,
+        message.topic(),  # type: ignore[arg-type]
+        message.partition(),  # type: ignore[arg-type]
+        message.offset(),  # type: ignore[arg-type]
+        message.key(),
+        message.value(),
+        message.headers() or [],  # type: ignore[arg-type]
+        timestamp,
+        timestamp_type,
+        message.leader_epoch(),
+        received_at,
     )
 
 
 def fallback_event_id(record: Record) -> str:
     """The id of a record that carries none: where it is, which is unique as long as the topic lives."""
     return f"{record.topic}/{record.partition}/{record.offset}"
-
-
-def _text(value: bytes | None) -> str:
-    return "" if value is None else value.decode("utf-8")
-
-
-def decode(record: Record) -> Event:
-    """The event in a record (CloudEvents binary mode, JSON value).
-
-    Raises:
-        Undecodable: `ce_id` or `ce_type` is missing, text is not UTF-8, the value is no JSON object, or the schema
-            version is no number. The record itself is untouched.
-    """
-    try:
-        headers = {name: _text(value) for name, value in record.headers}
-        key = _text(record.key)
-    except UnicodeDecodeError as error:
-        raise Undecodable(f"a header or the key is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    event_id, event_type = headers.get(CE_ID), headers.get(CE_TYPE)
-    if not event_id or not event_type:
-        missing = CE_ID if not event_id else CE_TYPE
-        raise Undecodable(f"the record has no '{missing}' header, so it is not a CloudEvents event in binary mode")
-    if record.value is None:
-        raise Undecodable("the record has no value (a tombstone); events have a JSON object")
-    try:
-        payload = json.loads(record.value)
-    except (UnicodeDecodeError, ValueError) as error:
-        raise Undecodable(f"the value is not JSON ({error})") from None
-    except RecursionError:
-        raise Undecodable("the value is JSON nested too deeply to read") from None
-    if not isinstance(payload, dict):
-        raise Undecodable(f"the value is a JSON {type(payload).__name__}, events have an object")
-    try:
-        version = int(headers.get(CE_SCHEMA_VERSION, "1"))
-        created_at = datetime.fromisoformat(headers[CE_TIME]) if CE_TIME in headers else None
-    except ValueError as error:
-        raise Undecodable(f"'{CE_SCHEMA_VERSION}' or '{CE_TIME}' cannot be read ({error})") from None
-    if created_at is not None and created_at.tzinfo is None:
-        created_at = created_at.replace(tzinfo=UTC)
-    return Event(
-        type=event_type,
-        key=key,
-        payload=payload,
-        topic=record.topic,
-        id=event_id,
-        headers={k: v for k, v in headers.items() if k not in RESERVED_HEADERS},
-        schema_version=version,
-        created_at=created_at,
-        correlation_id=headers.get(CE_CORRELATION_ID),
-        causation_id=headers.get(CE_CAUSATION_ID),
-    )
 
 
 # --- clients ----------------------------------------------------------------------------------------------------------

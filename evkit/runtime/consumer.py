@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from evkit import kafka
+from evkit.decoding import Decode
 from evkit.errors import BrokerUnreachable, UsageError
 from evkit.kafka import Record, TopicPartition
 from evkit.runtime.assignment import Assignment, Place, Work
@@ -62,6 +63,8 @@ class Consumer:
         batch_events_max  most events handled in one transaction; the guarantee does not depend on it
         retry             when a failed event is tried again before it becomes a dead letter
         code_version      kept with each failure, to tell releases apart
+        decode            record → Event, or None for a record to pass over; default: the formats of evkit.decoding
+        unknown           events of a type without a handler: "skip" them (counted), or "dead" to make dead letters of them
         protocol          Kafka's group protocol: "consumer" (KIP-848, Kafka 4.0 on) or "classic"; None: the first one the
                           broker knows
     """
@@ -76,6 +79,8 @@ class Consumer:
         batch_events_max: int = 500,
         retry: Retry | None = None,
         code_version: str | None = None,
+        decode: Decode | None = None,
+        unknown: Literal["skip", "dead"] = "skip",
         protocol: Literal["consumer", "classic"] | None = None,
     ) -> None:
         if not group:
@@ -95,7 +100,7 @@ class Consumer:
         self.retry = retry or Retry()
         self.code_version = code_version
         self.protocol = protocol
-        self.handlers = Handlers()
+        self.handlers = Handlers(decode, unknown)
         self.counts = Counts()
         self.assigned = threading.Event()
         self._stop = threading.Event()
@@ -119,7 +124,7 @@ class Consumer:
 
         The function is called as `f(event, tx)`, with `batch=True` as `f(events, tx)` for a run of events in order. With
         `model`, a pydantic class, `event.payload` is an instance of it, also for events of older and newer versions.
-        Events of types without a handler are skipped (and counted).
+        What becomes of types without a handler, `Consumer(unknown=...)` says.
 
         With `pipeline=True` statements are sent without waiting for their answers: several times as fast, for handlers
         that write and do not read. An error then shows at a later statement or at the end of the batch, which is taken

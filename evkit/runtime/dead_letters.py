@@ -23,8 +23,9 @@ from evkit.event import new_id
 from evkit.kafka import Record
 from evkit.runtime import audit
 from evkit.runtime.consumer import Consumer
+from evkit.runtime.delivery import Delivery
 from evkit.runtime.failure import Failure
-from evkit.runtime.inbox import Delivery, Inbox
+from evkit.runtime.inbox import Inbox
 from evkit.sql import named
 from evkit.system import System
 

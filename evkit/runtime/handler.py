@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from evkit.decoding import Decode
 from evkit.errors import UsageError
 from evkit.event import REPLAY_ID, Event
 from evkit.kafka import Record
@@ -94,9 +95,18 @@ class Handler:
 
 
 class Handlers:
-    """Which function handles which event type."""
+    """Which function handles which event type, how records become events for them, and what becomes of other types.
 
-    def __init__(self) -> None:
+    Attributes:
+        decode   record → event, or None for a record to pass over; None: the formats that evkit knows (decoding.py)
+        unknown  events of a type without a handler: "skip" them (and count them), or make them "dead" letters
+    """
+
+    def __init__(self, decode: Decode | None = None, unknown: Literal["skip", "dead"] = "skip") -> None:
+        if unknown not in ("skip", "dead"):
+            raise UsageError(f"unknown={unknown!r}: events of a type without a handler are 'skip'ped or 'dead'")
+        self.decode = decode
+        self.unknown = unknown
         self._by_type: dict[str, Handler] = {}
         self._default: Handler | None = None
 

@@ -24,10 +24,10 @@ from typing import Any, ParamSpec, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from evkit import kafka, postgres
-from evkit.errors import DatabaseUnreachable, RedriveRefused, Undecodable
-from evkit.event import CE_ID, CE_TYPE, Event
+from evkit import postgres
+from evkit.errors import DatabaseUnreachable, RedriveRefused
 from evkit.kafka import Record
+from evkit.runtime.delivery import Delivery
 from evkit.runtime.failure import Failure, storable
 from evkit.runtime.handler import Handler, Handlers, Tx
 from evkit.runtime.retry import NOBODYS_FAULT, Retry
@@ -95,48 +95,6 @@ class Outcome:
     counts: Counts = field(default_factory=Counts)
     again: dict[int, tuple[float, int]] = field(default_factory=dict)
     untouched: list[int] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Delivery:
-    """A record on its way to a handler: decoded, or with the reason why not."""
-
-    record: Record
-    event_id: str
-    event_type: str
-    key: str | None
-    event: Event | None
-    problem: Undecodable | None
-    handler: Handler | None
-
-    @classmethod
-    def of(cls, record: Record, handlers: Handlers) -> Delivery:
-        try:
-            event = kafka.decode(record)
-        except Undecodable as problem:
-            known = {name: value for name, value in record.headers if name in (CE_ID, CE_TYPE) and value}
-            return cls(
-                record=record,
-                event_id=_readable(known.get(CE_ID)) or kafka.fallback_event_id(record),
-                event_type=_readable(known.get(CE_TYPE)) or "(unknown)",
-                key=_readable(record.key),
-                event=None,
-                problem=problem,
-                handler=None,
-            )
-        return cls(
-            record=record,
-            event_id=storable(event.id),
-            event_type=storable(event.type),
-            key=None if record.key is None else storable(event.key),
-            event=event,
-            problem=None,
-            handler=handlers.of(event.type),
-        )
-
-
-def _readable(value: bytes | None) -> str | None:
-    return None if value is None else storable(value.decode("utf-8", errors="backslashreplace"))
 
 
 @dataclass

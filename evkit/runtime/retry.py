@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from evkit.errors import SchemaMismatch, Undecodable
+from evkit.errors import NoHandler, SchemaMismatch, Undecodable
 
 # Not the event's fault, ever: they end the consumer, and the event is handled by the next one.
 NOBODYS_FAULT = (MemoryError,)
@@ -39,7 +39,7 @@ class Retry:
 
     def again(self, error: BaseException, attempt: int) -> bool:
         """Whether attempt number `attempt` (from 1), which ended in `error`, is followed by another."""
-        return attempt < self.attempts and not isinstance(error, (Undecodable, SchemaMismatch, *self.never))
+        return attempt < self.attempts and not isinstance(error, (Undecodable, NoHandler, SchemaMismatch, *self.never))
 
     def wait_seconds(self, attempt: int, *, uniform: float | None = None) -> float:
         """How long to wait after attempt number `attempt`; `uniform` (0..1) replaces chance in tests."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from evkit import Consumer, Event, Relay, kafka, outbox
+from evkit import Consumer, Event, Relay, decoding, kafka, outbox
 
 EVENTS = 20_000
 EVENTS_EACH = 5_000
@@ -50,7 +50,7 @@ def test_consumer_against_a_transaction_for_each_event(evkit_system, evkit_topic
                 while done < EVENTS_EACH:
                     for message in client.consume(500, 0.1):
                         record = kafka.record_of(message, datetime.now(UTC))
-                        event = kafka.decode(record)
+                        event = decoding.decode(record)
                         connection.execute(
                             "INSERT INTO evkit.inbox (consumer_group, event_id, event_type, topic, partition,"
                             ' "offset", key, received_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING',

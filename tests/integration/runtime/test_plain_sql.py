@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cloudevents.v1.kafka import KafkaMessage, from_binary
 
-from evkit import Relay, kafka, outbox
+from evkit import Relay, decoding, outbox
 from evkit.testing.events import read_topic
 
 ROOT = Path(__file__).parents[3]
@@ -67,12 +67,12 @@ def test_sql_of_the_readme_by_psql_becomes_cloudevents_records(evkit_system, top
     assert placed.get_data() == {"total": 42}
     assert (placed["source"], placed["specversion"]) == ("/evkit/outbox", "1.0")
     assert paid.get_data() == {"total": 42, "by": "Žofie"}
-    ours = kafka.decode(records[1])
+    ours = decoding.decode(records[1])
     assert ours.headers == {"tenant": "north", "greeting": "dobrý den"}
     assert (ours.schema_version, ours.correlation_id) == (2, "checkout-5")
     with evkit_system.reading() as connection:
         rows = connection.execute("SELECT id, created_at FROM evkit.outbox ORDER BY position").fetchall()
-    assert [(kafka.decode(record).id, kafka.decode(record).created_at) for record in records] == rows
+    assert [(decoding.decode(record).id, decoding.decode(record).created_at) for record in records] == rows
 
 
 def test_event_for_later_is_not_published_before_its_time_nor_when_its_row_is_deleted(evkit_system, topic):
@@ -87,5 +87,5 @@ def test_event_for_later_is_not_published_before_its_time_nor_when_its_row_is_de
 
     (record,) = read_topic(evkit_system, topic)
     assert record.key == b"order-17"
-    created_at = kafka.decode(record).created_at
+    created_at = decoding.decode(record).created_at
     assert timedelta(0) <= created_at - due_at < timedelta(seconds=20)

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from evkit import Event, Relay, kafka, outbox
+from evkit import Event, Relay, decoding, kafka, outbox
 from evkit.errors import NotMigrated
 from evkit.runtime import unpublishable
 from evkit.settings import Settings
@@ -41,9 +41,9 @@ def test_everything_written_is_published_once_and_in_the_order_of_each_key(evkit
     assert drain(relay) == 500
 
     records = read_topic(evkit_system, topic)
-    assert sorted(kafka.decode(r).id for r in records) == sorted(ids)
+    assert sorted(decoding.decode(r).id for r in records) == sorted(ids)
     for key in {r.key for r in records}:
-        numbers = [kafka.decode(r).payload["i"] for r in records if r.key == key]
+        numbers = [decoding.decode(r).payload["i"] for r in records if r.key == key]
         assert numbers == sorted(numbers)
 
 
@@ -61,7 +61,7 @@ def test_record_is_a_cloudevent_in_binary_mode(evkit_system, evkit_topic, relay)
     read = from_binary(KafkaMessage(headers=dict(record.headers), key=record.key, value=record.value))
     assert (read["id"], read["type"], read["source"]) == (event.id, "order.placed", "/evkit/outbox")
     assert read.get_data() == {"total": 3}
-    ours = kafka.decode(record)
+    ours = decoding.decode(record)
     assert (ours.key, ours.schema_version, ours.headers["tenant"]) == ("o-1", 2, "north")
     with evkit_system.reading() as connection:
         assert connection.execute("SELECT created_at FROM evkit.outbox").fetchone() == (ours.created_at,)
@@ -77,7 +77,9 @@ def test_publication_says_where_each_event_is(evkit_system, evkit_topic, relay):
             'SELECT o.id, p.partition, p."offset" FROM evkit.publication p JOIN evkit.outbox o USING (position)'
         ).fetchall()
 
-    assert sorted(rows) == sorted((kafka.decode(r).id, r.partition, r.offset) for r in read_topic(evkit_system, topic))
+    assert sorted(rows) == sorted(
+        (decoding.decode(r).id, r.partition, r.offset) for r in read_topic(evkit_system, topic)
+    )
 
 
 def test_rolled_back_positions_are_forgotten_and_hold_nothing_up(evkit_system, evkit_topic, relay):
@@ -105,7 +107,7 @@ def test_event_of_an_open_transaction_is_published_after_its_late_commit(evkit_s
         slow.commit()
 
     assert drain(relay) == 1
-    assert [kafka.decode(r).id for r in read_topic(evkit_system, topic)] == [*early, late]
+    assert [decoding.decode(r).id for r in read_topic(evkit_system, topic)] == [*early, late]
 
 
 def test_crash_between_publish_and_mark_publishes_again_and_loses_nothing(evkit_system, evkit_topic, monkeypatch):
@@ -124,7 +126,7 @@ def test_crash_between_publish_and_mark_publishes_again_and_loses_nothing(evkit_
     with_successor = Relay(evkit_system)
     assert drain(with_successor) == 10
     with_successor.close()
-    assert [kafka.decode(r).id for r in read_topic(evkit_system, topic)] == ids + ids
+    assert [decoding.decode(r).id for r in read_topic(evkit_system, topic)] == ids + ids
 
 
 def test_event_that_cannot_be_published_holds_its_key_alone_until_it_can(evkit_system, evkit_topic, relay):
@@ -152,7 +154,7 @@ def test_event_that_cannot_be_published_holds_its_key_alone_until_it_can(evkit_s
     kafka.create_topics(evkit_system.settings, {missing: 1})
     unpublishable.retry(evkit_system, [2], reason="the topic is there")
     assert drain(relay) == 4
-    assert [kafka.decode(r).payload["n"] for r in read_topic(evkit_system, missing)] == [0, 1, 2, 3]
+    assert [decoding.decode(r).payload["n"] for r in read_topic(evkit_system, missing)] == [0, 1, 2, 3]
     unpublishable.skip(evkit_system, [5])
     write(evkit_system, Event("order.placed", "c", {"n": 1}, topic=missing))
     assert drain(relay) == 1
@@ -199,7 +201,7 @@ def test_relay_goes_on_when_postgresql_comes_back(evkit_system, evkit_topic):
             relay.stop()
             thread.join(30)
 
-    assert [kafka.decode(r).payload["n"] for r in read_topic(evkit_system, topic)] == [1, 2]
+    assert [decoding.decode(r).payload["n"] for r in read_topic(evkit_system, topic)] == [1, 2]
 
 
 def test_producer_takes_what_the_caller_sets(evkit_system):

@@ -13,7 +13,7 @@ import time
 import pytest
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
-from evkit import Event, Relay, kafka, outbox
+from evkit import Event, Relay, decoding, kafka, outbox
 from evkit.errors import RelayStopped
 from evkit.runtime import unpublishable
 from evkit.runtime.refusal import PublishFailed
@@ -58,7 +58,7 @@ def settle(relay):
 
 def told(system, topic, key=None):
     """The numbers of a topic's events, as its partitions have them; of one key, in its order."""
-    events = [kafka.decode(record) for record in read_topic(system, topic)]
+    events = [decoding.decode(record) for record in read_topic(system, topic)]
     return [event.payload["n"] for event in events if key in (None, event.key)]
 
 
@@ -314,7 +314,7 @@ def test_value_like_sql_and_headers_of_any_text_travel_unchanged(evkit_system, e
     settle(relay)
 
     (record,) = read_topic(evkit_system, topic)
-    published = kafka.decode(record)
+    published = decoding.decode(record)
     assert (published.type, published.key, published.payload) == (event.type, event.key, event.payload)
     assert published.headers == event.headers
     assert record.key == nasty.encode()

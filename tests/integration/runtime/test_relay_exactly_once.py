@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from evkit import Event, Relay, kafka, outbox
+from evkit import Event, Relay, decoding, kafka, outbox
 from evkit.runtime.marker import Marker
 from evkit.runtime.refusal import Fenced
 from evkit.runtime.transactional_publisher import TransactionalPublisher
@@ -41,9 +41,9 @@ def test_each_event_is_there_once_and_in_the_order_of_its_key(evkit_system, evki
     relay.close()
 
     records = read_topic(evkit_system, topic)
-    assert sorted(kafka.decode(r).id for r in records) == sorted(ids)
+    assert sorted(decoding.decode(r).id for r in records) == sorted(ids)
     for key in {r.key for r in records}:
-        numbers = [kafka.decode(r).payload["i"] for r in records if r.key == key]
+        numbers = [decoding.decode(r).payload["i"] for r in records if r.key == key]
         assert numbers == sorted(numbers)
 
 
@@ -69,12 +69,12 @@ def test_crash_between_kafkas_commit_and_the_mark_repeats_nothing(evkit_system, 
     successor.close()
 
     records = read_topic(evkit_system, topic)
-    assert Counter(kafka.decode(r).id for r in records) == Counter(ids + more)
+    assert Counter(decoding.decode(r).id for r in records) == Counter(ids + more)
     with evkit_system.reading() as connection:
         places = connection.execute(
             'SELECT o.id, p.partition, p."offset" FROM evkit.publication p JOIN evkit.outbox o USING (position)'
         ).fetchall()
-    assert sorted(places) == sorted((kafka.decode(r).id, r.partition, r.offset) for r in records)
+    assert sorted(places) == sorted((decoding.decode(r).id, r.partition, r.offset) for r in records)
 
 
 def test_crash_before_kafkas_commit_leaves_nothing_that_is_read(evkit_system, evkit_topic, monkeypatch):
@@ -98,7 +98,7 @@ def test_crash_before_kafkas_commit_leaves_nothing_that_is_read(evkit_system, ev
     assert drain(successor) == 30
     successor.close()
     records = read_topic(evkit_system, topic)
-    assert [kafka.decode(r).id for r in records] == ids
+    assert [decoding.decode(r).id for r in records] == ids
     assert records[0].offset >= 30, "the first copy is in the log, and nobody who reads committed data sees it"
 
 
@@ -124,7 +124,7 @@ def test_an_older_relay_is_fenced_by_kafka_and_publishes_nothing(evkit_system, e
     newer.close()
 
     records = read_topic(evkit_system, topic)
-    assert [kafka.decode(r).id for r in records[3:]] == ids
+    assert [decoding.decode(r).id for r in records[3:]] == ids
 
 
 def test_outboxes_of_two_databases_run_side_by_side(evkit_system, evkit_stack, evkit_topic):
@@ -155,7 +155,7 @@ def test_outboxes_of_two_databases_run_side_by_side(evkit_system, evkit_stack, e
         finally:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
-    assert Counter(kafka.decode(r).id for r in read_topic(evkit_system, topic)) == Counter(ids)
+    assert Counter(decoding.decode(r).id for r in read_topic(evkit_system, topic)) == Counter(ids)
 
 
 def test_event_that_the_topic_does_not_take_is_parked_and_the_rest_of_its_batch_is_there_once(
@@ -175,7 +175,7 @@ def test_event_that_the_topic_does_not_take_is_parked_and_the_rest_of_its_batch_
     assert drain(relay) == 9
     relay.close()
 
-    numbers = [kafka.decode(r).payload["i"] for r in read_topic(evkit_system, topic)]
+    numbers = [decoding.decode(r).payload["i"] for r in read_topic(evkit_system, topic)]
     assert numbers == [0, 1, 2, 3, 5, 6, 8, 9, 11], "4 is parked; 7 and 10 are of its key"
 
 

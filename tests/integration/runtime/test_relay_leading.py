@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from evkit import Event, Relay, kafka, outbox
+from evkit import Event, Relay, decoding, outbox
 from evkit.errors import InvalidEvent, RelayStopped
 from evkit.runtime import relay as relay_module
 from evkit.runtime import unpublishable
@@ -90,7 +90,7 @@ def test_leader_that_hangs_is_deposed_and_its_late_marks_are_refused(evkit_syste
     with evkit_system.writing(autocommit=True) as connection, pytest.raises(Deposed):
         Marker(connection, hanging._term.epoch, 0, 0).mark([late])
     hanging.close()
-    assert [kafka.decode(r).id for r in read_topic(evkit_system, topic)] == [event_id]
+    assert [decoding.decode(r).id for r in read_topic(evkit_system, topic)] == [event_id]
     with evkit_system.reading() as connection:
         assert connection.execute('SELECT "offset" FROM evkit.publication').fetchall() == [(0,)]
 
@@ -190,7 +190,7 @@ def test_event_that_kills_the_relay_again_and_again_is_found_and_parked(evkit_sy
     assert deaths == 6, "three with its batch, three alone"
     (parked,) = unpublishable.rows(evkit_system)
     assert (parked.event_id, parked.error_class, parked.attempts) == (ids[2], "RelayDied", 3)
-    assert {kafka.decode(r).id for r in read_topic(evkit_system, topic)} == set(ids) - {ids[2]}
+    assert {decoding.decode(r).id for r in read_topic(evkit_system, topic)} == set(ids) - {ids[2]}
 
 
 def test_outbox_is_not_published_to_another_cluster_by_mistake(evkit_system, evkit_topic):
@@ -247,7 +247,7 @@ def test_scheduled_event_is_published_when_it_is_due_and_not_when_it_is_cancelle
     while relay.step() or outbox.status(evkit_system)["due"]:
         pass
 
-    events = [kafka.decode(r) for r in read_topic(evkit_system, topic)]
+    events = [decoding.decode(r) for r in read_topic(evkit_system, topic)]
     assert [e.id for e in events] == [soon, later], "in the order in which they were due"
     assert events[1].correlation_id == "c-1"
     assert events[0].created_at >= now, "the time of its place in the outbox: relay lag is not the time it was to wait"
@@ -258,7 +258,7 @@ def test_scheduled_event_is_published_when_it_is_due_and_not_when_it_is_cancelle
     while relay.step() or outbox.status(evkit_system)["due"]:
         pass
     relay.close()
-    assert [kafka.decode(r).id for r in read_topic(evkit_system, topic)] == [soon, later, far]
+    assert [decoding.decode(r).id for r in read_topic(evkit_system, topic)] == [soon, later, far]
 
 
 def test_due_time_without_a_time_zone_is_refused(evkit_system):
@@ -278,7 +278,7 @@ def test_batch_of_large_payloads_is_cut_by_bytes(evkit_system, evkit_topic, runn
 
     assert sum(sizes) == 40
     assert max(sizes) <= 14 * 2, "8 MB of stored payloads; hex halves at best"
-    assert [kafka.decode(r).payload["n"] for r in read_topic(evkit_system, topic)] == list(range(40))
+    assert [decoding.decode(r).payload["n"] for r in read_topic(evkit_system, topic)] == list(range(40))
 
 
 def test_event_without_a_key_has_none_on_kafka(evkit_system, evkit_topic):
@@ -290,4 +290,4 @@ def test_event_without_a_key_has_none_on_kafka(evkit_system, evkit_topic):
     relay.close()
 
     (record,) = read_topic(evkit_system, topic)
-    assert (record.key, kafka.decode(record).key) == (None, "")
+    assert (record.key, decoding.decode(record).key) == (None, "")

@@ -14,7 +14,7 @@ import pytest
 from psycopg import sql as compose
 from typer.testing import CliRunner
 
-from evkit import Event, Relay, kafka, partitions
+from evkit import Event, Relay, decoding, partitions
 from evkit.cli import app
 from evkit.partitions import WIDTH, Range
 from evkit.runtime import audit, retention
@@ -517,7 +517,7 @@ def test_relay_goes_on_over_ranges_that_are_made_and_dropped(evkit_system, evkit
     publish(*range(5, 10))
 
     assert [p.lower for p in first.dropped] == [0]
-    assert [kafka.decode(r).payload["n"] for r in read_topic(evkit_system, topic)] == list(range(10))
+    assert [decoding.decode(r).payload["n"] for r in read_topic(evkit_system, topic)] == list(range(10))
     assert min(outbox.positions()) == WIDTH
     assert outbox.positions() == outbox.positions("publication")
 

@@ -1,0 +1,102 @@
+"""record → handler, or why not: decode it, and find who handles it, before anything is written.
+
+What cannot be decoded, and what has no handler where that counts as an error, is known here and not in the middle of a
+batch: it becomes a dead letter without costing its neighbours a rollback. A payload is looked at before its handler is
+called, whatever that handler looks at itself; the payload of a type without a handler is never parsed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evkit import decoding, kafka
+from evkit.errors import EvkitError, NoHandler, Undecodable
+from evkit.event import Event
+from evkit.kafka import Record
+from evkit.runtime.failure import storable
+from evkit.runtime.handler import Handler, Handlers
+
+# Type in the inbox of a record that the consumer's decode function has passed over, and of one that is no event.
+PASSED_OVER = "(passed over)"
+UNKNOWN = "(unknown)"
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A record on its way to a handler: decoded, or with the reason why not.
+
+    Attributes:
+        event    None when the record is no event, or none for this consumer
+        problem  why it can only become a dead letter; None when it is to be handled, or skipped for want of a handler
+    """
+
+    record: Record
+    event_id: str
+    event_type: str
+    key: str | None
+    event: Event | None
+    problem: EvkitError | None
+    handler: Handler | None
+
+    @classmethod
+    def of(cls, record: Record, handlers: Handlers) -> Delivery:
+        """What becomes of this record; never raises for what is in it."""
+        try:
+            event = _decoded(record, handlers)
+        except Undecodable as problem:
+            # What the headers of an unknown format mean is not known, so they name no id: two records with one id are
+            # one event, and the second would be lost.
+            claimed = (None, None) if handlers.decode else decoding.identity(record)
+            return cls._without_event(record, claimed, UNKNOWN, problem)
+        if event is None:
+            return cls._without_event(record, (None, None), PASSED_OVER, None)
+        handler = handlers.of(event.type)
+        wrong = _problem(event, handler, handlers)
+        return cls(
+            record=record,
+            event_id=storable(event.id),
+            event_type=storable(event.type),
+            key=None if record.key is None else storable(event.key),
+            event=event,
+            problem=wrong,
+            handler=handler if wrong is None else None,
+        )
+
+    @classmethod
+    def _without_event(
+        cls, record: Record, claimed: tuple[str | None, str | None], otherwise: str, problem: Undecodable | None
+    ) -> Delivery:
+        event_id, event_type = claimed
+        return cls(
+            record=record,
+            event_id=storable(event_id) if event_id else kafka.fallback_event_id(record),
+            event_type=storable(event_type) if event_type else otherwise,
+            key=None if record.key is None else storable(record.key.decode("utf-8", errors="backslashreplace")),
+            event=None,
+            problem=problem,
+            handler=None,
+        )
+
+
+def _decoded(record: Record, handlers: Handlers) -> Event | None:
+    if handlers.decode is None:
+        return decoding.decode(record)
+    try:
+        event = handlers.decode(record)
+        if event is not None:
+            decoding.require_readable(event)
+        return event
+    except (Undecodable, MemoryError):
+        raise
+    except Exception as error:
+        raise Undecodable(f"the consumer's decode function raised {type(error).__name__}: {error}") from error
+
+
+def _problem(event: Event, handler: Handler | None, handlers: Handlers) -> EvkitError | None:
+    if handler is None:
+        return NoHandler(event.type, handlers.types) if handlers.unknown == "dead" else None
+    try:
+        event.payload  # noqa: B018 - parsed now: no handler is given an event that is none
+    except Undecodable as problem:
+        return problem
+    return None
