@@ -20,6 +20,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, ParamSpec, TypeVar
+from zlib import crc32
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -67,14 +68,16 @@ class Counts:
 
     handled: int = 0
     duplicate: int = 0  # the inbox had seen them
-    skipped: int = 0  # no handler for their type
+    skipped: int = 0  # no handler for their type, or passed over by the decode function
     dead: int = 0
+    conflicting: int = 0  # of the duplicates: no copies, but other events under a known id (evkit.id_conflict)
 
     def __iadd__(self, other: Counts) -> Counts:
         self.handled += other.handled
         self.duplicate += other.duplicate
         self.skipped += other.skipped
         self.dead += other.dead
+        self.conflicting += other.conflicting
         return self
 
     @property
@@ -207,7 +210,7 @@ class Inbox:
             )
         values = {"group": self.group, "event_id": delivery.event_id, "generation": self.generation}
         was_dead = connection.execute(_SQL["reclaim"], values | {"replay_id": self.replay_id}).rowcount == 1
-        if not was_dead and not self._claim(connection, [delivery], attempts=attempt):
+        if not was_dead and not self._claim(connection, [delivery], attempts=attempt)[0]:
             return
         self._call(connection, delivery.handler, [delivery], attempt)
 
@@ -226,7 +229,7 @@ class Inbox:
             connection = self._connected()
             with connection.transaction():
                 started = time.monotonic()
-                new = self._claim(connection, batch, attempts=1)
+                new, conflicting = self._claim(connection, batch, attempts=1)
                 wanted = [d for d in new if d.handler is not None]
                 for handler, run in groupby(wanted, key=lambda d: d.handler):
                     assert handler is not None
@@ -237,7 +240,7 @@ class Inbox:
                         at = batch.index(deliveries[failure.index])
                         raise
                 self._processed(connection, wanted, started)
-            return Counts(handled=len(wanted), skipped=len(new) - len(wanted), duplicate=len(batch) - len(new))
+            return Counts(len(wanted), len(batch) - len(new), len(new) - len(wanted), conflicting=conflicting)
         except _FailedAt as failure:
             cause = failure.__cause__
             if isinstance(cause, (Stopped, *NOBODYS_FAULT)):
@@ -281,8 +284,12 @@ class Inbox:
 
     def _claim(
         self, connection: postgres.Connection, batch: list[Delivery], *, attempts: int, outcome: str | None = None
-    ) -> list[Delivery]:
-        """Write the inbox rows of a batch; returns the deliveries that are new to this group, in their order."""
+    ) -> tuple[list[Delivery], int]:
+        """Write the inbox rows of a batch.
+
+        Returns the deliveries that are new to this group, in their order, and how many of the others were no copies of what
+        it knows but other events under the same id.
+        """
         values = {
             "group": self.group,
             "generation": self.generation,
@@ -298,16 +305,25 @@ class Inbox:
             "created_at": [d.event.created_at if d.event else None for d in batch],
             "appended_at": [d.record.timestamp for d in batch],
             "received_at": [d.record.received_at for d in batch],
+            "payload_crc32": [crc32(d.record.value or b"") for d in batch],
         }
         new_ids = {row[0] for row in connection.execute(_SQL["claim"], values).fetchall()}
         if len(new_ids) == len(batch):
-            return batch
+            return batch, 0
+        conflicts = connection.execute(_SQL["flag_conflicts"], values).fetchall()
+        if conflicts:
+            event_id, *place = conflicts[0]
+            log.warning(
+                "%s: %s records came under ids that it has dealt with, and are other events; they are not handled, and "
+                "counted in evkit.id_conflict. One is '%s' at %s/%s/%s: its producer gives ids twice",
+                self._who, len(conflicts), event_id, *place,
+            )  # fmt: skip
         new = []
         for delivery in batch:
             if delivery.event_id in new_ids:
                 new_ids.discard(delivery.event_id)  # a second copy inside the batch is a duplicate
                 new.append(delivery)
-        return new
+        return new, len(conflicts)
 
     # --- event by event -----------------------------------------------------------------------------------------------
 
@@ -329,7 +345,8 @@ class Inbox:
                 seconds = time.monotonic() - started
                 failure = Failure.of(error)
                 again = self.retry.again(error, attempt)
-                self._repeated(self._record, delivery, failure, attempt, seconds, again)
+                if self._repeated(self._record, delivery, failure, attempt, seconds, again):
+                    return Counts(duplicate=1, conflicting=1)
                 if again:
                     return self.retry.wait_seconds(attempt), attempt + 1
                 log.warning(
@@ -345,8 +362,9 @@ class Inbox:
             started = time.monotonic()
             if delivery.problem is not None:
                 raise delivery.problem
-            if not self._claim(connection, [delivery], attempts=attempt):
-                return Counts(duplicate=1)
+            new, conflicting = self._claim(connection, [delivery], attempts=attempt)
+            if not new:
+                return Counts(duplicate=1, conflicting=conflicting)
             if delivery.handler is None:
                 return Counts(skipped=1)
             self._call(connection, delivery.handler, [delivery], attempt)
@@ -373,15 +391,21 @@ class Inbox:
         assert row is not None
         return int(row[0])
 
-    def _record(self, delivery: Delivery, failure: Failure, attempt: int, seconds: float, again: bool) -> None:
-        """Write down a failed attempt; after the last one also the dead letter and its inbox mark, in one transaction."""
+    def _record(self, delivery: Delivery, failure: Failure, attempt: int, seconds: float, again: bool) -> int:
+        """Write down a failed attempt; after the last one also the dead letter and its inbox mark, in one transaction.
+
+        Returns 1 when it was another event under an id that is dealt with, and nothing but that was written down.
+        """
         connection = self._connected()
         with connection.transaction():
-            if not again and not self._claim(connection, [delivery], attempts=attempt, outcome="dead"):
-                return  # another consumer has dealt with it meanwhile
+            if not again:
+                new, conflicting = self._claim(connection, [delivery], attempts=attempt, outcome="dead")
+                if not new:
+                    return conflicting  # or another consumer has dealt with it meanwhile
             connection.execute(_SQL["attempt"], self.attempt_values(delivery, failure, attempt, seconds, again))
             if not again:
                 connection.execute(_LETTERS["park"], self._letter_values(delivery, failure, attempt))
+        return 0
 
     def attempt_values(
         self, delivery: Delivery, failure: Failure, attempt: int, seconds: float, again: bool

@@ -3,15 +3,43 @@
 -- name: claim
 -- All inbox rows of a batch in one statement; comes back with the ids that are new to the group.
 INSERT INTO evkit.inbox (consumer_group, event_id, generation, event_type, topic, partition, "offset", key, outcome,
-                         attempts, created_at, appended_at, received_at, replay_id)
+                         attempts, created_at, appended_at, received_at, replay_id, payload_crc32)
 SELECT %(group)s, event_id, %(generation)s, event_type, topic, partition, "offset", key, outcome,
-       %(attempts)s, created_at, appended_at, received_at, %(replay_id)s
+       %(attempts)s, created_at, appended_at, received_at, %(replay_id)s, payload_crc32
   FROM unnest(%(event_id)s::text[], %(event_type)s::text[], %(topic)s::text[], %(partition)s::integer[],
               %(offset)s::bigint[], %(key)s::text[], %(outcome)s::text[], %(created_at)s::timestamptz[],
-              %(appended_at)s::timestamptz[], %(received_at)s::timestamptz[])
-       AS e (event_id, event_type, topic, partition, "offset", key, outcome, created_at, appended_at, received_at)
+              %(appended_at)s::timestamptz[], %(received_at)s::timestamptz[], %(payload_crc32)s::bigint[])
+       AS e (event_id, event_type, topic, partition, "offset", key, outcome, created_at, appended_at, received_at,
+             payload_crc32)
     ON CONFLICT DO NOTHING
 RETURNING event_id;
+
+-- name: flag_conflicts
+-- Of records whose ids the group knows, those that are not the event it knows: other bytes, or another type, and not the very
+-- record (which an older or newer decode function may have called by another name).
+WITH other AS (
+    SELECT e.event_id, e.event_type, e.topic, e.partition, e."offset", e.key
+      FROM unnest(%(event_id)s::text[], %(event_type)s::text[], %(topic)s::text[], %(partition)s::integer[],
+                  %(offset)s::bigint[], %(key)s::text[], %(payload_crc32)s::bigint[])
+           AS e (event_id, event_type, topic, partition, "offset", key, payload_crc32)
+     CROSS JOIN LATERAL ( -- LIMIT keeps it a look-up for each id; as a join it may read all rows of the group
+           SELECT topic, partition, "offset", event_type, payload_crc32 FROM evkit.inbox
+            WHERE consumer_group = %(group)s AND generation = %(generation)s AND event_id = e.event_id LIMIT 1
+           ) AS i
+     WHERE (i.payload_crc32 <> e.payload_crc32 OR i.event_type <> e.event_type)
+       AND (i.topic, i.partition, i."offset") <> (e.topic, e.partition, e."offset")
+), flagged AS (
+    INSERT INTO evkit.id_conflict AS c (consumer_group, event_id, generation, event_type, topic, partition, "offset", key,
+                                        records)
+    SELECT DISTINCT ON (event_id) %(group)s, event_id, %(generation)s, event_type, topic, partition, "offset", key,
+           count(*) OVER (PARTITION BY event_id)
+      FROM other ORDER BY event_id, "offset" DESC
+        ON CONFLICT (consumer_group, event_id, generation) DO UPDATE
+       SET event_type = excluded.event_type, topic = excluded.topic, partition = excluded.partition,
+           "offset" = excluded."offset", key = excluded.key, records = c.records + excluded.records,
+           last_seen_at = excluded.last_seen_at
+)
+SELECT event_id, topic, partition, "offset" FROM other ORDER BY topic, partition, "offset";
 
 -- name: processed_now
 -- The rows were claimed before their handlers ran; when that took long, they were not processed by then.

@@ -140,9 +140,27 @@ CREATE TABLE evkit.inbox (
     received_at     timestamptz NOT NULL,                          -- clock of the consumer's machine
     processed_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     replay_id       text,                                          -- set when a replay or a redrive handled it
+    payload_crc32   bigint,                                        -- of the record's value; NULL in rows older than this column
     PRIMARY KEY (consumer_group, event_id, generation)
 );
 CREATE INDEX inbox_processed_at ON evkit.inbox (processed_at);
+
+-- Records that came under an id that the group had dealt with, and are not that event: their bytes or their type differ.
+-- They were not handled. One row an id, however many come, so that a producer that numbers wrongly cannot fill the disk.
+CREATE TABLE evkit.id_conflict (
+    consumer_group  text        COLLATE "C" NOT NULL,
+    event_id        text        COLLATE "C" NOT NULL,
+    generation      integer     NOT NULL DEFAULT 0,
+    event_type      text        NOT NULL,                          -- of the last such record, as is its place
+    topic           text        NOT NULL,
+    partition       integer     NOT NULL,
+    "offset"        bigint      NOT NULL,
+    key             text,
+    records         bigint      NOT NULL DEFAULT 1,                -- how often one came; a redelivered one counts again
+    first_seen_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    last_seen_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (consumer_group, event_id, generation)
+);
 
 -- Every failed attempt. The successful ones are counted in inbox.attempts.
 CREATE TABLE evkit.attempt (
