@@ -345,8 +345,9 @@ class Inbox:
                 seconds = time.monotonic() - started
                 failure = Failure.of(error)
                 again = self.retry.again(error, attempt)
-                if self._repeated(self._record, delivery, failure, attempt, seconds, again):
-                    return Counts(duplicate=1, conflicting=1)
+                known = self._repeated(self._record, delivery, failure, attempt, seconds, again)
+                if known is not None:
+                    return known
                 if again:
                     return self.retry.wait_seconds(attempt), attempt + 1
                 log.warning(
@@ -391,21 +392,21 @@ class Inbox:
         assert row is not None
         return int(row[0])
 
-    def _record(self, delivery: Delivery, failure: Failure, attempt: int, seconds: float, again: bool) -> int:
+    def _record(self, delivery: Delivery, failure: Failure, attempt: int, seconds: float, again: bool) -> Counts | None:
         """Write down a failed attempt; after the last one also the dead letter and its inbox mark, in one transaction.
 
-        Returns 1 when it was another event under an id that is dealt with, and nothing but that was written down.
+        Returns what else became of it, when its id was dealt with already: then nothing is written down here.
         """
         connection = self._connected()
         with connection.transaction():
             if not again:
                 new, conflicting = self._claim(connection, [delivery], attempts=attempt, outcome="dead")
                 if not new:
-                    return conflicting  # or another consumer has dealt with it meanwhile
+                    return Counts(duplicate=1, conflicting=conflicting)
             connection.execute(_SQL["attempt"], self.attempt_values(delivery, failure, attempt, seconds, again))
             if not again:
                 connection.execute(_LETTERS["park"], self._letter_values(delivery, failure, attempt))
-        return 0
+        return None
 
     def attempt_values(
         self, delivery: Delivery, failure: Failure, attempt: int, seconds: float, again: bool

@@ -117,6 +117,17 @@ def test_what_is_no_event_is_a_dead_letter_with_the_record_as_it_was(
     assert letter.retry_count == 0
 
 
+def test_copy_of_what_is_no_event_is_a_copy_and_no_second_letter(evkit_system, put, consumer):
+    for _ in range(3):
+        put(b"broken", BAD)
+    ours = consumer()
+
+    counts = consume(ours, 3)
+
+    assert (counts.dead, counts.duplicate, counts.conflicting) == (1, 2, 0)
+    assert letter_of(evkit_system, ours.group).event_id == "bad"
+
+
 def test_headers_that_are_no_text_cost_nothing(put, consumer):
     put(b"{}", [*BAD, ("photo", b"\xff\xd8"), ("nothing", None), ("ce_time", b"\x00")])
     ours = consumer()
