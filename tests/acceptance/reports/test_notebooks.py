@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import TimeoutError as NothingCame
 from playwright.sync_api import sync_playwright
 
 from evkit import dead_letters, reporting
@@ -101,7 +102,8 @@ def test_plan_of_an_unknown_group_is_refused(incident):
 
 # --- by hand ----------------------------------------------------------------------------------------------------------
 
-RUN_ALL = "window.jupyterapp.commands.execute('notebook:run-all-cells')"
+# Braces: its promise is not waited for, since it never ends when an answer of the kernel is lost on its way to the page.
+RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }"
 CELLS = "window.jupyterapp.shell.currentWidget.content.model.toJSON().cells"
 READY = (
     "window.jupyterapp?.shell.currentWidget?.context?.isReady"
@@ -180,6 +182,7 @@ ALL_RAN = f"""(() => {{
 
 
 @pytest.mark.needs_browser
+@pytest.mark.timeout(600)
 def test_every_notebook_runs_top_to_bottom_in_jupyterlab(lab, chromium):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -187,10 +190,15 @@ def test_every_notebook_runs_top_to_bottom_in_jupyterlab(lab, chromium):
         page.set_default_timeout(55_000)
         for spec in reporting.notebooks():
             where = f"/lab/tree/{spec.path.parent.name}/{spec.path.name}"
-            page.goto(lab.replace("/lab/tree/tutorial/00_start_here.ipynb", where))
-            page.wait_for_function(READY)
-            page.evaluate(RUN_ALL)
-            page.wait_for_function(ALL_RAN)
+            for attempt in (1, 2):  # whoever sits before a page that hangs loads it again
+                page.goto(lab.replace("/lab/tree/tutorial/00_start_here.ipynb", where))
+                page.wait_for_function(READY)
+                page.evaluate(RUN_ALL)
+                try:
+                    page.wait_for_function(ALL_RAN)
+                    break
+                except NothingCame:
+                    assert attempt == 1, page.evaluate(CELLS)
             outputs = [o for c in page.evaluate(CELLS) if c["cell_type"] == "code" for o in c["outputs"]]
 
             assert [o["evalue"] for o in outputs if o["output_type"] == "error"] == [], spec.name

@@ -16,6 +16,7 @@ from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 from evkit import Event, Relay, decoding, kafka, outbox
 from evkit.errors import RelayStopped
 from evkit.runtime import unpublishable
+from evkit.runtime.publisher import Publisher
 from evkit.runtime.refusal import PublishFailed
 from evkit.system import System
 from evkit.testing.events import read_topic
@@ -179,6 +180,27 @@ def test_limit_that_the_relay_may_not_ask_for_parks_the_large_event_alone(evkit_
     for key, numbers in {"k0": range(0, 80, 4), "k1": range(1, 80, 4), "k2": [2, 6], "k3": range(3, 80, 4)}.items():
         assert told(System(evkit_secured_kafka.open_settings), topic, key) == list(numbers)
     assert adds_up(status)
+
+
+def test_refusal_that_comes_while_events_are_still_handed_over_is_mended_there(
+    evkit_system, evkit_topic, relay, monkeypatch
+):
+    topic = evkit_topic(**{"max.message.bytes": "10000"})
+    monkeypatch.setattr(kafka, "topic_bytes_max", lambda _settings, _topic: None)  # it may not ask
+    hand_over = Publisher._produce
+
+    def until_one_is_refused(publisher, batch, rows):
+        hand_over(publisher, batch, rows)
+        while not publisher._failures and not all(b.is_answered for b in publisher._under_way):
+            publisher._serve(0.1)
+
+    monkeypatch.setattr(Publisher, "_produce", until_one_is_refused)
+    write(evkit_system, *large_among_small(topic))
+
+    status = settle(relay)
+
+    assert [row.error_class for row in unpublishable.rows(evkit_system)] == ["MSG_SIZE_TOO_LARGE"]
+    assert status["published"] + status["unpublishable"] + status["held"] == status["written"]
 
 
 def test_topic_that_takes_more_than_others_gets_its_large_event(evkit_system, evkit_topic, relay):
