@@ -47,7 +47,7 @@ from evkit.kafka import Record
 try:
     from orjson import loads as _orjson  # type: ignore[import-not-found,unused-ignore]
 except ImportError:
-    _orjson = None
+    _orjson = None  # type: ignore[assignment,unused-ignore]
 
 Decode = Callable[[Record], Event | None]
 _Raw = dict[str, bytes | None]

@@ -22,7 +22,7 @@ from evkit.cli.output import (
 from evkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from evkit.runtime.dead_letters import FullLetter, Selection
+    from evkit.runtime.dead_letters import FullLetter, RedrivePlan, Selection
 
 _COLUMNS = (
     "letter_id", "consumer_group", "state", "event_type", "key", "error_class", "error_message", "retry_count",
@@ -52,7 +52,7 @@ def register(app: typer.Typer) -> None:
     dlq = typer.Typer(help="Dead letters: what consumer groups gave up on.", no_args_is_help=True)
     for name, command in (
         ("list", list_letters), ("groups", groups), ("show", show), ("redrive", redrive),
-        ("archive", archive), ("restore", restore), ("purge", purge),
+        ("parked", parked), ("release", release), ("archive", archive), ("restore", restore), ("purge", purge),
     ):  # fmt: skip
         dlq.command(name)(command)
     app.add_typer(dlq, name="dlq")
@@ -188,40 +188,105 @@ def redrive(
     format: FormatOption = Format.table,
 ) -> None:
     """Run open letters through the handler of the group that failed; no other group sees anything."""
+    import evkit
+
+    system = evkit.connect()
+    plan = evkit.dead_letters.plan_redrive(system, _selection(ids, group, fingerprint, topic, type_, key))
+    summary = plan.summary()
+    behind = f", then {summary['parked_events']} events that wait behind them" if summary["parked_events"] else ""
+    say(
+        f"redrive {summary['letters']} letters of group '{plan.group}' ({summary['keys']} keys, "
+        f"{len(summary['fingerprints'])} kinds of failure) through that group's handlers{behind}"
+    )
+    if dry_run and format is Format.json:
+        print_json(summary)
+    if not confirmed("redrive them?", yes=yes, dry_run=dry_run):
+        return
+    _run(plan, app, reason, go_on=go_on, rate=rate, format=format)
+
+
+def _run(
+    plan: RedrivePlan, app: str | None, reason: str | None, *, go_on: bool, rate: float | None, format: Format
+) -> None:
     import threading
 
     import evkit
     from evkit.cli.signals import on_stop
     from evkit.runtime.application import consumer_at
 
-    system = evkit.connect()
-    plan = evkit.dead_letters.plan_redrive(system, _selection(ids, group, fingerprint, topic, type_, key))
-    summary = plan.summary()
-    say(
-        f"redrive {summary['letters']} letters of group '{plan.group}' ({summary['keys']} keys, "
-        f"{len(summary['fingerprints'])} kinds of failure) through that group's handlers"
-    )
-    if dry_run and format is Format.json:
-        print_json(summary)
-    if not confirmed("redrive them?", yes=yes, dry_run=dry_run):
-        return
     if app is None:
         raise UsageError("whose handlers? Give --app MODULE:CONSUMER, for example orders.billing:consumer")
     stop = threading.Event()
     on_stop(stop.set)
     result = evkit.dead_letters.redrive(
-        system, plan, consumer_at(app),
+        evkit.connect(), plan, consumer_at(app),
         reason=reason, stop_at_failure=not go_on, per_second_max=rate, stop=stop,
     )  # fmt: skip
     outcome = result.summary()
     if format is Format.table:
-        print(", ".join(f"{outcome[n]} {n.replace('_', ' ')}" for n in ("resolved", "failed", "skipped", "not_tried")))
+        shown_first = ("resolved", "failed", "skipped", "not_tried", "released")
+        print(", ".join(f"{outcome[n]} {n.replace('_', ' ')}" for n in shown_first))
         if result.failed:
             say(f"letter {result.failed[0]} failed again: `evkit dlq show {result.failed[0]}`")
+        if result.failed_behind:
+            first = result.failed_behind[0]
+            say(f"an event that had waited failed and is letter {first} now: `evkit dlq show {first}`")
     else:
         print_json(outcome)
-    if result.failed or result.not_tried:
+    if result.failed or result.failed_behind or result.not_tried:
         raise typer.Exit(1)
+
+
+_PARKED_COLUMNS = (
+    "consumer_group", "topic", "key", "events", "letter_id", "letter_state", "error_class", "error_message", "parked_at",
+)  # fmt: skip
+
+
+def parked(
+    group: GroupOption = None,
+    topic: TopicOption = None,
+    key: KeyOption = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """Keys whose later events wait behind a dead letter, in order, the longest parked first."""
+    import evkit
+    from evkit.runtime.release import parked_keys
+
+    found = parked_keys(evkit.connect(), group, key=key, topic=topic)
+    print_rows([plain(k) for k in found], _PARKED_COLUMNS, format, empty="no parked keys")
+
+
+def release(
+    group: Annotated[str, typer.Option("--group", "-g", help="Consumer group.")],
+    app: Annotated[
+        str | None, typer.Option("--app", metavar="MODULE:CONSUMER", help="Whose handlers to run.", show_default=False)
+    ] = None,
+    topic: TopicOption = None,
+    key: KeyOption = None,
+    reason: ReasonOption = None,
+    go_on: Annotated[bool, typer.Option("--go-on", help="Do not stop at the first letter that fails again.")] = False,
+    rate: Annotated[float | None, typer.Option(min=0.01, help="Most events per second.", show_default=False)] = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    format: FormatOption = Format.table,
+) -> None:
+    """Let parked keys go on: run a key's open letter, then what waits behind it, in order; then the consumer has it again.
+
+    A letter that was archived or purged does not run; what waits behind it does.
+    """
+    import evkit
+
+    plan = evkit.dead_letters.plan_release(evkit.connect(), group, key=key, topic=topic)
+    summary = plan.summary()
+    say(
+        f"release {summary['parked_keys']} parked keys of group '{group}': {summary['letters']} open letters, then "
+        f"{summary['parked_events']} events that wait behind them"
+    )
+    if dry_run and format is Format.json:
+        print_json(summary)
+    if not confirmed("release them?", yes=yes, dry_run=dry_run):
+        return
+    _run(plan, app, reason, go_on=go_on, rate=rate, format=format)
 
 
 def _ids_of(selection: Selection) -> list[int]:

@@ -28,9 +28,9 @@ SLOW_SECONDS = 0.006
 # A demo has no time for long waits; a service would keep the default.
 _RETRY = evkit.Retry(attempts=3, backoff_seconds=0.01, backoff_seconds_max=0.05)
 
-punctuality = evkit.Consumer("punctuality", [TOPIC], retry=_RETRY, code_version=RELEASE)
+punctuality = evkit.Consumer("punctuality", [TOPIC], retry=_RETRY, park_key=False, code_version=RELEASE)
 turnaround = evkit.Consumer("turnaround", [TOPIC], retry=_RETRY, batch_events_max=100)
-maintenance = evkit.Consumer("maintenance", [TOPIC], retry=_RETRY)
+maintenance = evkit.Consumer("maintenance", [TOPIC], retry=_RETRY, park_key=False)
 
 
 # --- punctuality: delays of each carrier ------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from evkit.kafka import Record, TopicPartition
 from evkit.runtime.assignment import Assignment, Place, Work
 from evkit.runtime.handler import Function, Handlers
 from evkit.runtime.inbox import Counts, Inbox, Stopped
+from evkit.runtime.parking import Parking
 from evkit.runtime.retry import Retry
 from evkit.system import System, connect
 
@@ -62,6 +63,8 @@ class Consumer:
         concurrency       lanes that handle keys in parallel; 1 is the fast one for handlers that only use PostgreSQL
         batch_events_max  most events handled in one transaction; the guarantee does not depend on it
         retry             when a failed event is tried again before it becomes a dead letter
+        park_key          after a dead letter later events of its key wait in evkit.parked, in order, until somebody has
+                          dealt with the letter; False where events of one key have no order among them
         code_version      kept with each failure, to tell releases apart
         decode            record → Event, or None for a record to pass over; default: the formats of evkit.decoding
         unknown           events of a type without a handler: "skip" them (counted), or "dead" to make dead letters of them
@@ -78,6 +81,7 @@ class Consumer:
         concurrency: int = 1,
         batch_events_max: int = 500,
         retry: Retry | None = None,
+        park_key: bool = True,
         code_version: str | None = None,
         decode: Decode | None = None,
         unknown: Literal["skip", "dead"] = "skip",
@@ -98,6 +102,7 @@ class Consumer:
         self.concurrency = concurrency
         self.batch_events_max = batch_events_max
         self.retry = retry or Retry()
+        self.park_key = park_key
         self.code_version = code_version
         self.protocol = protocol
         self.handlers = Handlers(decode, unknown)
@@ -244,8 +249,14 @@ class Consumer:
         """An inbox for this group and these handlers; replay and redrive take theirs from here too."""
         return Inbox(
             system, self.group, self.handlers, self.retry,
-            code_version=self.code_version, stop=self._stop, **more,
+            code_version=self.code_version, stop=self._stop, parking=Parking(self.group) if self.park_key else None, **more,
         )  # fmt: skip
+
+    @property
+    def parking_full(self) -> list[str]:
+        """Why events stay in Kafka although their keys are parked: too many wait; [] when that is not so."""
+        sentences = {lane.inbox.parking.full for lane in self._lanes if lane.inbox.parking is not None}
+        return sorted(sentence for sentence in sentences if sentence is not None)
 
     def _look(self, client: Any, timeout_seconds: float) -> None:
         """One turn of the poll loop: take in what came, store what is done, pause what is full."""
@@ -405,7 +416,7 @@ class _Lane(threading.Thread):
     def __init__(self, consumer: Consumer, number: int, inbox: Inbox) -> None:
         super().__init__(name=f"evkit-{consumer.group}-{number}", daemon=True)
         self._consumer = consumer
-        self._inbox = inbox
+        self.inbox = inbox
         self._batch: list[Work] = []
         self._since: float | None = None
         self._reported = False
@@ -414,14 +425,14 @@ class _Lane(threading.Thread):
         try:
             while (batch := self._consumer._next_batch()) is not None:
                 self._batch, self._since, self._reported = batch, time.monotonic(), False
-                self._consumer._finished(batch, self._inbox)
+                self._consumer._finished(batch, self.inbox)
                 self._since = None
         except Stopped:
             log.info("consumer of group %s stops inside a batch; the rest of it comes again", self._consumer.group)
         except BaseException as error:
             self._consumer._break(error)
         finally:
-            self._inbox.close()
+            self.inbox.close()
 
     def report_if_hung(self) -> None:
         """Say once where a handler is that does not come back."""

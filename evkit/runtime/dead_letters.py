@@ -21,11 +21,13 @@ from evkit import postgres
 from evkit.errors import PurgeRefused, RedriveRefused, UnknownGroup, UnknownLetter
 from evkit.event import new_id
 from evkit.kafka import Record
-from evkit.runtime import audit
+from evkit.runtime import audit, release
+from evkit.runtime.attempt import attempt_values
 from evkit.runtime.consumer import Consumer
 from evkit.runtime.delivery import Delivery
 from evkit.runtime.failure import Failure
 from evkit.runtime.inbox import Inbox
+from evkit.runtime.release import ParkedKey, parked_keys
 from evkit.sql import named
 from evkit.system import System
 
@@ -114,10 +116,16 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class RedrivePlan:
-    """A frozen selection of one group's open letters, in the order in which they will run."""
+    """A frozen selection of one group's open letters, in the order in which they will run.
+
+    Attributes:
+        keys  parked keys whose events wait behind these letters, or (`plan_release`) behind one that nobody wants handled
+              any more; when the last open letter of a key is through, they run in their order
+    """
 
     group: str
     letters: tuple[DeadLetter, ...]
+    keys: tuple[ParkedKey, ...] = ()
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -134,6 +142,8 @@ class RedrivePlan:
             "keys": len({letter.key for letter in self.letters}),
             "fingerprints": by_fingerprint,
             "ids": list(self.ids),
+            "parked_keys": len(self.keys),
+            "parked_events": sum(key.events for key in self.keys),
         }
 
 
@@ -146,6 +156,8 @@ class RedriveResult:
     failed: list[int] = field(default_factory=list)  # the same letter, with one more attempt
     skipped: list[int] = field(default_factory=list)  # not open any more, or in another redrive's hands
     not_tried: list[int] = field(default_factory=list)  # after a stop
+    released: int = 0  # events that had waited behind the letters and are handled now
+    failed_behind: list[int] = field(default_factory=list)  # new letters: of such an event that failed
 
     def summary(self) -> dict[str, Any]:
         return {
@@ -155,6 +167,8 @@ class RedriveResult:
             "skipped": len(self.skipped),
             "not_tried": len(self.not_tried),
             "failed_ids": self.failed,
+            "released": self.released,
+            "failed_behind_ids": self.failed_behind,
         }
 
 
@@ -246,7 +260,29 @@ def plan_redrive(system: System, selection: Selection) -> RedrivePlan:
             f"the letters are of {len(owners)} groups ({', '.join(owners)}): redrive one group at a time"
         )
     found.sort(key=lambda letter: (letter.topic, letter.partition, letter.offset))
-    return RedrivePlan(owners[0], tuple(found))
+    keys = parked_keys(system, owners[0], letters=[letter.letter_id for letter in found], keys_max=None)
+    return RedrivePlan(owners[0], tuple(found), tuple(keys))
+
+
+def plan_release(system: System, group: str, *, key: str | None = None, topic: str | None = None) -> RedrivePlan:
+    """Freeze what it takes to let the parked keys of a group go on: their open letters, then the events behind them.
+
+    Letters that were archived, purged or resolved do not run again: what waits behind them does. Changes nothing.
+
+    Raises:
+        UnknownGroup; RedriveRefused: no key of this group is parked, or not this one.
+    """
+    with system.reading() as connection:
+        require_group(connection, group)
+    keys = parked_keys(system, group, key=key, topic=topic, keys_max=None)
+    if not keys:
+        which = "no key" if key is None else f"key '{key}'"
+        raise RedriveRefused(f"{which} of group '{group}' is {'' if key is None else 'not '}parked: nothing to release")
+    found: list[DeadLetter] = []
+    if ids := tuple(k.letter_id for k in keys if k.letter_state == "open"):
+        found = letters(system, Selection(ids=ids), letters_max=None)
+    found.sort(key=lambda letter: (letter.topic, letter.partition, letter.offset))
+    return RedrivePlan(group, tuple(found), tuple(keys))
 
 
 def redrive(
@@ -263,8 +299,10 @@ def redrive(
     """Run a plan's letters through the handlers of `consumer`, each letter settled by itself.
 
     Side effects: the handler's writes, the inbox mark (dead → handled) and the letter's state (open → resolved) are one
-    transaction for each letter; a failure is one more attempt of the same letter. One row in the audit table. Killed at
-    any point, what was resolved stays so, and the same letters can be redriven again: those are skipped.
+    transaction for each letter; a failure is one more attempt of the same letter. Events that wait behind a letter
+    (`plan.keys`) run after it, one transaction each, and then their key is free; the first that fails is a new letter, and
+    the rest goes on waiting. One row in the audit table. Killed at any point, what was resolved stays so, and the same
+    letters can be redriven again: those are skipped.
 
     With `stop_at_failure` it ends at the first letter that fails with a fingerprint of the plan: the fix did not work.
     `progress` is called with (done, all) after each letter; `stop` ends it between two letters.
@@ -284,12 +322,21 @@ def redrive(
         act = audit.begin(connection, "dead_letters.redrive", plan.group, plan.summary(), reason)
         inbox = consumer.inbox(system, replay_id=result.redrive_id)
         try:
+            behind = {key.letter_id: key for key in plan.keys}
+            # What waits behind letters that nobody wants handled any more.
+            for key in plan.keys:
+                if key.letter_id not in plan.ids and (stop is None or not stop.is_set()):
+                    _release(connection, key, None, inbox, result, stop, per_second_max)
             for done, letter in enumerate(plan.letters):
                 if stop is not None and stop.is_set():
                     result.not_tried = list(plan.ids[done:])
                     break
                 started = time.monotonic()
-                failure = _redrive_one(connection, letter, inbox, result)
+                if letter.letter_id in behind:
+                    key = behind[letter.letter_id]
+                    failure = _release(connection, key, letter, inbox, result, stop, per_second_max)
+                else:
+                    failure = _redrive_one(connection, letter, inbox, result)
                 if progress is not None:
                     progress(done + 1, len(plan.letters))
                 if failure is not None and stop_at_failure and failure.fingerprint in fingerprints:
@@ -300,6 +347,33 @@ def redrive(
         finally:
             audit.end(connection, act, result.summary())
     return result
+
+
+def _release(
+    connection: postgres.Connection,
+    key: ParkedKey,
+    letter: DeadLetter | None,
+    inbox: Inbox,
+    result: RedriveResult,
+    stop: threading.Event | None,
+    per_second_max: float | None,
+) -> Failure | None:
+    """A key's letter and what waits behind it, in order, unless another session is at it."""
+    if not release.lock(connection, key):
+        if letter is not None:
+            result.skipped.append(letter.letter_id)
+        return None
+    try:
+        failure = None if letter is None else _redrive_one(connection, letter, inbox, result)
+        if failure is None:
+            released = release.release(connection, key, inbox, stop=stop, per_second_max=per_second_max)
+            result.released += released.handled + released.skipped
+            if released.failed_id is not None:
+                result.failed_behind.append(released.failed_id)
+        return failure
+    finally:
+        if not connection.closed:
+            release.unlock(connection, key)
 
 
 def _redrive_one(
@@ -325,8 +399,8 @@ def _redrive_one(
         if delivery is None or postgres.is_lost(connection, error) or isinstance(error, MemoryError):
             raise
         failure = Failure.of(error)
-    values = inbox.attempt_values(
-        delivery, failure, attempt=letter.retry_count + 2, seconds=time.monotonic() - started, again=False
+    values = attempt_values(
+        inbox, delivery, failure, attempt=letter.retry_count + 2, seconds=time.monotonic() - started, again=False
     )
     with connection.transaction():
         connection.execute(_INBOX["attempt"], values)

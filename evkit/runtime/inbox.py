@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 from zlib import crc32
 
 import psycopg
@@ -28,9 +28,11 @@ from psycopg.pq import TransactionStatus
 from evkit import postgres
 from evkit.errors import DatabaseUnreachable, RedriveRefused
 from evkit.kafka import Record
+from evkit.runtime.attempt import attempt_values, letter_values
 from evkit.runtime.delivery import Delivery
-from evkit.runtime.failure import Failure, storable
+from evkit.runtime.failure import Failure
 from evkit.runtime.handler import Handler, Handlers, Tx
+from evkit.runtime.parking import FULL_SECONDS, Parking, ParkingFull, parks
 from evkit.runtime.retry import NOBODYS_FAULT, Retry
 from evkit.sql import named
 from evkit.system import System
@@ -70,6 +72,7 @@ class Counts:
     duplicate: int = 0  # the inbox had seen them
     skipped: int = 0  # no handler for their type, or passed over by the decode function
     dead: int = 0
+    parked: int = 0  # wait behind a dead letter of their key
     conflicting: int = 0  # of the duplicates: no copies, but other events under a known id (evkit.id_conflict)
 
     def __iadd__(self, other: Counts) -> Counts:
@@ -77,12 +80,13 @@ class Counts:
         self.duplicate += other.duplicate
         self.skipped += other.skipped
         self.dead += other.dead
+        self.parked += other.parked
         self.conflicting += other.conflicting
         return self
 
     @property
     def total(self) -> int:
-        return self.handled + self.duplicate + self.skipped + self.dead
+        return self.handled + self.duplicate + self.skipped + self.dead + self.parked
 
 
 @dataclass(slots=True)
@@ -109,6 +113,7 @@ class Inbox:
         generation    0 for live handling; a replay that must handle again has one of its own
         replay_id     marks inbox rows, attempts and what handlers are given as replayed
         code_version  kept with each failure
+        parking       where later events of a dead one's key wait; None: they are handled, out of order
         stop          when set, waiting ends and `handle` raises Stopped
     """
 
@@ -119,6 +124,7 @@ class Inbox:
     generation: int = 0
     replay_id: str | None = None
     code_version: str | None = None
+    parking: Parking | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     _connection: postgres.Connection | None = field(default=None, init=False)
 
@@ -189,12 +195,29 @@ class Inbox:
                 done = self._try_batch([deliveries[i] for i in part])
                 if isinstance(done, Counts):
                     outcome.counts += done
+                elif isinstance(done, ParkingFull):
+                    parts.append(self._stay(part, records, numbers, done.keys, outcome))
+                    failed |= done.keys  # type: ignore[arg-type]
                 else:
                     parts += reversed([p for p in (part[:done], [part[done]], part[done + 1 :]) if p])
         return outcome
 
+    @staticmethod
+    def _stay(
+        part: list[int], records: Sequence[Record], numbers: dict[int, int], keys: set[bytes | None], outcome: Outcome
+    ) -> list[int]:
+        """Events of these keys cannot be parked and wait in memory, nobody's attempt counted; returns the others."""
+        first: set[bytes | None] = set()
+        for i in part:
+            if (key := records[i].key) in first:
+                outcome.untouched.append(i)
+            elif key in keys:
+                outcome.again[i] = (FULL_SECONDS, numbers.get(i, 0))
+                first.add(key)
+        return [i for i in part if records[i].key not in keys]
+
     def redrive(self, connection: postgres.Connection, delivery: Delivery, *, attempt: int) -> None:
-        """Handle a dead event after all, inside the caller's open transaction; its inbox row turns from dead to handled.
+        """Handle a dead or parked event after all, inside the caller's open transaction; its inbox row turns to handled.
 
         An event that was handled meanwhile in another way is left alone.
 
@@ -209,8 +232,8 @@ class Inbox:
                 f"group '{self.group}' has no handler for '{delivery.event_type}': give the application that has one"
             )
         values = {"group": self.group, "event_id": delivery.event_id, "generation": self.generation}
-        was_dead = connection.execute(_SQL["reclaim"], values | {"replay_id": self.replay_id}).rowcount == 1
-        if not was_dead and not self._claim(connection, [delivery], attempts=attempt)[0]:
+        waited = connection.execute(_SQL["reclaim"], values | {"replay_id": self.replay_id}).rowcount == 1
+        if not waited and not self._claim(connection, [delivery], attempts=attempt)[0]:
             return
         self._call(connection, delivery.handler, [delivery], attempt)
 
@@ -222,7 +245,7 @@ class Inbox:
 
     # --- the optimistic batch -----------------------------------------------------------------------------------------
 
-    def _try_batch(self, batch: list[Delivery]) -> Counts | int:
+    def _try_batch(self, batch: list[Delivery]) -> Counts | ParkingFull | int:
         """Handle a batch in one transaction; when that fails, the index of the event to take out of it."""
         at = len(batch) // 2  # where it is split when nobody knows which one it was
         try:
@@ -230,7 +253,7 @@ class Inbox:
             with connection.transaction():
                 started = time.monotonic()
                 new, conflicting = self._claim(connection, batch, attempts=1)
-                wanted = [d for d in new if d.handler is not None]
+                wanted, skipped, parked = self._wanted(connection, new)
                 for handler, run in groupby(wanted, key=lambda d: d.handler):
                     assert handler is not None
                     deliveries = list(run)
@@ -240,7 +263,9 @@ class Inbox:
                         at = batch.index(deliveries[failure.index])
                         raise
                 self._processed(connection, wanted, started)
-            return Counts(len(wanted), len(batch) - len(new), len(new) - len(wanted), conflicting=conflicting)
+            return Counts(len(wanted), len(batch) - len(new), skipped, parked=parked, conflicting=conflicting)
+        except ParkingFull as full:
+            return full
         except _FailedAt as failure:
             cause = failure.__cause__
             if isinstance(cause, (Stopped, *NOBODYS_FAULT)):
@@ -337,6 +362,8 @@ class Inbox:
                 return self._repeated(self._attempt, delivery, attempt)
             except (Stopped, *NOBODYS_FAULT):
                 raise
+            except ParkingFull:
+                return FULL_SECONDS, number
             except Exception as error:
                 if postgres.is_transient(error) and transient < _TRANSIENT_REPEATS_MAX:
                     transient += 1
@@ -345,7 +372,10 @@ class Inbox:
                 seconds = time.monotonic() - started
                 failure = Failure.of(error)
                 again = self.retry.again(error, attempt)
-                known = self._repeated(self._record, delivery, failure, attempt, seconds, again)
+                try:
+                    known = self._repeated(self._record, delivery, failure, attempt, seconds, again)
+                except ParkingFull:
+                    return FULL_SECONDS, attempt
                 if known is not None:
                     return known
                 if again:
@@ -366,11 +396,19 @@ class Inbox:
             new, conflicting = self._claim(connection, [delivery], attempts=attempt)
             if not new:
                 return Counts(duplicate=1, conflicting=conflicting)
-            if delivery.handler is None:
-                return Counts(skipped=1)
-            self._call(connection, delivery.handler, [delivery], attempt)
-            self._processed(connection, [delivery], started)
-        return Counts(handled=1)
+            wanted, skipped, parked = self._wanted(connection, new)
+            if delivery.handler is not None and wanted:
+                self._call(connection, delivery.handler, [delivery], attempt)
+                self._processed(connection, [delivery], started)
+        return Counts(len(wanted), skipped=skipped, parked=parked)
+
+    def _wanted(self, connection: postgres.Connection, new: list[Delivery]) -> tuple[list[Delivery], int, int]:
+        """Newly claimed events that are to be handled now; how many are skipped, and how many were parked."""
+        wanted = [d for d in new if d.handler is not None]
+        if self.parking is None or self.generation:
+            return wanted, len(new) - len(wanted), 0
+        now = self.parking.take(connection, wanted)
+        return now, len(new) - len(wanted), len(wanted) - len(now)
 
     def _processed(self, connection: postgres.Connection, handled: list[Delivery], started: float) -> None:
         """Set processed_at to the end of the handlers, when it would else be off by more than anybody overlooks."""
@@ -398,55 +436,22 @@ class Inbox:
         Returns what else became of it, when its id was dealt with already: then nothing is written down here.
         """
         connection = self._connected()
+        parking = self.parking if parks(delivery) and not self.generation else None
         with connection.transaction():
             if not again:
                 new, conflicting = self._claim(connection, [delivery], attempts=attempt, outcome="dead")
                 if not new:
                     return Counts(duplicate=1, conflicting=conflicting)
-            connection.execute(_SQL["attempt"], self.attempt_values(delivery, failure, attempt, seconds, again))
+                if parking is not None and not parking.take(connection, new):
+                    return Counts(parked=1)  # it waits behind another letter of its key, whatever it is
+            values = attempt_values(self, delivery, failure, attempt=attempt, seconds=seconds, again=again)
+            connection.execute(_SQL["attempt"], values)
             if not again:
-                connection.execute(_LETTERS["park"], self._letter_values(delivery, failure, attempt))
+                values = letter_values(self, delivery, failure, attempt=attempt)
+                letter = connection.execute(_LETTERS["park"], values).fetchone()
+                if parking is not None and self.replay_id is None and letter is not None:
+                    parking.park(connection, delivery, letter[0])
         return None
-
-    def attempt_values(
-        self, delivery: Delivery, failure: Failure, attempt: int, seconds: float, again: bool
-    ) -> dict[str, Any]:
-        """Column values of a failed attempt; a dead letter has them all too."""
-        return {
-            "group": self.group,
-            "event_id": delivery.event_id,
-            "generation": self.generation,
-            "event_type": delivery.event_type,
-            "topic": delivery.record.topic,
-            "partition": delivery.record.partition,
-            "offset": delivery.record.offset,
-            "key": delivery.key,
-            "attempt": attempt,
-            "duration_seconds": seconds,
-            "handler": delivery.handler.name if delivery.handler else None,
-            "error_class": failure.error_class,
-            "error_message": failure.error_message,
-            "stack_trace": failure.stack_trace,
-            "fingerprint": failure.fingerprint,
-            "disposition": "retry" if again else "dead",
-            "code_version": self.code_version,
-            "replay_id": self.replay_id,
-        }
-
-    def _letter_values(self, delivery: Delivery, failure: Failure, attempt: int) -> dict[str, Any]:
-        record = delivery.record
-        return self.attempt_values(delivery, failure, attempt, 0.0, again=False) | {
-            "leader_epoch": record.leader_epoch,
-            "appended_at": record.timestamp,
-            "timestamp_type": record.timestamp_type,
-            "raw_key": record.key,
-            "raw_value": record.value,
-            "header_names": [storable(name) for name, _ in record.headers],
-            "header_values": [value for _, value in record.headers],
-            "schema_version": delivery.event.schema_version if delivery.event else None,
-            "created_at": delivery.event.created_at if delivery.event else None,
-            "retry_count": attempt - 1,
-        }
 
     # --- the connection -----------------------------------------------------------------------------------------------
 

@@ -152,7 +152,7 @@ class Publisher:
     def poll(self, seconds: float) -> list[Batch]:
         """Batches that are wholly answered by now, in the order in which they were sent; waits at most so long for one."""
         try:
-            # All may be answered while a failure was mended in `send`; there may be no client then, and nothing to wait for.
+            # A failure that is mended in `send` may leave all answered: there is no client then, and nothing to wait for.
             if not all(batch.is_answered for batch in self._under_way):
                 self._serve(seconds)
         except Trouble:

@@ -47,10 +47,13 @@ UPDATE evkit.inbox SET processed_at = clock_timestamp()
  WHERE consumer_group = %(group)s AND generation = %(generation)s AND event_id = ANY (%(event_ids)s::text[]);
 
 -- name: reclaim
--- A dead event is handled after all (redrive): its inbox row turns from dead to handled, once.
+-- A dead or parked event is handled after all (redrive, release): its inbox row turns to handled, once. The row of a parked
+-- one has counted its attempt when it came.
 UPDATE evkit.inbox
-   SET outcome = 'handled', attempts = attempts + 1, processed_at = clock_timestamp(), replay_id = %(replay_id)s
- WHERE consumer_group = %(group)s AND event_id = %(event_id)s AND generation = %(generation)s AND outcome = 'dead';
+   SET outcome = 'handled', attempts = attempts + (outcome = 'dead')::integer, processed_at = clock_timestamp(),
+       replay_id = %(replay_id)s
+ WHERE consumer_group = %(group)s AND event_id = %(event_id)s AND generation = %(generation)s
+   AND outcome IN ('dead', 'parked');
 
 -- name: attempt
 -- The fingerprint and the stack are computed once, at the failure, so that groups of failures stay stable.

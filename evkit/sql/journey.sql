@@ -19,15 +19,16 @@ WITH stop AS (
       FROM evkit.attempt a WHERE a.event_id = %(event_id)s AND a.consumer_group = ANY (%(groups)s)
      UNION ALL
     SELECT i.processed_at, 4,
-           CASE WHEN i.outcome = 'skipped' THEN 'skipped'
+           CASE WHEN i.outcome IN ('skipped', 'parked') THEN replace(i.outcome, 'parked', 'waiting')
                 WHEN i.replay_id IS NULL THEN 'processed'
                 WHEN EXISTS (SELECT FROM evkit.replay_run r WHERE r.replay_id = i.replay_id) THEN 'replayed'
                 ELSE 'redriven' END,
            i.consumer_group, i.topic, i.partition, i."offset",
-           CASE WHEN i.outcome = 'skipped' THEN 'no handler for ' || i.event_type END, i.attempts, NULL, NULL, NULL,
+           CASE i.outcome WHEN 'skipped' THEN 'no handler for ' || i.event_type
+                          WHEN 'parked' THEN 'behind a dead letter of its key' END, i.attempts, NULL, NULL, NULL,
            i.replay_id
       FROM evkit.inbox i
-     WHERE i.event_id = %(event_id)s AND i.consumer_group = ANY (%(groups)s) AND i.outcome IN ('handled', 'skipped')
+     WHERE i.event_id = %(event_id)s AND i.consumer_group = ANY (%(groups)s) AND i.outcome IN ('handled', 'skipped', 'parked')
      UNION ALL
     -- When the event was given up on: its last failed attempt that said so, or the letter's first failure.
     SELECT coalesce((SELECT min(a.failed_at) FROM evkit.attempt a

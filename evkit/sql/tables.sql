@@ -133,7 +133,7 @@ CREATE TABLE evkit.inbox (
     partition       integer     NOT NULL,
     "offset"        bigint      NOT NULL,
     key             text,
-    outcome         text        NOT NULL DEFAULT 'handled' CHECK (outcome IN ('handled', 'dead', 'skipped')),
+    outcome         text        NOT NULL DEFAULT 'handled' CHECK (outcome IN ('handled', 'dead', 'skipped', 'parked')),
     attempts        integer     NOT NULL DEFAULT 1,
     created_at      timestamptz,                                   -- of the outbox row, from ce_time
     appended_at     timestamptz,                                   -- timestamp of the record
@@ -228,6 +228,43 @@ CREATE TABLE evkit.dead_letter (
 );
 CREATE INDEX dead_letter_open ON evkit.dead_letter (consumer_group, first_failed_at) WHERE state = 'open';
 CREATE INDEX dead_letter_fingerprint ON evkit.dead_letter (fingerprint);
+
+-- Keys of which an event of a group is dead: later events of such a key wait in evkit.parked until somebody has dealt with
+-- the letter (`evkit dlq redrive`, `evkit dlq release`). Whoever parks an event holds this row's lock, and so does whoever
+-- takes the row away after the last one: so none is parked behind a key that has just been released.
+CREATE TABLE evkit.parked_key (
+    consumer_group  text        COLLATE "C" NOT NULL,
+    topic           text        NOT NULL,
+    raw_key         bytea       NOT NULL,
+    key             text,                                          -- readable form of raw_key
+    letter_id       bigint      NOT NULL,                          -- of the event that the others wait behind
+    events          bigint      NOT NULL DEFAULT 0,                -- that wait
+    parked_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (consumer_group, topic, raw_key)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- Events that wait behind a dead letter of their key, as they were; a key's in the order in which they came.
+CREATE TABLE evkit.parked (
+    parked_id       bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    consumer_group  text        COLLATE "C" NOT NULL,
+    event_id        text        COLLATE "C" NOT NULL,              -- its inbox row says 'parked'
+    event_type      text        NOT NULL,
+    topic           text        NOT NULL,
+    partition       integer     NOT NULL,
+    "offset"        bigint      NOT NULL,
+    leader_epoch    integer,
+    appended_at     timestamptz,
+    timestamp_type  text        NOT NULL CHECK (timestamp_type IN ('create', 'append', 'none')),
+    raw_key         bytea       NOT NULL,
+    raw_value       bytea,
+    header_names    text[]      NOT NULL,
+    header_values   bytea[]     NOT NULL,
+    created_at      timestamptz,
+    received_at     timestamptz NOT NULL,
+    parked_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CHECK (cardinality(header_names) = cardinality(header_values))
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+CREATE INDEX parked_of_key ON evkit.parked (consumer_group, topic, raw_key, parked_id);
 
 -- Replays: the plan is written before the first event, progress with every batch, so that a killed one can go on.
 CREATE TABLE evkit.replay_run (

@@ -213,7 +213,7 @@ def test_record_that_is_no_event_is_a_dead_letter_and_not_a_crash(
     producer = kafka.producer(evkit_system.settings)
     producer.produce(topic, value, key, headers=headers)
     producer.flush(10)
-    publish(evkit_system, Event("a.b", "k", {}, topic=topic))
+    publish(evkit_system, Event("a.b", "another", {}, topic=topic))
     consumer = make(topic)
     consumer.handler("a.b")(effect)
 
@@ -233,7 +233,7 @@ def test_payload_that_does_not_fit_the_handlers_model_is_dead_without_retries(ev
 
     topic = evkit_topic()
     publish(
-        evkit_system, Event("a.b", "k", {"total": "much"}, topic=topic), Event("a.b", "k", {"total": 3}, topic=topic)
+        evkit_system, Event("a.b", "k", {"total": "much"}, topic=topic), Event("a.b", "l", {"total": 3}, topic=topic)
     )
     consumer = make(topic)
     totals = []
@@ -441,7 +441,7 @@ def test_waiting_for_another_attempt_keeps_back_its_key_and_nobody_else(evkit_sy
 def test_pipelined_handler_has_the_same_effects_and_its_failures_are_found(evkit_system, evkit_topic, make):
     topic = evkit_topic()
     publish(evkit_system, *[Event("a.b", f"k{n % 5}", {"n": n}, topic=topic) for n in range(60)])
-    consumer = make(topic, retry=Retry(attempts=1))
+    consumer = make(topic, retry=Retry(attempts=1), park_key=False)
     with evkit_system.writing() as connection:
         connection.execute("CREATE TABLE pipelined (n int PRIMARY KEY CHECK (n <> 41))")
 

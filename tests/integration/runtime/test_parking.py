@@ -1,0 +1,292 @@
+"""P3 after a dead letter: later events of its key wait in order, the offsets go on, and a redrive runs letter and tail."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from evkit import Consumer, Event, Relay, Retry, dead_letters, outbox, views
+from evkit.errors import RedriveRefused
+from evkit.runtime import parking
+from evkit.runtime.dead_letters import Selection
+from evkit.runtime.inbox import Inbox
+from evkit.runtime.release import parked_keys
+from evkit.testing.events import read_topic
+
+
+class Billing:
+    """A group that notes what it handled, in its order, and fails at the events that `bad` names."""
+
+    def __init__(self, system, group, topic, **options):
+        self.system, self.topic = system, topic
+        self.bad = set()
+        self.attempts = 0
+        self.consumer = Consumer(
+            group, [topic], system=system, retry=Retry(attempts=2, backoff_seconds=0.001), **options
+        )
+        self.consumer.handler("a.b")(self.handle)
+        self.relay = Relay(system)
+        with system.writing() as connection:
+            connection.execute("CREATE TABLE effect (n bigserial, key text, i int)")
+
+    def handle(self, event, tx):
+        self.attempts += 1
+        tx.execute("INSERT INTO effect (key, i) VALUES (%s, %s)", (event.key, event.payload["i"]))
+        if (event.key, event.payload["i"]) in self.bad:
+            raise ValueError(f"bad {event.key}")
+
+    def write(self, *events, type="a.b"):
+        with self.system.writing() as connection:
+            outbox.write_many(connection, [Event(type, key, {"i": i}, topic=self.topic) for key, i in events])
+        while self.relay.step():
+            pass
+
+    def consume(self, total):
+        while self.consumer.counts.total < total:
+            self.consumer.step(1.0)
+
+    def of(self, key):
+        with self.system.reading() as connection:
+            rows = connection.execute("SELECT i FROM effect WHERE key = %s ORDER BY n", (key,)).fetchall()
+        return [i for (i,) in rows]
+
+    def outcomes(self):
+        with self.system.reading() as connection:
+            rows = connection.execute("SELECT outcome, count(*)::int FROM evkit.inbox GROUP BY 1").fetchall()
+        return dict(rows)
+
+    def open_letters(self):
+        return [letter.letter_id for letter in dead_letters.letters(self.system, Selection())]
+
+    def redrive(self):
+        plan = dead_letters.plan_redrive(self.system, Selection())
+        return dead_letters.redrive(self.system, plan, self.consumer)
+
+
+@pytest.fixture
+def new_billing(evkit_system, evkit_topic, evkit_group):
+    made = []
+
+    def make(**options):
+        made.append(Billing(evkit_system, evkit_group(), evkit_topic(partitions=1), **options))
+        return made[-1]
+
+    yield make
+    for billing in made:
+        billing.consumer.close()
+        billing.relay.close()
+
+
+@pytest.fixture
+def billing(new_billing):
+    """Events 0-9 of the keys 'a' and 'b'; event 3 of 'a' is dead, and six wait behind it."""
+    billing = new_billing()
+    billing.bad = {("a", 3)}
+    billing.write(*[(key, i) for i in range(10) for key in "ab"])
+    billing.consume(20)
+    return billing
+
+
+def until(holds):
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def committed(billing):
+    return views.lag(billing.system, billing.consumer.group)["committed_offset"][0]
+
+
+def test_events_behind_a_dead_one_of_their_key_wait_and_everybody_elses_go_on(billing):
+    assert billing.of("a") == [0, 1, 2]
+    assert billing.of("b") == list(range(10))
+    assert billing.outcomes() == {"handled": 13, "dead": 1, "parked": 6}
+    assert billing.consumer.counts.parked == 6
+    (key,) = parked_keys(billing.system)
+    assert (key.key, key.events, key.letter_state) == ("a", 6, "open")
+    billing.consumer._client.commit(asynchronous=False)
+    assert committed(billing) == 20
+
+
+def test_redrive_runs_the_letter_and_then_what_waits_behind_it_in_order(billing):
+    billing.bad.clear()
+
+    result = billing.redrive()
+
+    assert (len(result.resolved), result.released, result.failed_behind) == (1, 6, [])
+    assert billing.of("a") == list(range(10))
+    assert billing.outcomes() == {"handled": 20}
+    assert parked_keys(billing.system) == []
+    billing.write(("a", 10))
+    billing.consume(21)
+    assert billing.of("a") == list(range(11))
+
+
+def test_event_that_fails_behind_a_letter_is_the_letter_that_the_others_wait_behind(billing):
+    billing.bad = {("a", 6)}
+
+    result = billing.redrive()
+
+    assert billing.of("a") == [0, 1, 2, 3, 4, 5]
+    assert billing.outcomes() == {"handled": 16, "dead": 1, "parked": 3}
+    assert result.failed_behind == billing.open_letters()
+    assert [k.letter_id for k in parked_keys(billing.system)] == result.failed_behind
+    billing.bad.clear()
+    billing.redrive()
+    assert billing.of("a") == list(range(10))
+
+
+def test_letter_that_fails_again_keeps_its_tail_waiting(billing):
+    result = billing.redrive()
+
+    assert (len(result.failed), result.released) == (1, 0)
+    assert billing.outcomes() == {"handled": 13, "dead": 1, "parked": 6}
+
+
+def test_release_runs_what_waits_behind_an_archived_letter(billing):
+    dead_letters.archive(billing.system, billing.open_letters(), note="test order")
+    plan = dead_letters.plan_release(billing.system, billing.consumer.group, key="a")
+
+    dead_letters.redrive(billing.system, plan, billing.consumer, reason="the letter needs no handling")
+
+    assert billing.of("a") == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert billing.outcomes() == {"handled": 19, "dead": 1}
+    with pytest.raises(RedriveRefused, match=r"key 'a' of group '.*' is not parked"):
+        dead_letters.plan_release(billing.system, billing.consumer.group, key="a")
+
+
+def test_events_that_come_while_a_key_is_released_are_handled_after_the_others(billing, monkeypatch):
+    """The consumer parks on until the release finds nothing left, and no event falls between the two."""
+    billing.bad.clear()
+    handle = Inbox.redrive
+    come = iter(range(10, 14))
+
+    def redrive(inbox, connection, delivery, *, attempt):
+        handle(inbox, connection, delivery, attempt=attempt)
+        if (i := next(come, None)) is not None:
+            before = billing.consumer.counts.total
+            billing.write(("a", i))
+            thread = threading.Thread(target=billing.consume, args=(before + 1,))
+            thread.start()
+            thread.join()
+
+    monkeypatch.setattr(Inbox, "redrive", redrive)
+
+    billing.redrive()
+
+    assert billing.of("a") == list(range(14))
+    assert billing.outcomes() == {"handled": 24}
+
+
+def test_redelivered_records_of_a_parked_key_change_nothing(billing):
+    again = Consumer(billing.consumer.group, [billing.topic], system=billing.system)
+    again.handler("a.b")(billing.handle)
+    billing.consumer.close()
+    inbox = again.inbox(billing.system)
+    records = read_topic(billing.system, billing.topic)
+
+    counts = inbox.handle(records)
+
+    inbox.close()
+    assert counts.duplicate == 20
+    assert billing.outcomes() == {"handled": 13, "dead": 1, "parked": 6}
+
+
+def test_without_park_key_later_events_overtake_the_dead_one(new_billing):
+    billing = new_billing(park_key=False)
+    billing.bad = {("a", 0)}
+    billing.write(*[("a", i) for i in range(4)])
+
+    billing.consume(4)
+
+    assert billing.of("a") == [1, 2, 3]
+    assert parked_keys(billing.system) == []
+
+
+def test_records_without_a_key_park_nothing(new_billing):
+    billing = new_billing()
+    billing.bad = {("", 0)}
+    billing.write(*[("", i) for i in range(4)])
+
+    billing.consume(4)
+
+    assert billing.of("") == [1, 2, 3]
+
+
+@pytest.mark.parametrize("limit", ["KEY_EVENTS_MAX", "GROUP_EVENTS_MAX"])
+def test_at_the_cap_the_key_stays_in_kafka_and_says_so_and_others_go_on(new_billing, monkeypatch, limit):
+    monkeypatch.setattr(parking.Parking.__init__, "__defaults__",
+                        (3, 100_000) if limit == "KEY_EVENTS_MAX" else (10_000, 3))  # fmt: skip
+    monkeypatch.setattr("evkit.runtime.inbox.FULL_SECONDS", 0.05)
+    billing = new_billing(batch_events_max=1)
+    billing.bad = {("a", 0)}
+    billing.write(*[(key, i) for i in range(6) for key in "ab"])
+    thread = threading.Thread(target=billing.consumer.run)
+    thread.start()
+    try:
+        until(lambda: billing.consumer.counts.total == 10 and billing.consumer.parking_full)
+        assert billing.of("b") == list(range(6))
+        assert billing.outcomes() == {"handled": 6, "dead": 1, "parked": 3}
+        (sentence,) = billing.consumer.parking_full
+        assert sentence.startswith("3 events of")
+        assert "may not" in sentence
+        until(lambda: committed(billing) == 8)  # event 4 of a is the first that is not dealt with
+
+        billing.bad.clear()
+        billing.redrive()
+        until(lambda: billing.consumer.counts.total == 12)
+        assert billing.of("a") == list(range(6))
+    finally:
+        billing.consumer.stop()
+        thread.join()
+
+
+def test_a_zombie_that_parks_a_key_meanwhile_is_seen_by_the_claim_that_waited_for_it(billing):
+    """Our claim waits for the inbox row that the zombie has written; what stands behind that event must wait too."""
+    billing.write(("c", 0), ("c", 1))
+    first, second = read_topic(billing.system, billing.topic)[-2:]
+    billing.bad = {("c", 0)}
+    zombie = billing.consumer.inbox(billing.system)
+    ours = billing.consumer.inbox(billing.system)
+    buried, go_on = threading.Event(), threading.Event()
+    park = zombie.parking.park
+
+    def parks_and_waits(*args):
+        park(*args)
+        buried.set()
+        go_on.wait(20)
+
+    zombie.parking.park = parks_and_waits
+    thread = threading.Thread(target=zombie.handle, args=([first],))
+    thread.start()
+    buried.wait(20)
+    billing.bad = set()
+    counts = []
+    other = threading.Thread(target=lambda: counts.append(ours.handle([first, second])))
+    other.start()
+    with billing.system.reading() as connection:
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        while not connection.execute(waiting).fetchone()[0]:
+            connection.rollback()
+    go_on.set()
+    thread.join()
+    other.join()
+    zombie.close()
+    ours.close()
+
+    assert (counts[0].duplicate, counts[0].parked, counts[0].handled) == (1, 1, 0)
+    assert billing.of("c") == []
+
+
+def test_journey_of_a_parked_event_says_what_it_waits_for(billing):
+    with billing.system.reading() as connection:
+        (event_id,) = connection.execute("SELECT event_id FROM evkit.parked ORDER BY parked_id LIMIT 1").fetchone()
+
+    stops = views.journey(billing.system, event_id).filter(group=billing.consumer.group)
+
+    assert stops["stage"].to_list() == ["waiting"]
