@@ -354,7 +354,7 @@ class Inbox:
 
     def _walk(self, delivery: Delivery, number: int = 0) -> Counts | tuple[float, int]:
         """One attempt at one event: its end, or how long to wait and the next attempt's number."""
-        attempt = number or 1 + self._repeated(self._attempts_before, delivery)
+        attempt = number or 1 + self._repeated(self._before, delivery)[0]
         transient = 0
         while True:
             started = time.monotonic()
@@ -371,7 +371,10 @@ class Inbox:
                     continue
                 seconds = time.monotonic() - started
                 failure = Failure.of(error)
-                again = self.retry.again(error, attempt)
+                failing = 0.0
+                if attempt > 1 and self.retry.of(error).seconds_max is not None:
+                    failing = self._repeated(self._before, delivery)[1]
+                again = self.retry.again(error, attempt, failing_seconds=failing)
                 try:
                     known = self._repeated(self._record, delivery, failure, attempt, seconds, again)
                 except ParkingFull:
@@ -379,7 +382,7 @@ class Inbox:
                 if known is not None:
                     return known
                 if again:
-                    return self.retry.wait_seconds(attempt), attempt + 1
+                    return self.retry.wait_seconds(attempt, error), attempt + 1
                 log.warning(
                     "event %s ('%s') is a dead letter of %s after %s attempts: %s: %s",
                     delivery.event_id, delivery.event_type, self._who, attempt,
@@ -418,7 +421,8 @@ class Inbox:
                 {"group": self.group, "generation": self.generation, "event_ids": [d.event_id for d in handled]},
             )
 
-    def _attempts_before(self, delivery: Delivery) -> int:
+    def _before(self, delivery: Delivery) -> tuple[int, float]:
+        """Attempts at this event so far, and seconds since the first."""
         row = (
             self._connected()
             .execute(
@@ -428,7 +432,7 @@ class Inbox:
             .fetchone()
         )
         assert row is not None
-        return int(row[0])
+        return int(row[0]), float(row[1])
 
     def _record(self, delivery: Delivery, failure: Failure, attempt: int, seconds: float, again: bool) -> Counts | None:
         """Write down a failed attempt; after the last one also the dead letter and its inbox mark, in one transaction.

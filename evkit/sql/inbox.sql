@@ -65,8 +65,8 @@ VALUES (%(group)s, %(event_id)s, %(generation)s, %(event_type)s, %(topic)s, %(pa
         %(fingerprint)s, %(disposition)s, %(code_version)s, %(replay_id)s);
 
 -- name: attempts_before
--- Attempts at this event so far: a consumer that was killed between two of them goes on counting.
-SELECT count(*) FROM evkit.attempt
+-- Attempts at this event so far, and seconds since the first: a consumer that was killed between two of them goes on counting.
+SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(failed_at)), 0)::float8 FROM evkit.attempt
  WHERE consumer_group = %(group)s AND event_id = %(event_id)s AND generation = %(generation)s;
 
 -- name: known_groups

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import threading
 import time
+import types
 
 import pytest
+from typer.testing import CliRunner
 
 from evkit import Consumer, Event, Relay, Retry, dead_letters, outbox, views
+from evkit.cli import app
 from evkit.errors import RedriveRefused
 from evkit.runtime import parking
 from evkit.runtime.dead_letters import Selection
@@ -290,3 +295,66 @@ def test_journey_of_a_parked_event_says_what_it_waits_for(billing):
     stops = views.journey(billing.system, event_id).filter(group=billing.consumer.group)
 
     assert stops["stage"].to_list() == ["waiting"]
+
+
+def test_total_time_of_retries_counts_from_the_first_failure_in_the_database(new_billing):
+    """Also one that another consumer has seen: here one of an hour ago."""
+    billing = new_billing()
+    billing.consumer.retry = Retry(attempts=99, backoff_seconds=0.001, seconds_max=60)
+    billing.bad = {("a", 0)}
+
+    def old(event, tx):
+        if tx.attempt == 1:
+            with billing.system.writing() as other:
+                other.execute(
+                    'INSERT INTO evkit.attempt (consumer_group, event_id, event_type, topic, partition, "offset", attempt,'
+                    " failed_at, duration_seconds, error_class, error_message, stack_trace, fingerprint, disposition)"
+                    " VALUES (%s, %s, 'a.b', 't', 0, 0, 1, now() - interval '1 hour', 0, 'E', '', '', 'f', 'retry')",
+                    (tx.group, event.id),
+                )
+        billing.attempts += 1
+        raise ValueError("always")
+
+    billing.consumer.handlers = type(billing.consumer.handlers)()
+    billing.consumer.handler("a.b")(old)
+    billing.write(("a", 0))
+
+    billing.consume(1)
+
+    assert billing.outcomes() == {"dead": 1}
+    assert billing.attempts <= 3
+
+
+@pytest.fixture
+def evkit_dlq(billing, monkeypatch):
+    """`evkit dlq ...` on the system of the test, with its consumer as `--app billing:consumer`."""
+    monkeypatch.setenv("EVKIT_POSTGRES_DSN", billing.system.settings.postgres_dsn)
+    monkeypatch.setenv("EVKIT_KAFKA_BOOTSTRAP_SERVERS", billing.system.settings.bootstrap_servers)
+    module = types.ModuleType("billing")
+    module.consumer = billing.consumer
+    monkeypatch.setitem(sys.modules, "billing", module)
+    return lambda *arguments: CliRunner().invoke(app, ["dlq", *arguments])
+
+
+def test_parked_keys_are_listed_and_released_from_the_command_line(billing, evkit_dlq):
+    group = billing.consumer.group
+
+    (listed,) = json.loads(evkit_dlq("parked", "--format", "json").stdout)
+    assert (listed["key"], listed["events"], listed["letter_id"]) == ("a", 6, billing.open_letters()[0])
+
+    planned = evkit_dlq("release", "--group", group, "--dry-run", "--format", "json")
+    assert planned.exit_code == 0
+    assert json.loads(planned.stdout)["parked_events"] == 6
+    assert billing.outcomes() == {"handled": 13, "dead": 1, "parked": 6}
+
+    assert evkit_dlq("release", "--group", group, "--app", "billing:consumer", "--yes").exit_code == 1  # it fails again
+    billing.bad.clear()
+    done = evkit_dlq("release", "--group", group, "--app", "billing:consumer", "--yes", "--reason", "mended")
+
+    assert done.exit_code == 0
+    assert "1 resolved" in done.stdout
+    assert "6 released" in done.stdout
+    assert billing.outcomes() == {"handled": 20}
+    with billing.system.reading() as connection:
+        acts = connection.execute("SELECT act, reason FROM evkit.audit ORDER BY audit_id").fetchall()
+    assert acts == [("dead_letters.redrive", None), ("dead_letters.redrive", "mended")]

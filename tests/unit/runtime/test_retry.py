@@ -30,8 +30,43 @@ def test_what_no_repetition_cures_is_not_repeated(error):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"attempts": 0}, {"backoff_seconds": -1}, {"backoff_seconds": 9, "backoff_seconds_max": 1}]
+    "wrong",
+    [{"attempts": 0}, {"backoff_seconds": -1}, {"backoff_seconds": 9, "backoff_seconds_max": 1}, {"seconds_max": -1}],
 )
 def test_impossible_policy_is_refused(wrong):
     with pytest.raises(ValueError, match="a retry policy needs"):
         Retry(**wrong)
+
+
+class Busy(TimeoutError):
+    pass
+
+
+def test_policy_of_the_nearest_class_decides():
+    retry = Retry(attempts=2, by_class={OSError: Retry(attempts=4), TimeoutError: Retry(attempts=9)})
+
+    last = {
+        kind: max(n for n in range(1, 20) if n == 1 or retry.again(kind(), n - 1))
+        for kind in (ValueError, OSError, Busy)
+    }
+
+    assert last == {ValueError: 2, OSError: 4, Busy: 9}
+
+
+def test_wait_is_that_of_the_errors_policy():
+    retry = Retry(backoff_seconds=1, by_class={TimeoutError: Retry(backoff_seconds=7)})
+
+    assert retry.wait_seconds(1, Busy(), uniform=1.0) == 7
+    assert retry.wait_seconds(1, ValueError(), uniform=1.0) == 1
+
+
+@given(st.floats(0, 100), st.floats(0, 100))
+def test_no_attempt_later_than_the_total_time(most, failing):
+    assert Retry(attempts=99, seconds_max=most).again(ValueError(), 1, failing_seconds=failing) == (failing < most)
+
+
+def test_never_of_the_whole_policy_holds_for_the_classes_too():
+    retry = Retry(never=(Busy,), by_class={TimeoutError: Retry(attempts=9)})
+
+    assert not retry.again(Busy(), 1)
+    assert retry.again(TimeoutError(), 1)
