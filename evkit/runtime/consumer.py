@@ -26,7 +26,7 @@ from evkit.decoding import Decode
 from evkit.errors import BrokerUnreachable, UsageError
 from evkit.kafka import Record, TopicPartition
 from evkit.runtime.assignment import Assignment, Place, Work
-from evkit.runtime.handler import Function, Handlers
+from evkit.runtime.handler import Function, Handlers, Where
 from evkit.runtime.inbox import Counts, Inbox, Stopped
 from evkit.runtime.parking import Parking
 from evkit.runtime.retry import Retry
@@ -123,13 +123,22 @@ class Consumer:
         self._paused: set[Place] = set()
 
     def handler(
-        self, *types: str, model: type[BaseModel] | None = None, batch: bool = False, pipeline: bool = False
+        self,
+        *types: str,
+        model: type[BaseModel] | None = None,
+        batch: bool = False,
+        pipeline: bool = False,
+        where: Where | None = None,
     ) -> Callable[[Function], Function]:
         """Register the decorated function for event types; without types, for all that have no handler of their own.
 
         The function is called as `f(event, tx)`, with `batch=True` as `f(events, tx)` for a run of events in order. With
         `model`, a pydantic class, `event.payload` is an instance of it, also for events of older and newer versions.
         What becomes of types without a handler, `Consumer(unknown=...)` says.
+
+        `where` is a filter, `f(event) -> bool` on the event with its payload as a dict: a type may have several handlers,
+        and the first whose filter lets an event pass gets it, the one without a filter last. An event that none lets pass
+        is skipped, with a row in the inbox. A filter that raises is a failure of the event like a handler that raises.
 
         With `pipeline=True` statements are sent without waiting for their answers: several times as fast, for handlers
         that write and do not read. An error then shows at a later statement or at the end of the batch, which is taken
@@ -139,7 +148,7 @@ class Consumer:
             raise UsageError("a handler takes its events in a batch or pipelines its statements, not both")
 
         def registered(function: Function) -> Function:
-            self.handlers.add(types, function, model, batch, pipeline)
+            self.handlers.add(types, function, model, batch, pipeline, where)
             return function
 
         return registered

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from evkit import decoding, kafka
-from evkit.errors import EvkitError, NoHandler, Undecodable
+from evkit.errors import NoHandler, Undecodable
 from evkit.event import Event
 from evkit.kafka import Record
 from evkit.runtime.failure import storable
@@ -27,7 +27,8 @@ class Delivery:
 
     Attributes:
         event    None when the record is no event, or none for this consumer
-        problem  why it can only become a dead letter; None when it is to be handled, or skipped for want of a handler
+        problem  why it cannot be handled (what a filter raised may be tried again, the rest is a dead letter at once);
+                 None when it is to be handled, or skipped for want of a handler
     """
 
     record: Record
@@ -35,7 +36,7 @@ class Delivery:
     event_type: str
     key: str | None
     event: Event | None
-    problem: EvkitError | None
+    problem: Exception | None
     handler: Handler | None
 
     @classmethod
@@ -50,8 +51,7 @@ class Delivery:
             return cls._without_event(record, claimed, UNKNOWN, problem)
         if event is None:
             return cls._without_event(record, (None, None), PASSED_OVER, None)
-        handler = handlers.of(event.type)
-        wrong = _problem(event, handler, handlers)
+        handler, wrong = _handler(event, handlers)
         return cls(
             record=record,
             event_id=storable(event.id),
@@ -59,7 +59,7 @@ class Delivery:
             key=None if record.key is None else storable(event.key),
             event=event,
             problem=wrong,
-            handler=handler if wrong is None else None,
+            handler=handler,
         )
 
     @classmethod
@@ -92,11 +92,14 @@ def _decoded(record: Record, handlers: Handlers) -> Event | None:
         raise Undecodable(f"the consumer's decode function raised {type(error).__name__}: {error}") from error
 
 
-def _problem(event: Event, handler: Handler | None, handlers: Handlers) -> EvkitError | None:
-    if handler is None:
-        return NoHandler(event.type, handlers.types) if handlers.unknown == "dead" else None
+def _handler(event: Event, handlers: Handlers) -> tuple[Handler | None, Exception | None]:
+    """Who handles it, or why nobody can."""
+    if not handlers.knows(event.type):
+        return None, NoHandler(event.type, handlers.types) if handlers.unknown == "dead" else None
     try:
-        event.payload  # noqa: B018 - parsed now: no handler is given an event that is none
-    except Undecodable as problem:
-        return problem
-    return None
+        event.payload  # noqa: B018 - parsed now: no filter and no handler is given an event that is none
+        return handlers.of(event), None
+    except MemoryError:
+        raise
+    except Exception as problem:
+        return None, problem

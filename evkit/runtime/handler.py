@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Where = Callable[[Event], bool]
 
 
 @dataclass(slots=True)
@@ -76,6 +77,7 @@ class Handler:
     model: type[BaseModel] | None
     batch: bool
     pipeline: bool = False
+    where: Where | None = None
 
     @property
     def name(self) -> str:
@@ -107,8 +109,7 @@ class Handlers:
             raise UsageError(f"unknown={unknown!r}: events of a type without a handler are 'skip'ped or 'dead'")
         self.decode = decode
         self.unknown = unknown
-        self._by_type: dict[str, Handler] = {}
-        self._default: Handler | None = None
+        self._by_type: dict[str | None, list[Handler]] = {}  # None: the types that are not named
 
     def add(
         self,
@@ -117,28 +118,39 @@ class Handlers:
         model: type[BaseModel] | None,
         batch: bool,
         pipeline: bool = False,
+        where: Where | None = None,
     ) -> None:
         """Register a function; no types means every type that has none of its own."""
-        handler = Handler(function, model, batch, pipeline)
-        types = tuple(types)
-        if not types:
-            if self._default is not None:
-                raise UsageError(f"two default handlers: {self._default.name} and {handler.name}")
-            self._default = handler
-        for event_type in types:
-            if event_type in self._by_type:
-                known = self._by_type[event_type].name
-                raise UsageError(f"two handlers for '{event_type}': {known} and {handler.name}")
-            self._by_type[event_type] = handler
+        handler = Handler(function, model, batch, pipeline, where)
+        for event_type in tuple(types) or (None,):
+            known = self._by_type.setdefault(event_type, [])
+            if known and known[-1].where is None:
+                what = "two default handlers" if event_type is None else f"two handlers for '{event_type}'"
+                more = "" if where is None else "; the one with a filter goes before the one without"
+                raise UsageError(f"{what}: {known[-1].name} and {handler.name}{more}")
+            known.append(handler)
 
-    def of(self, event_type: str) -> Handler | None:
-        """The handler of an event type, or None when this group does not care about it."""
-        return self._by_type.get(event_type, self._default)
+    def knows(self, event_type: str) -> bool:
+        """Whether there is a handler for this type, whatever its filter says of an event."""
+        return event_type in self._by_type or None in self._by_type
+
+    def of(self, event: Event) -> Handler | None:
+        """The handler of an event: of those of its type, in their order, the first whose filter lets it pass.
+
+        None when this group does not care about it. The default is not asked where its type has handlers of its own.
+
+        Raises: whatever a filter raises.
+        """
+        candidates = self._by_type.get(event.type) or self._by_type.get(None) or []
+        for handler in candidates:
+            if handler.where is None or handler.where(event):
+                return handler
+        return None
 
     @property
     def types(self) -> Sequence[str]:
         """Types with a handler of their own, sorted."""
-        return sorted(self._by_type)
+        return sorted(event_type for event_type in self._by_type if event_type is not None)
 
     def __bool__(self) -> bool:
-        return bool(self._by_type) or self._default is not None
+        return bool(self._by_type)

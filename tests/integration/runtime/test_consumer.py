@@ -493,3 +493,45 @@ def test_running_consumer_hands_partitions_over_and_every_event_takes_effect_onc
 
     assert sorted({n for _, n in effects(first.group)}) == [1]
     assert len(effects(first.group)) == 600
+
+
+def test_filters_choose_the_handler_and_what_none_lets_pass_is_skipped(evkit_system, evkit_topic, make):
+    topic = evkit_topic()
+    publish(evkit_system, *[Event("a.b", f"k{n}", {"n": n}, topic=topic) for n in range(9)])
+    consumer = make(topic, unknown="dead")
+    seen = {"even": [], "three": []}
+    consumer.handler("a.b", where=lambda event: event.payload["n"] % 2 == 0)(
+        lambda event, tx: seen["even"].append(event.payload["n"])
+    )
+    consumer.handler("a.b", where=lambda event: event.payload["n"] % 3 == 0)(
+        lambda event, tx: seen["three"].append(event.payload["n"])
+    )
+
+    counts = consume(consumer, 9)
+
+    assert (counts.handled, counts.skipped, counts.dead) == (6, 3, 0)
+    assert {name: sorted(set(numbers)) for name, numbers in seen.items()} == {"even": [0, 2, 4, 6, 8], "three": [3]}
+
+
+def test_filter_that_raises_is_a_failure_of_its_event_and_tried_again(evkit_system, evkit_topic, make):
+    topic = evkit_topic()
+    publish(evkit_system, *[Event("a.b", f"k{n}", {"n": n}, topic=topic) for n in range(5)])
+    consumer = make(topic, retry=Retry(attempts=3, backoff_seconds=0.001))
+    asked = {1: 0, 2: 0}
+
+    def where(event):
+        n = event.payload["n"]
+        if n in asked:
+            asked[n] += 1
+            if n == 1 or asked[n] < 2:
+                raise KeyError("total")
+        return True
+
+    consumer.handler("a.b", where=where)(lambda event, tx: None)
+
+    counts = consume(consumer, 5)
+
+    assert (counts.handled, counts.dead) == (4, 1)
+    assert asked == {1: 3, 2: 2}
+    (letter,) = dead_letters.letters(evkit_system)
+    assert (letter.error_class, letter.retry_count, letter.key) == ("KeyError", 2, "k1")

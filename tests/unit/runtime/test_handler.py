@@ -1,0 +1,59 @@
+"""Which function gets which event."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evkit import Event
+from evkit.errors import UsageError
+from evkit.runtime.handler import Handlers
+
+
+def handlers(*registered):
+    """(type or None, name, filter) each."""
+    made = Handlers()
+    for event_type, name, where in registered:
+        function = lambda event, tx: None  # noqa: E731
+        function.__qualname__ = name
+        made.add([] if event_type is None else [event_type], function, None, False, where=where)
+    return made
+
+
+def gets(made, event):
+    handler = made.of(event)
+    return None if handler is None else handler.function.__qualname__
+
+
+def placed(total):
+    return Event("order.placed", "k", {"total": total})
+
+
+@given(st.integers(0, 100), st.integers(0, 100), st.integers(0, 100))
+def test_first_handler_whose_filter_lets_an_event_pass_gets_it(total, one, two):
+    made = handlers(
+        ("order.placed", "one", lambda event: event.payload["total"] < one),
+        ("order.placed", "two", lambda event: event.payload["total"] < two),
+        ("order.placed", "rest", None),
+    )
+
+    assert gets(made, placed(total)) == ("one" if total < one else "two" if total < two else "rest")
+
+
+def test_event_that_no_filter_lets_pass_is_nobodys_also_beside_a_default():
+    made = handlers(("order.placed", "large", lambda event: event.payload["total"] > 10), (None, "default", None))
+
+    assert gets(made, placed(11)) == "large"
+    assert gets(made, placed(1)) is None
+    assert gets(made, Event("order.paid", "k", {})) == "default"
+    assert made.knows("order.placed")
+
+
+def test_handler_behind_one_that_takes_all_is_refused():
+    with pytest.raises(UsageError, match="the one with a filter goes before the one without"):
+        handlers(("a.b", "all", None), ("a.b", "some", lambda event: True))
+    with pytest.raises(UsageError, match="two handlers for 'a.b'"):
+        handlers(("a.b", "all", None), ("a.b", "again", None))
+    with pytest.raises(UsageError, match="two default handlers"):
+        handlers((None, "all", None), (None, "again", None))
