@@ -13,10 +13,8 @@ dropped; the inbox keeps what both members would do from happening twice.
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,7 +25,8 @@ from evkit.errors import BrokerUnreachable, UsageError
 from evkit.kafka import Record, TopicPartition
 from evkit.runtime.assignment import Assignment, Place, Work
 from evkit.runtime.handler import Function, Handlers, Where
-from evkit.runtime.inbox import Counts, Inbox, Stopped
+from evkit.runtime.inbox import Counts, Inbox
+from evkit.runtime.lane import Lane
 from evkit.runtime.parking import Parking
 from evkit.runtime.retry import Retry
 from evkit.system import System, connect
@@ -41,8 +40,6 @@ log = logging.getLogger(__name__)
 DRAIN_SECONDS_MAX = 30.0
 # Unfinished records a partition may have: enough for the next batches while one is handled, and no more memory than that.
 BUFFER_BATCHES = 4
-# A handler that takes longer is reported with its stack, once for each batch.
-HUNG_SECONDS = 60.0
 
 
 class Consumer:
@@ -110,7 +107,7 @@ class Consumer:
         self.assigned = threading.Event()
         self._stop = threading.Event()
         self._client: Any = None
-        self._lanes: list[_Lane] = []
+        self._lanes: list[Lane] = []
         self._begin()
 
     def _begin(self) -> None:
@@ -118,7 +115,7 @@ class Consumer:
         # Guards the assignment and the counts; told whenever work comes, is finished, or everybody is to end.
         self._changed = threading.Condition()
         self._ending = False
-        self._broken: BaseException | None = None
+        self._error: BaseException | None = None
         self._epoch = 0
         self._paused: set[Place] = set()
 
@@ -191,7 +188,7 @@ class Consumer:
         until = time.monotonic() + 1.0
         while True:
             with self._changed:
-                while self._assignment.unfinished and self._broken is None and time.monotonic() < until:
+                while self._assignment.unfinished and self._error is None and time.monotonic() < until:
                     self._changed.wait(0.1)
                 unfinished = self._assignment.unfinished
             self._check()
@@ -230,7 +227,7 @@ class Consumer:
             raise UsageError(f"consumer '{self.group}' has no handler: register one with @consumer.handler('type')")
         self.system = self.system or connect()
         kafka.require_broker(self.system.settings, self.system.admin)
-        self._lanes = [_Lane(self, n, self.inbox(self.system)) for n in range(self.concurrency)]
+        self._lanes = [Lane(self, n, self.inbox(self.system)) for n in range(self.concurrency)]
         for lane in self._lanes:
             lane.start()
         self._client = self._subscribed(self.protocol or "consumer")
@@ -256,10 +253,12 @@ class Consumer:
 
     def inbox(self, system: System, **more: Any) -> Inbox:
         """An inbox for this group and these handlers; replay and redrive take theirs from here too."""
-        return Inbox(
-            system, self.group, self.handlers, self.retry,
-            code_version=self.code_version, stop=self._stop, parking=Parking(self.group) if self.park_key else None, **more,
-        )  # fmt: skip
+        ours = {
+            "code_version": self.code_version,
+            "stop": self._stop,
+            "parking": Parking(self.group) if self.park_key else None,
+        }
+        return Inbox(system, self.group, self.handlers, self.retry, **(ours | more))
 
     @property
     def parking_full(self) -> list[str]:
@@ -336,8 +335,8 @@ class Consumer:
                 log.info("group %s: offsets not stored: %s", self.group, error)
 
     def _check(self) -> None:
-        if self._broken is not None:
-            raise self._broken
+        if self._error is not None:
+            raise self._error
 
     # --- lanes --------------------------------------------------------------------------------------------------------
 
@@ -354,7 +353,7 @@ class Consumer:
                 self._changed.wait(None if at is None else max(at - time.monotonic(), 0.001))
         return None
 
-    def _finished(self, batch: list[Work], inbox: Inbox) -> None:
+    def _handle(self, batch: list[Work], inbox: Inbox) -> None:
         """For a lane: handle a batch, and tell what became of it."""
         outcome = inbox.attempt([work.record for work in batch], [work.attempt for work in batch])
         now = time.monotonic()
@@ -374,8 +373,8 @@ class Consumer:
 
     def _break(self, error: BaseException) -> None:
         with self._changed:
-            if self._broken is None:
-                self._broken = error
+            if self._error is None:
+                self._error = error
             self._ending = True
             self._changed.notify_all()
 
@@ -394,7 +393,7 @@ class Consumer:
         until = time.monotonic() + DRAIN_SECONDS_MAX
         with self._changed:
             self._assignment.wind_up(places)
-            while self._assignment.in_hand(places) and self._broken is None and time.monotonic() < until:
+            while self._assignment.in_hand(places) and self._error is None and time.monotonic() < until:
                 self._changed.wait(0.1)
             if self._assignment.in_hand(places):
                 log.warning("group %s gives up %s with events in hand; they come again", self.group, _names(partitions))
@@ -417,45 +416,6 @@ class Consumer:
             self._assignment.give_up(places)
             self._changed.notify_all()
         self._paused -= set(places)
-
-
-class _Lane(threading.Thread):
-    """Handles one batch after the other, on a database connection of its own."""
-
-    def __init__(self, consumer: Consumer, number: int, inbox: Inbox) -> None:
-        super().__init__(name=f"evkit-{consumer.group}-{number}", daemon=True)
-        self._consumer = consumer
-        self.inbox = inbox
-        self._batch: list[Work] = []
-        self._since: float | None = None
-        self._reported = False
-
-    def run(self) -> None:
-        try:
-            while (batch := self._consumer._next_batch()) is not None:
-                self._batch, self._since, self._reported = batch, time.monotonic(), False
-                self._consumer._finished(batch, self.inbox)
-                self._since = None
-        except Stopped:
-            log.info("consumer of group %s stops inside a batch; the rest of it comes again", self._consumer.group)
-        except BaseException as error:
-            self._consumer._break(error)
-        finally:
-            self.inbox.close()
-
-    def report_if_hung(self) -> None:
-        """Say once where a handler is that does not come back."""
-        since, batch = self._since, self._batch
-        if since is None or self._reported or time.monotonic() - since < HUNG_SECONDS or self.ident is None:
-            return
-        self._reported = True
-        frame = sys._current_frames().get(self.ident)
-        first = batch[0].record
-        log.warning(
-            "group %s: a handler has been at a batch of %s for %.0f s, from %s/%s offset %s on; it is at\n%s",
-            self._consumer.group, len(batch), time.monotonic() - since, first.topic, first.partition, first.offset,
-            "".join(traceback.format_stack(frame)) if frame is not None else "(ended)",
-        )  # fmt: skip
 
 
 def _names(partitions: list[TopicPartition]) -> str:

@@ -15,18 +15,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import ParamSpec, TypeVar
 from zlib import crc32
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
 from evkit import postgres
-from evkit.errors import DatabaseUnreachable, RedriveRefused
+from evkit.errors import RedriveRefused
 from evkit.kafka import Record
 from evkit.runtime.attempt import attempt_values, letter_values
 from evkit.runtime.delivery import Delivery
@@ -34,13 +33,11 @@ from evkit.runtime.failure import Failure
 from evkit.runtime.handler import Handler, Handlers, Tx
 from evkit.runtime.parking import FULL_SECONDS, Parking, ParkingFull, parks
 from evkit.runtime.retry import NOBODYS_FAULT, Retry
+from evkit.runtime.session import Session, Stopped
 from evkit.sql import named
 from evkit.system import System
 
 log = logging.getLogger(__name__)
-
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
 
 _SQL = named("inbox")
 _LETTERS = named("dead_letters")
@@ -48,7 +45,6 @@ _LETTERS = named("dead_letters")
 # Serialization failures and deadlocks are repeated at once, without counting, up to here: a handler that deadlocks with
 # itself must not do so for ever.
 _TRANSIENT_REPEATS_MAX = 20
-_RECONNECT_SECONDS = 0.5
 # A batch that takes longer than this writes processed_at once more: end-to-end latency is to the effect, not to the claim.
 _CLAIM_SECONDS_MAX = 0.05
 
@@ -58,10 +54,6 @@ class _FailedAt(Exception):
 
     def __init__(self, index: int) -> None:
         self.index = index
-
-
-class Stopped(Exception):
-    """Raised inside when `stop` is set in the middle of a batch: nothing was lost, the rest comes again."""
 
 
 @dataclass(slots=True)
@@ -126,7 +118,10 @@ class Inbox:
     code_version: str | None = None
     parking: Parking | None = None
     stop: threading.Event = field(default_factory=threading.Event)
-    _connection: postgres.Connection | None = field(default=None, init=False)
+    _session: Session = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._session = Session(self.system, f"evkit consumer {self.group}", self._who, self.stop)
 
     @property
     def _who(self) -> str:
@@ -149,7 +144,7 @@ class Inbox:
             outcome = self.attempt([record for record, _ in work], [attempt for _, attempt in work])
             counts += outcome.counts
             if outcome.again:
-                self._wait(max(seconds for seconds, _ in outcome.again.values()))
+                self._session.wait(max(seconds for seconds, _ in outcome.again.values()))
             rest = sorted([*outcome.again, *outcome.untouched])
             work = [(work[i][0], outcome.again[i][1] if i in outcome.again else 0) for i in rest]
         return counts
@@ -239,9 +234,7 @@ class Inbox:
 
     def close(self) -> None:
         """Close the connection; an open transaction is rolled back by the server."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._session.close()
 
     # --- the optimistic batch -----------------------------------------------------------------------------------------
 
@@ -249,7 +242,7 @@ class Inbox:
         """Handle a batch in one transaction; when that fails, the index of the event to take out of it."""
         at = len(batch) // 2  # where it is split when nobody knows which one it was
         try:
-            connection = self._connected()
+            connection = self._session.connected()
             with connection.transaction():
                 started = time.monotonic()
                 new, conflicting = self._claim(connection, batch, attempts=1)
@@ -354,12 +347,12 @@ class Inbox:
 
     def _walk(self, delivery: Delivery, number: int = 0) -> Counts | tuple[float, int]:
         """One attempt at one event: its end, or how long to wait and the next attempt's number."""
-        attempt = number or 1 + self._repeated(self._before, delivery)[0]
+        attempt = number or 1 + self._session.repeated(self._before, delivery)[0]
         transient = 0
         while True:
             started = time.monotonic()
             try:
-                return self._repeated(self._attempt, delivery, attempt)
+                return self._session.repeated(self._attempt, delivery, attempt)
             except (Stopped, *NOBODYS_FAULT):
                 raise
             except ParkingFull:
@@ -367,16 +360,16 @@ class Inbox:
             except Exception as error:
                 if postgres.is_transient(error) and transient < _TRANSIENT_REPEATS_MAX:
                     transient += 1
-                    self._wait(0.01 * transient)
+                    self._session.wait(0.01 * transient)
                     continue
                 seconds = time.monotonic() - started
                 failure = Failure.of(error)
                 failing = 0.0
                 if attempt > 1 and self.retry.of(error).seconds_max is not None:
-                    failing = self._repeated(self._before, delivery)[1]
+                    failing = self._session.repeated(self._before, delivery)[1]
                 again = self.retry.again(error, attempt, failing_seconds=failing)
                 try:
-                    known = self._repeated(self._record, delivery, failure, attempt, seconds, again)
+                    known = self._session.repeated(self._record, delivery, failure, attempt, seconds, again)
                 except ParkingFull:
                     return FULL_SECONDS, attempt
                 if known is not None:
@@ -391,7 +384,7 @@ class Inbox:
                 return Counts(dead=1)
 
     def _attempt(self, delivery: Delivery, attempt: int) -> Counts:
-        connection = self._connected()
+        connection = self._session.connected()
         with connection.transaction():
             started = time.monotonic()
             if delivery.problem is not None:
@@ -424,7 +417,7 @@ class Inbox:
     def _before(self, delivery: Delivery) -> tuple[int, float]:
         """Attempts at this event so far, and seconds since the first."""
         row = (
-            self._connected()
+            self._session.connected()
             .execute(
                 _SQL["attempts_before"],
                 {"group": self.group, "event_id": delivery.event_id, "generation": self.generation},
@@ -439,7 +432,7 @@ class Inbox:
 
         Returns what else became of it, when its id was dealt with already: then nothing is written down here.
         """
-        connection = self._connected()
+        connection = self._session.connected()
         parking = self.parking if parks(delivery) and not self.generation else None
         with connection.transaction():
             if not again:
@@ -456,35 +449,3 @@ class Inbox:
                 if parking is not None and self.replay_id is None and letter is not None:
                     parking.park(connection, delivery, letter[0])
         return None
-
-    # --- the connection -----------------------------------------------------------------------------------------------
-
-    def _connected(self) -> postgres.Connection:
-        """The connection; made anew when there is none, waiting as long as PostgreSQL is away."""
-        said = False
-        while self._connection is None or self._connection.closed:
-            try:
-                self._connection = self.system.writing(f"evkit consumer {self.group}", autocommit=True)
-                if said:
-                    log.warning("%s goes on: PostgreSQL is back", self._who)
-            except DatabaseUnreachable as error:
-                if not said:
-                    log.warning("%s waits: %s", self._who, error)
-                    said = True
-                self._wait(_RECONNECT_SECONDS)
-        return self._connection
-
-    def _repeated(self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        """The work's result; done again on a new connection for as long as the connection is lost under it."""
-        while True:
-            try:
-                return work(*args, **kwargs)
-            except Exception as error:
-                if self._connection is None or not postgres.is_lost(self._connection, error):
-                    raise
-                self.close()
-                self._wait(_RECONNECT_SECONDS)
-
-    def _wait(self, seconds: float) -> None:
-        if self.stop.wait(seconds):
-            raise Stopped

@@ -33,7 +33,8 @@ from evkit.event import new_id
 from evkit.kafka import TopicPartition
 from evkit.runtime import audit
 from evkit.runtime.consumer import Consumer
-from evkit.runtime.inbox import Counts, Inbox, Stopped
+from evkit.runtime.inbox import Counts, Inbox
+from evkit.runtime.session import Stopped
 from evkit.sql import named
 from evkit.system import System
 
@@ -290,9 +291,8 @@ def resume(
             reason,
         )
         connection.execute(_SQL["start"], (replay_id,))
-        inbox = consumer.inbox(system, generation=row["generation"], replay_id=replay_id)
-        if stop is not None:
-            inbox.stop = stop
+        more = {} if stop is None else {"stop": stop}
+        inbox = consumer.inbox(system, generation=row["generation"], replay_id=replay_id, **more)
         total = Counts(handled=row["handled"], duplicate=row["skipped"], dead=row["failed"])
         times = (row["from_time"], row["until_time"])
         runner = _Runner(system, connection, inbox, replay_id=replay_id, ranges=ranges, times=times, total=total)
