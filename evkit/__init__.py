@@ -3,7 +3,7 @@
     Event, event_type, upcaster       what happened, and what its payload looks like
     outbox.write, outbox.write_many   the caller's transaction → outbox table
     Relay                             outbox table → topic
-    Consumer, Retry                   topic → handler, once
+    Consumer, Retry, Breaker          topic → handler, once
     Record, decoding                  what a topic holds, and how it becomes an Event
     dead_letters, replay, schemas     failures and the past, on purpose
     connect, System, Window           a system to look at, a stretch of time
@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evkit import decoding, errors, event_types, figures, monitors, reporting, views
-    from evkit.errors import EvkitError
+    from evkit.errors import EvkitError, TryLater
     from evkit.event import Event
     from evkit.event_types import event_type, upcaster
     from evkit.kafka import Record
     from evkit.runtime import dead_letters, outbox, replay, schemas
+    from evkit.runtime.breaker import Breaker
     from evkit.runtime.consumer import Consumer
     from evkit.runtime.handler import Tx
     from evkit.runtime.relay import Relay
@@ -43,6 +44,7 @@ _HOMES = {
     "Relay": "evkit.runtime.relay",
     "Consumer": "evkit.runtime.consumer",
     "Retry": "evkit.runtime.retry",
+    "Breaker": "evkit.runtime.breaker",
     "Tx": "evkit.runtime.handler",
     "decoding": "evkit.decoding:",
     "Record": "evkit.kafka",
@@ -59,9 +61,11 @@ _HOMES = {
     "reporting": "evkit.reporting:",
     "errors": "evkit.errors:",
     "EvkitError": "evkit.errors",
+    "TryLater": "evkit.errors",
 }
 
 __all__ = [
+    "Breaker",
     "Consumer",
     "Event",
     "EvkitError",
@@ -70,6 +74,7 @@ __all__ = [
     "Retry",
     "Settings",
     "System",
+    "TryLater",
     "Tx",
     "Window",
     "connect",

@@ -24,7 +24,8 @@ Each message says what happened, with which values, and what to do.
     │   └── StackNotRunning      the embedded stack is needed and not up
     ├── StackError               the embedded stack cannot start or stop                             exit code 3
     ├── Undecodable              a record that is not an event; a consumer makes a dead letter of it
-    └── NoHandler                an event of a type that a consumer does not handle, where that counts as an error
+    ├── NoHandler                an event of a type that a consumer does not handle, where that counts as an error
+    └── TryLater                 raised by handlers: what they need is away, and the event is not to blame
 
 Values stay on the exception as attributes. The CLI prints the message alone and ends with `exit_code`
 (design: 0 done, 1 refused or found something, 2 wrong usage, 3 a server cannot be reached).
@@ -286,3 +287,16 @@ class NoHandler(EvkitError):
             f"no handler for '{event_type}' (there are: {have}), and this consumer skips nothing (unknown=\"dead\"): "
             "deploy a handler for it, then redrive"
         )
+
+
+class TryLater(EvkitError):
+    """Raise it in a handler when what it needs is away: the event is tried again later, and no attempt is counted.
+
+        raise evkit.TryLater("the payment service is in maintenance", seconds=60)
+
+    Attributes: seconds (how long to wait; None: the consumer's backoff).
+    """
+
+    def __init__(self, message: str, *, seconds: float | None = None) -> None:
+        self.seconds = seconds
+        super().__init__(message)

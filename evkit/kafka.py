@@ -10,6 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, cast
 
@@ -27,7 +28,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
-from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.admin._listoffsets import ListOffsetsResultInfo, OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
 from evkit.errors import BrokerRefused, BrokerUnreachable, EvkitError, UnknownTopic
@@ -302,6 +303,22 @@ def stable_offset(settings: Settings, group: str, partition: TopicPartition) -> 
     except KafkaException as error:
         raise failed(settings, error, client) from None
     return max(int(answer.offset), -1)
+
+
+def ask_stable_ends(
+    client: AdminClient, places: Iterable[tuple[str, int]]
+) -> dict[TopicPartition, Future[ListOffsetsResultInfo]]:
+    """Ask where partitions end for who reads committed records, without waiting for the answer.
+
+    The future of each partition has the offset in `.result().offset`, or the error.
+    """
+    request = {TopicPartition(*place): OffsetSpec.latest() for place in places}  # type: ignore[no-untyped-call]
+    if not request:
+        return {}
+    answers: dict[TopicPartition, Future[ListOffsetsResultInfo]] = client.list_offsets(
+        request, isolation_level=ck.IsolationLevel.READ_COMMITTED
+    )
+    return answers
 
 
 def partitions_of(settings: Settings, names: Iterable[str], client: AdminClient | None = None) -> list[TopicPartition]:

@@ -97,13 +97,24 @@ def bytes_cursor(connection: Connection) -> psycopg.Cursor[tuple[Any, ...]]:
 def is_lost(connection: Connection, error: BaseException | None = None) -> bool:
     """True when an error is the connection's or the server's fault, not that of the statement.
 
-    A server that is shutting down, starting, or was told to end our session (class 57P), or a broken socket: nobody's
-    event is to blame, and the same work can be done again on a new connection.
+    A server that is shutting down, starting, or was told to end our session (class 57P), that is out of connections,
+    memory or disk (53), whose disk fails (58), that has become a standby (25006), or a broken socket: nobody's event is to
+    blame, and the same work can be done again on a new connection.
     """
     if connection.closed or connection.broken:
         return True
     state = getattr(error, "sqlstate", None) or ""
-    return state.startswith(("57P", "08"))
+    return state.startswith(("57P", "08", "53", "58")) or state == "25006"
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """True when an error says that some PostgreSQL, not only evkit's own, cannot be reached."""
+    if isinstance(error, DatabaseUnreachable):
+        return True
+    if not isinstance(error, psycopg.OperationalError):
+        return False
+    state = error.sqlstate or ""  # a failed connection has none
+    return not state or state.startswith(("57P", "08", "53", "58"))
 
 
 def is_transient(error: BaseException) -> bool:

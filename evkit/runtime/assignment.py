@@ -7,7 +7,10 @@ go in, batches that may be handled come out, outcomes go back in, and the offset
   everybody else's go on. Records without a key have no order among them.
 - An offset may be stored when everything before it in its partition is done: the contiguous prefix. So a killed consumer
   gets again what was not done, and only events behind a slow one that were done already come twice (the inbox knows them).
-- A partition whose unfinished records reach the high mark takes no more (`full`), until half of them are done.
+- A partition whose unfinished records, or their bytes, reach the high mark takes no more (`full`), until half of them are
+  done.
+- At the end of a partition the offset of the end is stored, and not the last record's next: transaction markers behind it
+  would else be a lag for ever.
 - Whatever comes back for a partition that was taken away meanwhile is dropped, also if the partition has come back since:
   each turn has an epoch.
 """
@@ -43,6 +46,8 @@ class _Partition:
     received: deque[int] = field(default_factory=deque)  # offsets that are not stored, in order
     done: set[int] = field(default_factory=set)  # those of them that are done
     stored: int | None = None  # next offset to read, when it has changed
+    end: int = -1  # where the partition ended when its end was last reached
+    size: int = 0  # bytes of what is unfinished
     is_full: bool = False
     in_hand: int = 0  # taken and not finished
     winds_up: bool = False
@@ -52,11 +57,13 @@ class Assignment:
     """The partitions a consumer has. Not for several threads at once: its owner holds a lock.
 
     Args:
-        high  unfinished records a partition may have before it takes no more
+        high        unfinished records a partition may have before it takes no more
+        high_bytes  bytes of unfinished records that all partitions together may have; each has its share
     """
 
-    def __init__(self, high: int = 5000) -> None:
+    def __init__(self, high: int = 5000, high_bytes: int = 64 * 1024 * 1024) -> None:
         self._high = high
+        self._high_bytes = high_bytes
         self._partitions: dict[Place, _Partition] = {}
         self._waiting: list[tuple[float, int, Place, Work]] = []  # heap by time; the number breaks ties
         self._numbers = 0
@@ -94,9 +101,11 @@ class Assignment:
 
     def full(self) -> set[Place]:
         """Partitions that have too much unfinished to take more; a full one stays so until half of it is done."""
+        share = self._high_bytes // max(len(self._partitions), 1)
         for partition in self._partitions.values():
             unfinished = len(partition.received) - len(partition.done)
-            partition.is_full = unfinished >= (self._high // 2 if partition.is_full else self._high)
+            part = 2 if partition.is_full else 1
+            partition.is_full = unfinished >= self._high // part or partition.size >= share // part
         return {place for place, partition in self._partitions.items() if partition.is_full}
 
     # --- records in, work out -----------------------------------------------------------------------------------------
@@ -107,14 +116,20 @@ class Assignment:
             partition = self._partitions.get((record.topic, record.partition))
             if partition is None or (partition.received and record.offset <= partition.received[-1]):
                 continue  # not ours, or fetched a second time
+            if record.offset < partition.end:
+                partition.end = -1  # the topic was made anew, or somebody has moved us back
             partition.received.append(record.offset)
+            partition.size += _size(record)
             key = record.key if record.key is not None else record.offset
             partition.queue.append(Work(record, partition.epoch, key))
 
     def pass_over(self, place: Place, offset: int) -> None:
-        """There is no record before `offset` that we have not had: at the end of a transactional topic."""
+        """There is no record before `offset` that we have not had: the partition ends there, maybe behind markers."""
         partition = self._partitions.get(place)
-        if partition is not None and not partition.received:
+        if partition is None:
+            return
+        partition.end = offset
+        if not partition.received:
             partition.stored = offset
 
     def take(self, records_max: int, now: float) -> list[Work]:
@@ -178,7 +193,9 @@ class Assignment:
         for work in reversed(untouched):
             self._partitions[_place(work)].busy.setdefault(work.key, deque()).appendleft(work)
         for work in done:
-            self._partitions[_place(work)].done.add(work.record.offset)
+            partition = self._partitions[_place(work)]
+            partition.done.add(work.record.offset)
+            partition.size -= _size(work.record)
         # A key with a failed event stays busy until that is tried again; any other may go on with what waits behind.
         waiting = {(_place(work), work.key) for work, _ in again}
         for place, key in dict.fromkeys((_place(work), work.key) for work in (*done, *untouched)):
@@ -197,7 +214,7 @@ class Assignment:
         while partition.received and partition.received[0] in partition.done:
             offset = partition.received.popleft()
             partition.done.discard(offset)
-            partition.stored = offset + 1
+            partition.stored = offset + 1 if partition.received else max(offset + 1, partition.end)
 
     def to_store(self) -> dict[Place, int]:
         """Offsets that may be stored and were not given out yet: the next one to read, by partition."""
@@ -216,6 +233,20 @@ class Assignment:
         return sum(len(p.received) - len(p.done) for p in self._partitions.values())
 
     @property
+    def unfinished_bytes(self) -> int:
+        """Bytes of keys and values that are here and not done."""
+        return sum(p.size for p in self._partitions.values())
+
+    def idle(self) -> list[Place]:
+        """Partitions of which nothing is here that is not done."""
+        return [place for place, p in self._partitions.items() if not p.received and not p.winds_up]
+
+    def ended_at(self, place: Place) -> int:
+        """Where the partition ended when its end was last reached; -1: it was not, or it is not ours."""
+        partition = self._partitions.get(place)
+        return -1 if partition is None else partition.end
+
+    @property
     def next_at(self) -> float | None:
         """When the next waiting key may be tried again; None when none waits."""
         return self._waiting[0][0] if self._waiting else None
@@ -223,6 +254,10 @@ class Assignment:
     def waiting_keys(self) -> int:
         """Keys whose failed event waits for another attempt."""
         return len(self._waiting)
+
+
+def _size(record: Record) -> int:
+    return len(record.value or b"") + len(record.key or b"")
 
 
 def _place(work: Work) -> Place:

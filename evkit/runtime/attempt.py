@@ -18,7 +18,7 @@ class Who(Protocol):
 
 
 def attempt_values(
-    who: Who, delivery: Delivery, failure: Failure, *, attempt: int, seconds: float, again: bool
+    who: Who, delivery: Delivery, failure: Failure, *, attempt: int, seconds: float, disposition: str
 ) -> dict[str, Any]:
     """Column values of evkit.attempt; a dead letter has them all too."""
     return {
@@ -37,7 +37,7 @@ def attempt_values(
         "error_message": failure.error_message,
         "stack_trace": failure.stack_trace,
         "fingerprint": failure.fingerprint,
-        "disposition": "retry" if again else "dead",
+        "disposition": disposition,
         "code_version": who.code_version,
         "replay_id": who.replay_id,
     }
@@ -46,7 +46,7 @@ def attempt_values(
 def letter_values(who: Who, delivery: Delivery, failure: Failure, *, attempt: int) -> dict[str, Any]:
     """Column values of evkit.dead_letter, with the record as it was."""
     record = delivery.record
-    return attempt_values(who, delivery, failure, attempt=attempt, seconds=0.0, again=False) | {
+    return attempt_values(who, delivery, failure, attempt=attempt, seconds=0.0, disposition="dead") | {
         "leader_epoch": record.leader_epoch,
         "appended_at": record.timestamp,
         "timestamp_type": record.timestamp_type,

@@ -24,11 +24,15 @@ from evkit.decoding import Decode
 from evkit.errors import BrokerUnreachable, UsageError
 from evkit.kafka import Record, TopicPartition
 from evkit.runtime.assignment import Assignment, Place, Work
+from evkit.runtime.breaker import Breaker, Breakers
 from evkit.runtime.handler import Function, Handlers, Where
-from evkit.runtime.inbox import Counts, Inbox
+from evkit.runtime.inbox import Inbox
+from evkit.runtime.key_version import KeyVersions, Version
 from evkit.runtime.lane import Lane
+from evkit.runtime.outcome import Counts
 from evkit.runtime.parking import Parking
 from evkit.runtime.retry import Retry
+from evkit.runtime.watchdog import Watchdog
 from evkit.system import System, connect
 
 if TYPE_CHECKING:
@@ -40,6 +44,10 @@ log = logging.getLogger(__name__)
 DRAIN_SECONDS_MAX = 30.0
 # Unfinished records a partition may have: enough for the next batches while one is handled, and no more memory than that.
 BUFFER_BATCHES = 4
+# Bytes of keys and values that the partitions together may have unfinished, so that large records do not fill the memory.
+BUFFER_BYTES_MAX = 64 * 1024 * 1024
+
+DEFAULT_BREAKER = Breaker()
 
 
 class Consumer:
@@ -61,7 +69,15 @@ class Consumer:
         batch_events_max  most events handled in one transaction; the guarantee does not depend on it
         retry             when a failed event is tried again before it becomes a dead letter
         park_key          after a dead letter later events of its key wait in evkit.parked, in order, until somebody has
-                          dealt with the letter; False where events of one key have no order among them
+                          dealt with the letter; False where events of one key have no order among them. A handler may
+                          say otherwise for its types
+        breaker           when a handler is held because its events fail alike over many keys, instead of making dead
+                          letters of them all; None: never
+        version           what makes one event of a key newer than another: "offset", "sequence" (the CloudEvents extension)
+                          or a function of the event that gives a whole number or None. With it a handler is told by
+                          `tx.stale` that a newer event of the key was applied before; costs two statements a batch
+        inbox             False: no inbox rows, so events are handled at least once; for handlers whose effect may happen
+                          twice. Keys are not parked, and views know only the failures of such a group
         code_version      kept with each failure, to tell releases apart
         decode            record → Event, or None for a record to pass over; default: the formats of evkit.decoding
         unknown           events of a type without a handler: "skip" them (counted), or "dead" to make dead letters of them
@@ -78,7 +94,10 @@ class Consumer:
         concurrency: int = 1,
         batch_events_max: int = 500,
         retry: Retry | None = None,
-        park_key: bool = True,
+        park_key: bool | None = None,
+        breaker: Breaker | None = DEFAULT_BREAKER,
+        version: Version | None = None,
+        inbox: bool = True,
         code_version: str | None = None,
         decode: Decode | None = None,
         unknown: Literal["skip", "dead"] = "skip",
@@ -99,11 +118,19 @@ class Consumer:
         self.concurrency = concurrency
         self.batch_events_max = batch_events_max
         self.retry = retry or Retry()
-        self.park_key = park_key
+        if version is not None and not callable(version) and version not in ("offset", "sequence"):
+            raise UsageError(f"consumer '{group}': a version is 'offset', 'sequence' or a function, not {version!r}")
+        if park_key and not inbox:
+            raise UsageError(f"consumer '{group}' cannot park keys without an inbox: it would not know what waits")
+        self.park_key = inbox if park_key is None else park_key
+        self.breaker = breaker
+        self.version = version
+        self.dedupe = inbox
         self.code_version = code_version
         self.protocol = protocol
         self.handlers = Handlers(decode, unknown)
         self.counts = Counts()
+        self.breakers = None if breaker is None else Breakers(group, breaker)
         self.assigned = threading.Event()
         self._stop = threading.Event()
         self._client: Any = None
@@ -111,13 +138,14 @@ class Consumer:
         self._begin()
 
     def _begin(self) -> None:
-        self._assignment = Assignment(self.batch_events_max * BUFFER_BATCHES * self.concurrency)
+        self._assignment = Assignment(self.batch_events_max * BUFFER_BATCHES * self.concurrency, BUFFER_BYTES_MAX)
         # Guards the assignment and the counts; told whenever work comes, is finished, or everybody is to end.
         self._changed = threading.Condition()
         self._ending = False
         self._error: BaseException | None = None
         self._epoch = 0
         self._paused: set[Place] = set()
+        self._watchdog: Watchdog | None = None
 
     def handler(
         self,
@@ -126,6 +154,7 @@ class Consumer:
         batch: bool = False,
         pipeline: bool = False,
         where: Where | None = None,
+        park_key: bool | None = None,
     ) -> Callable[[Function], Function]:
         """Register the decorated function for event types; without types, for all that have no handler of their own.
 
@@ -140,12 +169,17 @@ class Consumer:
         With `pipeline=True` statements are sent without waiting for their answers: several times as fast, for handlers
         that write and do not read. An error then shows at a later statement or at the end of the batch, which is taken
         again in halves until the event is found.
+
+        `park_key` says for these types whether a dead event parks its key, and whether they wait behind one; None: as
+        the consumer says.
         """
         if batch and pipeline:
             raise UsageError("a handler takes its events in a batch or pipelines its statements, not both")
+        if park_key and not self.dedupe:
+            raise UsageError(f"consumer '{self.group}' cannot park keys without an inbox: it would not know what waits")
 
         def registered(function: Function) -> Function:
-            self.handlers.add(types, function, model, batch, pipeline, where)
+            self.handlers.add(types, function, model, batch, pipeline, where, park_key)
             return function
 
         return registered
@@ -227,9 +261,10 @@ class Consumer:
             raise UsageError(f"consumer '{self.group}' has no handler: register one with @consumer.handler('type')")
         self.system = self.system or connect()
         kafka.require_broker(self.system.settings, self.system.admin)
-        self._lanes = [Lane(self, n, self.inbox(self.system)) for n in range(self.concurrency)]
+        self._lanes = [Lane(self, n, self.inbox(self.system, breakers=self.breakers)) for n in range(self.concurrency)]
         for lane in self._lanes:
             lane.start()
+        self._watchdog = Watchdog(self.group, self.system.admin)
         self._client = self._subscribed(self.protocol or "consumer")
         return self._client
 
@@ -253,10 +288,13 @@ class Consumer:
 
     def inbox(self, system: System, **more: Any) -> Inbox:
         """An inbox for this group and these handlers; replay and redrive take theirs from here too."""
+        parks = self.park_key or self.handlers.any_parks_key
         ours = {
             "code_version": self.code_version,
             "stop": self._stop,
-            "parking": Parking(self.group) if self.park_key else None,
+            "parking": Parking(self.group, by_default=self.park_key) if parks else None,
+            "versions": KeyVersions(self.group, self.version) if self.version is not None else None,
+            "dedupe": self.dedupe,
         }
         return Inbox(system, self.group, self.handlers, self.retry, **(ours | more))
 
@@ -266,6 +304,16 @@ class Consumer:
         sentences = {lane.inbox.parking.full for lane in self._lanes if lane.inbox.parking is not None}
         return sorted(sentence for sentence in sentences if sentence is not None)
 
+    @property
+    def stuck(self) -> list[str]:
+        """Partitions that have records, are not paused, and do not move although they were pushed; as sentences."""
+        found = {} if self._watchdog is None else dict(self._watchdog.stuck)
+        return [
+            f"{topic}/{partition} has not moved from offset {position} for {time.monotonic() - since:.0f} s, although it "
+            f"ends at {end}"
+            for (topic, partition), (position, end, since, _) in sorted(found.items())
+        ]
+
     def _look(self, client: Any, timeout_seconds: float) -> None:
         """One turn of the poll loop: take in what came, store what is done, pause what is full."""
         self._take_in(client, self._poll(client, timeout_seconds))
@@ -273,7 +321,11 @@ class Consumer:
         self._store(client)
         with self._changed:
             full = self._assignment.full()
+            idle = self._assignment.idle()
+            ended_at = self._assignment.ended_at
         self._pause(client, full)
+        if self._watchdog is not None:
+            self._watchdog.look(client, [place for place in idle if place not in self._paused], ended_at)
         for lane in self._lanes:
             lane.report_if_hung()
 

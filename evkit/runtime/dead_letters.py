@@ -400,7 +400,7 @@ def _redrive_one(
             raise
         failure = Failure.of(error)
     values = attempt_values(
-        inbox, delivery, failure, attempt=letter.retry_count + 2, seconds=time.monotonic() - started, again=False
+        inbox, delivery, failure, attempt=letter.retry_count + 2, seconds=time.monotonic() - started, disposition="dead"
     )
     with connection.transaction():
         connection.execute(_INBOX["attempt"], values)

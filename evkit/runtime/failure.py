@@ -51,9 +51,9 @@ class Failure:
         except Exception:
             message = "(its message cannot be read)"
         stack = "".join(traceback.format_exception(type(error), error, _from_handler_on(error.__traceback__)))
-        chain = _chain(error)
-        frames = [f for e in chain for f in _own_frames(e)]
-        parts = [class_name(type(e)) for e in chain] + (frames or [_VARYING.sub("*", message)])
+        causes = chain(error)
+        frames = [f for e in causes for f in _own_frames(e)]
+        parts = [class_name(type(e)) for e in causes] + (frames or [_VARYING.sub("*", message)])
         digest = hashlib.sha256("\n".join([FINGERPRINT_VERSION, *parts]).encode(errors="replace")).hexdigest()
         return cls(
             error_class=class_name(type(error)),
@@ -73,14 +73,14 @@ def storable(text: str) -> str:
     return text.replace("\x00", "\\x00").encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
-def _chain(error: BaseException) -> list[BaseException]:
+def chain(error: BaseException) -> list[BaseException]:
     """The exception and what caused it, outermost first; at most ten, and a circle ends."""
-    chain: list[BaseException] = []
+    found: list[BaseException] = []
     current: BaseException | None = error
-    while current is not None and len(chain) < 10 and current not in chain:
-        chain.append(current)
+    while current is not None and len(found) < 10 and current not in found:
+        found.append(current)
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
-    return chain
+    return found
 
 
 def _from_handler_on(trace: TracebackType | None) -> TracebackType | None:

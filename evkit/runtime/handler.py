@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from evkit.decoding import Decode
@@ -31,6 +31,8 @@ class Tx:
         record      where it came from: topic, partition, offset, timestamp
         attempt     1 for the first delivery; of the optimistic batch always 1
         replay_id   of the replay or redrive that is running, or None
+        stale_ids   ids of those events of this transaction that came after a newer one of their key was applied; empty
+                    unless the consumer says what a version is (`Consumer(version=...)`)
     """
 
     connection: psycopg.Connection[Any]
@@ -39,6 +41,27 @@ class Tx:
     record: Record
     attempt: int
     replay_id: str | None
+    stale_ids: frozenset[str] = frozenset()
+
+    @property
+    def topic(self) -> str:
+        """Where the event in hand comes from."""
+        return self.record.topic
+
+    @property
+    def partition(self) -> int:
+        """Where the event in hand comes from."""
+        return self.record.partition
+
+    @property
+    def offset(self) -> int:
+        """Where the event in hand comes from."""
+        return self.record.offset
+
+    @property
+    def stale(self) -> bool:
+        """Whether this group has already applied a newer event of this one's key; see `stale_ids`."""
+        return self.event.id in self.stale_ids
 
     @property
     def is_replay(self) -> bool:
@@ -78,10 +101,11 @@ class Handler:
     batch: bool
     pipeline: bool = False
     where: Where | None = None
+    park_key: bool | None = None
+    name: str = field(init=False)
 
-    @property
-    def name(self) -> str:
-        return f"{self.function.__module__}.{self.function.__qualname__}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", f"{self.function.__module__}.{self.function.__qualname__}")
 
     def prepared(self, event: Event, replay_id: str | None) -> Event:
         """The event as this handler gets it: its payload as the declared model, marked when it is a replay.
@@ -119,9 +143,10 @@ class Handlers:
         batch: bool,
         pipeline: bool = False,
         where: Where | None = None,
+        park_key: bool | None = None,
     ) -> None:
         """Register a function; no types means every type that has none of its own."""
-        handler = Handler(function, model, batch, pipeline, where)
+        handler = Handler(function, model, batch, pipeline, where, park_key)
         for event_type in tuple(types) or (None,):
             known = self._by_type.setdefault(event_type, [])
             if known and known[-1].where is None:
@@ -146,6 +171,11 @@ class Handlers:
             if handler.where is None or handler.where(event):
                 return handler
         return None
+
+    @property
+    def any_parks_key(self) -> bool:
+        """Whether a handler asks for its keys to be parked."""
+        return any(handler.park_key for handlers in self._by_type.values() for handler in handlers)
 
     @property
     def types(self) -> Sequence[str]:

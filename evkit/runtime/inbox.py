@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
-from zlib import crc32
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -27,73 +26,39 @@ from psycopg.pq import TransactionStatus
 from evkit import postgres
 from evkit.errors import RedriveRefused
 from evkit.kafka import Record
-from evkit.runtime.attempt import attempt_values, letter_values
+from evkit.runtime import claims
+from evkit.runtime.breaker import Breakers, HandlerHeld
 from evkit.runtime.delivery import Delivery
-from evkit.runtime.failure import Failure
 from evkit.runtime.handler import Handler, Handlers, Tx
-from evkit.runtime.parking import FULL_SECONDS, Parking, ParkingFull, parks
+from evkit.runtime.key_version import KeyVersions
+from evkit.runtime.outcome import Counts, Outcome
+from evkit.runtime.parking import FULL_SECONDS, Parking, ParkingFull
 from evkit.runtime.retry import NOBODYS_FAULT, Retry
 from evkit.runtime.session import Session, Stopped
+from evkit.runtime.verdict import Verdict
 from evkit.sql import named
 from evkit.system import System
 
 log = logging.getLogger(__name__)
 
 _SQL = named("inbox")
-_LETTERS = named("dead_letters")
 
 # Serialization failures and deadlocks are repeated at once, without counting, up to here: a handler that deadlocks with
 # itself must not do so for ever.
 _TRANSIENT_REPEATS_MAX = 20
+# So often in a row a session may be lost under the same work before that is put aside for a while: an event that brings
+# PostgreSQL's backend down whenever it comes must not hold up the others, and is still no dead letter.
+_LOSSES_MAX = 3
 # A batch that takes longer than this writes processed_at once more: end-to-end latency is to the effect, not to the claim.
 _CLAIM_SECONDS_MAX = 0.05
 
 
 class _FailedAt(Exception):
-    """A handler raised (`__cause__`) at this event of its run."""
+    """A handler raised (`__cause__`) at this event of its run, after so many seconds."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, seconds: float) -> None:
         self.index = index
-
-
-@dataclass(slots=True)
-class Counts:
-    """How many events of a stretch ended in which way."""
-
-    handled: int = 0
-    duplicate: int = 0  # the inbox had seen them
-    skipped: int = 0  # no handler for their type, or passed over by the decode function
-    dead: int = 0
-    parked: int = 0  # wait behind a dead letter of their key
-    conflicting: int = 0  # of the duplicates: no copies, but other events under a known id (evkit.id_conflict)
-
-    def __iadd__(self, other: Counts) -> Counts:
-        self.handled += other.handled
-        self.duplicate += other.duplicate
-        self.skipped += other.skipped
-        self.dead += other.dead
-        self.parked += other.parked
-        self.conflicting += other.conflicting
-        return self
-
-    @property
-    def total(self) -> int:
-        return self.handled + self.duplicate + self.skipped + self.dead + self.parked
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What became of records that were handed in together.
-
-    Attributes:
-        counts     those that came to their end
-        again      index → (seconds to wait, next attempt's number) of those that failed and are to be tried again
-        untouched  indexes of those behind such a one that share its key
-    """
-
-    counts: Counts = field(default_factory=Counts)
-    again: dict[int, tuple[float, int]] = field(default_factory=dict)
-    untouched: list[int] = field(default_factory=list)
+        self.seconds = seconds
 
 
 @dataclass
@@ -104,8 +69,11 @@ class Inbox:
         system, group, handlers, retry   whose events, and how
         generation    0 for live handling; a replay that must handle again has one of its own
         replay_id     marks inbox rows, attempts and what handlers are given as replayed
-        code_version  kept with each failure
+        code_version  kept with each event and each failure
         parking       where later events of a dead one's key wait; None: they are handled, out of order
+        breakers      who holds a handler whose events fail alike; None: nobody does
+        versions      how far each key has come; None: nobody asked
+        dedupe        False: no inbox row is written for what is handled, so it is handled at least once
         stop          when set, waiting ends and `handle` raises Stopped
     """
 
@@ -117,16 +85,26 @@ class Inbox:
     replay_id: str | None = None
     code_version: str | None = None
     parking: Parking | None = None
+    breakers: Breakers | None = None
+    versions: KeyVersions | None = None
+    dedupe: bool = True
     stop: threading.Event = field(default_factory=threading.Event)
     _session: Session = field(init=False)
+    _verdict: Verdict = field(init=False)
 
     def __post_init__(self) -> None:
-        self._session = Session(self.system, f"evkit consumer {self.group}", self._who, self.stop)
+        self._session = Session(self.system, f"evkit consumer {self.group}", self.name, self.stop)
+        self._verdict = Verdict(self, self._session, self.retry, self.parking, self.breakers)
 
     @property
-    def _who(self) -> str:
+    def name(self) -> str:
         """This inbox in log lines: a replay is never to be taken for live handling."""
         return f"group {self.group}" if self.replay_id is None else f"group {self.group} in {self.replay_id}"
+
+    @property
+    def waits_for(self) -> str | None:
+        """Why PostgreSQL is waited for, in the words of the error; None while it answers."""
+        return self._session.waits_for
 
     def handle(self, records: Sequence[Record]) -> Counts:
         """Bring each record to its end, in the given order: handled, known already, skipped, or a dead letter.
@@ -160,7 +138,6 @@ class Inbox:
         Raises: see `handle`.
         """
         outcome = Outcome()
-        failed: set[bytes] = set()
         numbers = dict(enumerate(attempts))
         deliveries = [Delivery.of(record, self.handlers) for record in records]
         parts: list[list[int]] = []
@@ -170,46 +147,87 @@ class Inbox:
             indexes = list(stretch)
             parts += [indexes] if together else [[i] for i in indexes]
         parts.reverse()  # a stack: what is split comes next
+        # Halved by each failure and doubled by each success, so that a batch of which every event fails is not claimed
+        # and rolled back once for each of them.
+        together_max = len(deliveries)
+        failures: dict[int, _FailedAt] = {}
         while parts:
-            part = []
-            for i in parts.pop():
-                if records[i].key in failed:
-                    outcome.untouched.append(i)
-                else:
-                    part.append(i)
+            part, tried = self._next_part(parts, together_max, deliveries, outcome, numbers)
+            if not part:
+                continue
+            done: Counts | tuple[float, int] | ParkingFull | HandlerHeld | _FailedAt | int
             if len(part) == 1:
-                (i,) = part
-                result = self._walk(deliveries[i], numbers.get(i, 0))
-                if isinstance(result, Counts):
-                    outcome.counts += result
-                    continue
-                outcome.again[i] = result
-                if records[i].key is not None:
-                    failed.add(records[i].key)  # type: ignore[arg-type]
-            elif part:
+                done = self._walk(deliveries[part[0]], numbers.get(part[0], 0), tried, failures.pop(part[0], None))
+            else:
                 done = self._try_batch([deliveries[i] for i in part])
-                if isinstance(done, Counts):
-                    outcome.counts += done
-                elif isinstance(done, ParkingFull):
-                    parts.append(self._stay(part, records, numbers, done.keys, outcome))
-                    failed |= done.keys  # type: ignore[arg-type]
-                else:
-                    parts += reversed([p for p in (part[:done], [part[done]], part[done + 1 :]) if p])
+            if isinstance(done, Counts):
+                outcome.counts += done
+                together_max = min(2 * together_max, len(deliveries))
+            elif isinstance(done, tuple):
+                outcome.put_off(part[0], records[part[0]], *done)
+            elif isinstance(done, ParkingFull):
+                for i in part:
+                    if records[i].key in done.keys:
+                        outcome.put_off(i, records[i], FULL_SECONDS, numbers.get(i, 0))
+                parts.append([i for i in part if records[i].key not in done.keys])
+            elif isinstance(done, HandlerHeld):
+                parts.append(part)
+            else:
+                together_max = max(1, len(part) // 2)
+                at = self._at(done, part, failures)
+                parts += reversed([p for p in (part[:at], [part[at]], part[at + 1 :]) if p])
         return outcome
 
     @staticmethod
-    def _stay(
-        part: list[int], records: Sequence[Record], numbers: dict[int, int], keys: set[bytes | None], outcome: Outcome
-    ) -> list[int]:
-        """Events of these keys cannot be parked and wait in memory, nobody's attempt counted; returns the others."""
-        first: set[bytes | None] = set()
-        for i in part:
-            if (key := records[i].key) in first:
+    def _at(done: _FailedAt | int, part: list[int], failures: dict[int, _FailedAt]) -> int:
+        """Where a part is split; a failure that was made in it waits for what comes before it, and then is that attempt."""
+        if isinstance(done, int):
+            return done
+        failures[part[done.index]] = done
+        return done.index
+
+    def _next_part(
+        self,
+        parts: list[list[int]],
+        together_max: int,
+        deliveries: list[Delivery],
+        outcome: Outcome,
+        numbers: dict[int, int],
+    ) -> tuple[list[int], int]:
+        """What is tried together next, taken from the stack; with a number above 0: one event of a held handler, tried to
+        see whether others may follow."""
+        part = parts.pop()
+        if len(part) > together_max:
+            parts.append(part[together_max:])
+            part = part[:together_max]
+        breakers = self.breakers if self.breakers is not None and self.breakers.open else None
+        if not outcome.waiting and breakers is None:
+            return part, 0
+        now: list[int] = []
+        for at, i in enumerate(part):
+            delivery = deliveries[i]
+            if outcome.waits(delivery.record):
                 outcome.untouched.append(i)
-            elif key in keys:
-                outcome.again[i] = (FULL_SECONDS, numbers.get(i, 0))
-                first.add(key)
-        return [i for i in part if records[i].key not in keys]
+                continue
+            handler = None if breakers is None or delivery.problem is not None else delivery.handler
+            seconds = None if handler is None or breakers is None else breakers.wait_seconds(handler.name)
+            if seconds is None or handler is None or breakers is None:
+                now.append(i)
+                continue
+            if seconds == 0:
+                if now:  # what comes before it is dealt with before it
+                    parts.append(part[at:])
+                    return now, 0
+                tried = self._session.repeated(self._may_try, breakers, handler, delivery)
+                if tried is not None:
+                    parts.append(part[at + 1 :])
+                    return [i], tried
+                seconds = breakers.wait_seconds(handler.name) or breakers.policy.probe_seconds
+            outcome.put_off(i, delivery.record, seconds, numbers.get(i, 0))
+        return now, 0
+
+    def _may_try(self, breakers: Breakers, handler: Handler, delivery: Delivery) -> int | None:
+        return breakers.may_try(self._session.connected(), handler.name, delivery.key)
 
     def redrive(self, connection: postgres.Connection, delivery: Delivery, *, attempt: int) -> None:
         """Handle a dead or parked event after all, inside the caller's open transaction; its inbox row turns to handled.
@@ -217,20 +235,24 @@ class Inbox:
         An event that was handled meanwhile in another way is left alone.
 
         Raises:
-            RedriveRefused: this group has no handler for the event's type (any more).
+            RedriveRefused: this group has no handler for the event (any more).
             Undecodable, SchemaMismatch, and whatever the handler raises.
         """
         if delivery.problem is not None:
             raise delivery.problem
         if delivery.handler is None:
+            if self.handlers.knows(delivery.event_type):
+                raise RedriveRefused(
+                    f"group '{self.group}' handles '{delivery.event_type}', and the filters of its handlers (where=) let "
+                    f"event {delivery.event_id} pass to none of them: archive its letter, or change a filter"
+                )
             raise RedriveRefused(
                 f"group '{self.group}' has no handler for '{delivery.event_type}': give the application that has one"
             )
-        values = {"group": self.group, "event_id": delivery.event_id, "generation": self.generation}
-        waited = connection.execute(_SQL["reclaim"], values | {"replay_id": self.replay_id}).rowcount == 1
-        if not waited and not self._claim(connection, [delivery], attempts=attempt)[0]:
+        waited = claims.reclaim(connection, self, delivery)
+        if not waited and not claims.claim(connection, self, [delivery], attempts=attempt)[0]:
             return
-        self._call(connection, delivery.handler, [delivery], attempt)
+        self._call(connection, delivery.handler, [delivery], attempt, self._stale(connection, [delivery]))
 
     def close(self) -> None:
         """Close the connection; an open transaction is rolled back by the server."""
@@ -238,60 +260,89 @@ class Inbox:
 
     # --- the optimistic batch -----------------------------------------------------------------------------------------
 
-    def _try_batch(self, batch: list[Delivery]) -> Counts | ParkingFull | int:
-        """Handle a batch in one transaction; when that fails, the index of the event to take out of it."""
-        at = len(batch) // 2  # where it is split when nobody knows which one it was
-        try:
-            connection = self._session.connected()
-            with connection.transaction():
-                started = time.monotonic()
-                new, conflicting = self._claim(connection, batch, attempts=1)
-                wanted, skipped, parked = self._wanted(connection, new)
-                for handler, run in groupby(wanted, key=lambda d: d.handler):
-                    assert handler is not None
-                    deliveries = list(run)
-                    try:
-                        self._call(connection, handler, deliveries, attempt=1)
-                    except _FailedAt as failure:
-                        at = batch.index(deliveries[failure.index])
-                        raise
-                self._processed(connection, wanted, started)
-            return Counts(len(wanted), len(batch) - len(new), skipped, parked=parked, conflicting=conflicting)
-        except ParkingFull as full:
-            return full
-        except _FailedAt as failure:
-            cause = failure.__cause__
-            if isinstance(cause, (Stopped, *NOBODYS_FAULT)):
-                raise cause from None
-            log.info("batch of %s for %s is taken again in parts: %s", len(batch), self._who, cause)
-        except (Stopped, *NOBODYS_FAULT):
-            raise
-        except Exception as error:
-            log.info("batch of %s for %s is taken again in parts: %s", len(batch), self._who, error)
-        return at
+    def _try_batch(self, batch: list[Delivery]) -> Counts | ParkingFull | HandlerHeld | _FailedAt | int:
+        """Handle a batch in one transaction; when that fails, the event at which it did, or else where to split it."""
+        losses = 0
+        while True:
+            failed: _FailedAt | int = len(batch) // 2
+            try:
+                return self._batch(batch)
+            except (ParkingFull, HandlerHeld) as wait:
+                return wait
+            except _FailedAt as failure:
+                failed = failure
+                error = failure.__cause__
+                assert isinstance(error, Exception)
+                if isinstance(error, (Stopped, *NOBODYS_FAULT)):
+                    raise error from None
+            except (Stopped, *NOBODYS_FAULT):
+                raise
+            except Exception as raised:
+                error = raised
+            if self._session.lost(error) and losses < _LOSSES_MAX:
+                losses += 1
+                self._session.renew(error)
+                continue
+            log.info("batch of %s for %s is taken again in parts: %s", len(batch), self.name, error)
+            # What PostgreSQL asks to repeat is no failure of the event: it is walked, and repeated.
+            if isinstance(failed, _FailedAt) and (postgres.is_transient(error) or self._session.lost(error)):
+                return failed.index
+            return failed
 
-    def _call(self, connection: postgres.Connection, handler: Handler, run: list[Delivery], attempt: int) -> None:
+    def _batch(self, batch: list[Delivery]) -> Counts:
+        connection = self._session.connected()
+        with connection.transaction():
+            started = time.monotonic()
+            new, conflicting = claims.claim(connection, self, batch, attempts=1) if self.dedupe else (batch, 0)
+            wanted, skipped, parked = self._wanted(connection, new)
+            stale = self._stale(connection, wanted)
+            runs = [(handler, list(run)) for handler, run in groupby(wanted, key=lambda d: d.handler)]
+            for handler, run in runs:
+                assert handler is not None
+                try:
+                    self._call(connection, handler, run, 1, stale, in_batch=True)
+                except _FailedAt as failure:
+                    failure.index = batch.index(run[failure.index])
+                    raise
+            self._processed(connection, wanted, started)
+        self._session.works()
+        if self.breakers is not None:
+            for handler, run in runs:
+                self.breakers.count(handler.name, done=len(run))
+        return Counts(len(wanted), len(batch) - len(new), skipped, parked=parked, conflicting=conflicting)
+
+    def _call(
+        self,
+        connection: postgres.Connection,
+        handler: Handler,
+        run: list[Delivery],
+        attempt: int,
+        stale: frozenset[str],
+        *,
+        in_batch: bool = False,
+    ) -> None:
         """Hand events to a handler inside the open transaction, in order.
 
         Raises:
-            _FailedAt: from what the handler raised, when it is known at which event that was.
+            _FailedAt: in a batch, from what the handler raised, when it is known at which event that was.
         """
         group, replay_id = self.group, self.replay_id
-        at = 0
+        at, started = 0, time.monotonic()
         try:
             if handler.batch:
                 events = [handler.prepared(d.event, replay_id) for d in run if d.event is not None]
-                handler.function(events, Tx(connection, group, events[0], run[0].record, attempt, replay_id))
+                handler.function(events, Tx(connection, group, events[0], run[0].record, attempt, replay_id, stale))
             else:
                 function, prepared = handler.function, handler.prepared
                 # Statements go out without waiting for their answers; an error shows with a later one, or at the end.
                 with connection.pipeline() if handler.pipeline else nullcontext():
                     for at, delivery in enumerate(run):  # noqa: B007 - which one it was
                         event = prepared(delivery.event, replay_id)  # type: ignore[arg-type]
-                        function(event, Tx(connection, group, event, delivery.record, attempt, replay_id))
-        except BaseException as error:
-            if len(run) > 1 and not handler.batch and not (handler.pipeline and isinstance(error, psycopg.Error)):
-                raise _FailedAt(at) from error
+                        function(event, Tx(connection, group, event, delivery.record, attempt, replay_id, stale))
+        except Exception as error:
+            known = not (handler.batch or (handler.pipeline and isinstance(error, psycopg.Error))) or len(run) == 1
+            if in_batch and known:
+                raise _FailedAt(at, (time.monotonic() - started) / (at + 1)) from error
             raise
         # COMMIT of a failed transaction is a rollback without an error: the inbox row would be gone and the offset kept.
         if connection.info.transaction_status != TransactionStatus.INTRANS:
@@ -300,152 +351,98 @@ class Inbox:
                 "let the error pass, or use a savepoint (`with tx.connection.transaction():`)"
             )
 
-    def _claim(
-        self, connection: postgres.Connection, batch: list[Delivery], *, attempts: int, outcome: str | None = None
-    ) -> tuple[list[Delivery], int]:
-        """Write the inbox rows of a batch.
+    def _wanted(
+        self, connection: postgres.Connection, new: list[Delivery], *, tried: bool = False
+    ) -> tuple[list[Delivery], int, int]:
+        """Newly claimed events that are to be handled now; how many are skipped, and how many were parked.
 
-        Returns the deliveries that are new to this group, in their order, and how many of the others were no copies of what
-        it knows but other events under the same id.
+        Raises:
+            HandlerHeld, ParkingFull
         """
-        values = {
-            "group": self.group,
-            "generation": self.generation,
-            "attempts": attempts,
-            "replay_id": self.replay_id,
-            "event_id": [d.event_id for d in batch],
-            "event_type": [d.event_type for d in batch],
-            "topic": [d.record.topic for d in batch],
-            "partition": [d.record.partition for d in batch],
-            "offset": [d.record.offset for d in batch],
-            "key": [d.key for d in batch],
-            "outcome": [outcome or ("skipped" if d.handler is None else "handled") for d in batch],
-            "created_at": [d.event.created_at if d.event else None for d in batch],
-            "appended_at": [d.record.timestamp for d in batch],
-            "received_at": [d.record.received_at for d in batch],
-            "payload_crc32": [crc32(d.record.value or b"") for d in batch],
-        }
-        new_ids = {row[0] for row in connection.execute(_SQL["claim"], values).fetchall()}
-        if len(new_ids) == len(batch):
-            return batch, 0
-        conflicts = connection.execute(_SQL["flag_conflicts"], values).fetchall()
-        if conflicts:
-            event_id, *place = conflicts[0]
-            log.warning(
-                "%s: %s records came under ids that it has dealt with, and are other events; they are not handled, and "
-                "counted in evkit.id_conflict. One is '%s' at %s/%s/%s: its producer gives ids twice",
-                self._who, len(conflicts), event_id, *place,
-            )  # fmt: skip
-        new = []
-        for delivery in batch:
-            if delivery.event_id in new_ids:
-                new_ids.discard(delivery.event_id)  # a second copy inside the batch is a duplicate
-                new.append(delivery)
-        return new, len(conflicts)
+        wanted = [d for d in new if d.handler is not None]
+        if not wanted or self.generation or (self.parking is None and self.breakers is None):
+            return wanted, len(new) - len(wanted), 0
+        row = connection.execute(_SQL["gates"], {"group": self.group}).fetchone()
+        assert row is not None
+        parked, held = row
+        if self.breakers is not None and (held or self.breakers.open) and not tried:
+            self.breakers.require_free(held, {d.handler.name for d in wanted if d.handler is not None})
+        now = wanted
+        if parked and self.parking is not None:
+            now = self.parking.take(connection, wanted)
+        return now, len(new) - len(wanted), len(wanted) - len(now)
+
+    def _stale(self, connection: postgres.Connection, wanted: list[Delivery]) -> frozenset[str]:
+        return frozenset() if self.versions is None else self.versions.apply(connection, wanted)
+
+    def _processed(self, connection: postgres.Connection, handled: list[Delivery], started: float) -> None:
+        """Set processed_at to the end of the handlers, when it would else be off by more than anybody overlooks."""
+        if self.dedupe and time.monotonic() - started > _CLAIM_SECONDS_MAX:
+            claims.processed(connection, self, handled)
 
     # --- event by event -----------------------------------------------------------------------------------------------
 
-    def _walk(self, delivery: Delivery, number: int = 0) -> Counts | tuple[float, int]:
-        """One attempt at one event: its end, or how long to wait and the next attempt's number."""
-        attempt = number or 1 + self._session.repeated(self._before, delivery)[0]
-        transient = 0
+    def _walk(
+        self, delivery: Delivery, number: int = 0, tried: int = 0, failed: _FailedAt | None = None
+    ) -> Counts | tuple[float, int]:
+        """One attempt at one event: its end, or how long to wait and the next attempt's number.
+
+        `tried` is above 0 for an event of a held handler: how often in a row its key was the one that was tried.
+        `failed` is the attempt, when it was made in a batch.
+        """
+        attempt = number or 1 + self._session.repeated(self._before, delivery)
+        if failed is not None:
+            assert isinstance(failed.__cause__, Exception)
+            return self._verdict.of(delivery, failed.__cause__, attempt, failed.seconds, lost=False, tried=tried)
+        transient = losses = 0
         while True:
             started = time.monotonic()
             try:
-                return self._session.repeated(self._attempt, delivery, attempt)
+                counts = self._attempt(delivery, attempt, tried=tried > 0)
             except (Stopped, *NOBODYS_FAULT):
                 raise
             except ParkingFull:
                 return FULL_SECONDS, number
+            except HandlerHeld:
+                return 0.0, number  # when it comes again, it waits as the breaker says
             except Exception as error:
-                if postgres.is_transient(error) and transient < _TRANSIENT_REPEATS_MAX:
+                lost = self._session.lost(error)
+                if lost:
+                    losses += 1
+                    self._session.renew(error)
+                    if losses < _LOSSES_MAX:
+                        continue
+                elif postgres.is_transient(error) and transient < _TRANSIENT_REPEATS_MAX:
                     transient += 1
                     self._session.wait(0.01 * transient)
                     continue
-                seconds = time.monotonic() - started
-                failure = Failure.of(error)
-                failing = 0.0
-                if attempt > 1 and self.retry.of(error).seconds_max is not None:
-                    failing = self._session.repeated(self._before, delivery)[1]
-                again = self.retry.again(error, attempt, failing_seconds=failing)
-                try:
-                    known = self._session.repeated(self._record, delivery, failure, attempt, seconds, again)
-                except ParkingFull:
-                    return FULL_SECONDS, attempt
-                if known is not None:
-                    return known
-                if again:
-                    return self.retry.wait_seconds(attempt, error), attempt + 1
-                log.warning(
-                    "event %s ('%s') is a dead letter of %s after %s attempts: %s: %s",
-                    delivery.event_id, delivery.event_type, self._who, attempt,
-                    failure.error_class, failure.error_message,
-                )  # fmt: skip
-                return Counts(dead=1)
+                return self._verdict.of(delivery, error, attempt, time.monotonic() - started, lost=lost, tried=tried)
+            self._session.works()
+            if self.breakers is not None and delivery.handler is not None and counts.handled:
+                self.breakers.count(delivery.handler.name, done=1)
+                if tried:
+                    self._session.repeated(self._let_go, self.breakers, delivery.handler)
+            return counts
 
-    def _attempt(self, delivery: Delivery, attempt: int) -> Counts:
+    def _before(self, delivery: Delivery) -> int:
+        return claims.before(self._session.connected(), self, delivery)[0]
+
+    def _let_go(self, breakers: Breakers, handler: Handler) -> None:
+        breakers.succeeded(self._session.connected(), handler.name)
+
+    def _attempt(self, delivery: Delivery, attempt: int, *, tried: bool) -> Counts:
         connection = self._session.connected()
         with connection.transaction():
             started = time.monotonic()
-            if delivery.problem is not None:
-                raise delivery.problem
-            new, conflicting = self._claim(connection, [delivery], attempts=attempt)
+            new, conflicting = (
+                claims.claim(connection, self, [delivery], attempts=attempt) if self.dedupe else ([delivery], 0)
+            )
             if not new:
                 return Counts(duplicate=1, conflicting=conflicting)
-            wanted, skipped, parked = self._wanted(connection, new)
+            if delivery.problem is not None:  # only now: a second copy does not fail once more
+                raise delivery.problem
+            wanted, skipped, parked = self._wanted(connection, new, tried=tried)
             if delivery.handler is not None and wanted:
-                self._call(connection, delivery.handler, [delivery], attempt)
+                self._call(connection, delivery.handler, [delivery], attempt, self._stale(connection, wanted))
                 self._processed(connection, [delivery], started)
         return Counts(len(wanted), skipped=skipped, parked=parked)
-
-    def _wanted(self, connection: postgres.Connection, new: list[Delivery]) -> tuple[list[Delivery], int, int]:
-        """Newly claimed events that are to be handled now; how many are skipped, and how many were parked."""
-        wanted = [d for d in new if d.handler is not None]
-        if self.parking is None or self.generation:
-            return wanted, len(new) - len(wanted), 0
-        now = self.parking.take(connection, wanted)
-        return now, len(new) - len(wanted), len(wanted) - len(now)
-
-    def _processed(self, connection: postgres.Connection, handled: list[Delivery], started: float) -> None:
-        """Set processed_at to the end of the handlers, when it would else be off by more than anybody overlooks."""
-        if time.monotonic() - started > _CLAIM_SECONDS_MAX:
-            connection.execute(
-                _SQL["processed_now"],
-                {"group": self.group, "generation": self.generation, "event_ids": [d.event_id for d in handled]},
-            )
-
-    def _before(self, delivery: Delivery) -> tuple[int, float]:
-        """Attempts at this event so far, and seconds since the first."""
-        row = (
-            self._session.connected()
-            .execute(
-                _SQL["attempts_before"],
-                {"group": self.group, "event_id": delivery.event_id, "generation": self.generation},
-            )
-            .fetchone()
-        )
-        assert row is not None
-        return int(row[0]), float(row[1])
-
-    def _record(self, delivery: Delivery, failure: Failure, attempt: int, seconds: float, again: bool) -> Counts | None:
-        """Write down a failed attempt; after the last one also the dead letter and its inbox mark, in one transaction.
-
-        Returns what else became of it, when its id was dealt with already: then nothing is written down here.
-        """
-        connection = self._session.connected()
-        parking = self.parking if parks(delivery) and not self.generation else None
-        with connection.transaction():
-            if not again:
-                new, conflicting = self._claim(connection, [delivery], attempts=attempt, outcome="dead")
-                if not new:
-                    return Counts(duplicate=1, conflicting=conflicting)
-                if parking is not None and not parking.take(connection, new):
-                    return Counts(parked=1)  # it waits behind another letter of its key, whatever it is
-            values = attempt_values(self, delivery, failure, attempt=attempt, seconds=seconds, again=again)
-            connection.execute(_SQL["attempt"], values)
-            if not again:
-                values = letter_values(self, delivery, failure, attempt=attempt)
-                letter = connection.execute(_LETTERS["park"], values).fetchone()
-                if parking is not None and self.replay_id is None and letter is not None:
-                    parking.park(connection, delivery, letter[0])
-        return None

@@ -5,9 +5,9 @@ the transaction that writes the letter also parks the key, and whatever comes of
 instead of being handled, in the order in which it came. `dead_letters.redrive` and `dead_letters.release` run the letter
 and then what is behind it (release.py).
 
-What the inbox asks here costs one small query a batch while nothing is parked. It is asked after the batch's inbox rows are
-written: who parks a key has written the inbox row of its event first, so that a zombie that parks it at this very moment
-has either let us wait for its commit, or finds our row and parks nothing.
+What the inbox asks (`gates`) costs one small query a batch while nothing is parked. It is asked after the batch's inbox
+rows are written: who parks a key has written the inbox row of its event first, so that a zombie that parks it at this very
+moment has either let us wait for its commit, or finds our row and parks nothing.
 """
 
 from __future__ import annotations
@@ -49,12 +49,19 @@ class Parking:
     Args:
         key_events_max    most events that wait behind one letter
         group_events_max  most events that wait in the whole group
+        by_default        whether events park their key, and wait behind it, where their handler does not say
     """
 
     def __init__(
-        self, group: str, key_events_max: int = KEY_EVENTS_MAX, group_events_max: int = GROUP_EVENTS_MAX
+        self,
+        group: str,
+        key_events_max: int = KEY_EVENTS_MAX,
+        group_events_max: int = GROUP_EVENTS_MAX,
+        *,
+        by_default: bool = True,
     ) -> None:
         self._group = group
+        self._by_default = by_default
         self._key_events_max = key_events_max
         self._group_events_max = group_events_max
         self._full: tuple[float, str] | None = None
@@ -69,16 +76,14 @@ class Parking:
     def take(self, connection: postgres.Connection, new: Sequence[Delivery]) -> list[Delivery]:
         """Park those of newly claimed events whose key is parked; returns the others, which are to be handled.
 
-        In the open transaction that has claimed them, before any of their handlers has run.
+        In the open transaction that has claimed them, before any of their handlers has run. Costs a query: who knows that
+        the group has no parked key (`gates` of sql/inbox.sql) need not ask.
 
         Raises:
             ParkingFull: too many wait already.
         """
-        keyed = [d for d in new if parks(d)]
+        keyed = [d for d in new if self.parks(d)]
         if not keyed:
-            return list(new)
-        found = connection.execute(_SQL["any"], {"group": self._group}).fetchone()
-        if found is None or not found[0]:
             return list(new)
         keys = list({d.record.key for d in keyed})
         rows = connection.execute(_SQL["parked_keys"], {"group": self._group, "keys": keys}).fetchall()
@@ -89,6 +94,13 @@ class Parking:
             self._park(connection, waiting)
         gone = {id(d) for d in waiting}
         return [d for d in new if id(d) not in gone]
+
+    def parks(self, delivery: Delivery) -> bool:
+        """Whether there is an order that this event's death could break; what is no event has no place in it."""
+        if not delivery.record.key or delivery.event is None:
+            return False
+        said = None if delivery.handler is None else delivery.handler.park_key
+        return self._by_default if said is None else said
 
     def _require_room(
         self, connection: postgres.Connection, waiting: list[Delivery], parked: dict[Any, tuple[int, int]]
@@ -140,11 +152,6 @@ class Parking:
                 "letter_id": letter_id,
             },
         )
-
-
-def parks(delivery: Delivery) -> bool:
-    """Whether there is an order that this event's death could break; what is no event has no place in it."""
-    return bool(delivery.record.key) and delivery.event is not None
 
 
 def readable(raw_key: bytes | None) -> str:

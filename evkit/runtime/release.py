@@ -186,7 +186,7 @@ def _bury(
 ) -> int:
     """The event that failed is a letter now, and the others wait behind it; in one transaction."""
     with connection.transaction():
-        values = attempt_values(inbox, delivery, failure, attempt=1, seconds=seconds, again=False)
+        values = attempt_values(inbox, delivery, failure, attempt=1, seconds=seconds, disposition="dead")
         connection.execute(_INBOX["attempt"], values)
         letter = connection.execute(_LETTERS["park"], letter_values(inbox, delivery, failure, attempt=1)).fetchone()
         assert letter is not None

@@ -33,7 +33,8 @@ from evkit.event import new_id
 from evkit.kafka import TopicPartition
 from evkit.runtime import audit
 from evkit.runtime.consumer import Consumer
-from evkit.runtime.inbox import Counts, Inbox
+from evkit.runtime.inbox import Inbox
+from evkit.runtime.outcome import Counts
 from evkit.runtime.session import Stopped
 from evkit.sql import named
 from evkit.system import System

@@ -1,12 +1,19 @@
-"""failure → another attempt, or the end of them: how often, how long to wait, and for which errors not at all."""
+"""failure → another attempt, or the end of them: how often, how long to wait, and for which errors not at all.
+
+Some failures are nobody's fault: a network that does not let through, a service that is away, a handler that says so by
+`TryLater`. They are waited out for as long as it takes, with the same backoff, and no attempt is counted for them.
+"""
 
 from __future__ import annotations
 
 import random
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from evkit.errors import NoHandler, SchemaMismatch, Undecodable
+from evkit import postgres
+from evkit.errors import NoHandler, SchemaMismatch, TryLater, Undecodable
+from evkit.runtime.failure import chain
 
 # Not the event's fault, ever: they end the consumer, and the event is handled by the next one.
 NOBODYS_FAULT = (MemoryError,)
@@ -23,7 +30,10 @@ class Retry:
         never                errors that no repetition cures: the first attempt is the last
         seconds_max          no attempt later than this after the first failure, also of another consumer; None: no end
         by_class             other policies for errors of some classes; of several that fit, the one of the nearest class.
-                             Their own `by_class` is not asked, `never` of this policy is
+                             Their own `by_class` is not asked; `never`, `nobodys_fault` and, where they have none,
+                             `seconds_max` of this policy are
+        nobodys_fault        errors that are waited out without an end and without counting, also as the cause of another;
+                             `TryLater` and a PostgreSQL that cannot be reached are always among them
 
     The wait is drawn evenly between 0 and the bound ("full jitter"), so that a hundred events that failed together do not
     all come back together. Source: Brooker, "Exponential Backoff And Jitter", 2015.
@@ -34,7 +44,8 @@ class Retry:
     backoff_seconds_max: float = 30.0
     never: tuple[type[BaseException], ...] = field(default=())
     seconds_max: float | None = None
-    by_class: Mapping[type[BaseException], Retry] = field(default_factory=dict)
+    by_class: Mapping[type[BaseException], Retry] = field(default_factory=dict, hash=False)
+    nobodys_fault: tuple[type[BaseException], ...] = (ConnectionError, socket.gaierror)
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or self.backoff_seconds < 0 or self.backoff_seconds_max < self.backoff_seconds:
@@ -49,6 +60,12 @@ class Retry:
         """The policy for this error: that of the nearest of its classes which has one, else this."""
         return next((self.by_class[kind] for kind in type(error).__mro__ if kind in self.by_class), self)
 
+    def is_nobodys_fault(self, error: BaseException) -> bool:
+        """Whether this failure says nothing about the event: the network, or a service behind it, is away."""
+        return any(
+            isinstance(e, (TryLater, *self.nobodys_fault)) or postgres.is_unreachable(e) for e in chain(error)
+        ) and not isinstance(error, self.never)
+
     def again(self, error: BaseException, attempt: int, *, failing_seconds: float = 0.0) -> bool:
         """Whether attempt number `attempt` (from 1), which ended in `error`, is followed by another.
 
@@ -57,12 +74,26 @@ class Retry:
         policy = self.of(error)
         if isinstance(error, (Undecodable, NoHandler, SchemaMismatch, *self.never, *policy.never)):
             return False
-        in_time = policy.seconds_max is None or failing_seconds < policy.seconds_max
-        return attempt < policy.attempts and in_time
+        end = self.end_seconds(error)
+        return attempt < policy.attempts and (end is None or failing_seconds < end)
 
-    def wait_seconds(self, attempt: int, error: BaseException | None = None, *, uniform: float | None = None) -> float:
-        """How long to wait after attempt number `attempt`; `uniform` (0..1) replaces chance in tests."""
-        if error is not None and (policy := self.of(error)) is not self:
-            return policy.wait_seconds(attempt, uniform=uniform)
-        bound = min(self.backoff_seconds_max, self.backoff_seconds * 2.0 ** min(attempt - 1, 60))
-        return bound * (random.random() if uniform is None else uniform)  # noqa: S311 - jitter, not a secret
+    def end_seconds(self, error: BaseException) -> float | None:
+        """Time from the first failure after which there is no other attempt at an event that fails like this."""
+        policy = self.of(error)
+        return self.seconds_max if policy.seconds_max is None else policy.seconds_max
+
+    def wait_seconds(
+        self,
+        attempt: int,
+        error: BaseException | None = None,
+        *,
+        failing_seconds: float = 0.0,
+        uniform: float | None = None,
+    ) -> float:
+        """How long to wait after attempt number `attempt`, and not beyond the total time; `uniform` (0..1) replaces chance
+        in tests."""
+        policy = self if error is None else self.of(error)
+        bound = min(policy.backoff_seconds_max, policy.backoff_seconds * 2.0 ** min(attempt - 1, 60))
+        seconds = bound * (random.random() if uniform is None else uniform)  # noqa: S311 - jitter, not a secret
+        end = self.seconds_max if error is None else self.end_seconds(error)
+        return seconds if end is None else min(seconds, max(0.0, end - failing_seconds))

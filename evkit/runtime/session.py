@@ -64,12 +64,22 @@ class Session:
             except Exception as error:
                 if not self.lost(error):
                     raise
-                self._say(error)
-                self.close()
-                self.wait(_RECONNECT_SECONDS)
+                self.renew(error)
             else:
-                self._go_on()
+                self.works()
                 return result
+
+    def renew(self, error: Exception) -> None:
+        """After a loss: the next work is done on a new connection, in a moment."""
+        self._say(error)
+        self.close()
+        self.wait(_RECONNECT_SECONDS)
+
+    def works(self) -> None:
+        """Some work went through: whatever was waited for is back."""
+        if self.waits_for is not None:
+            log.warning("%s goes on: PostgreSQL is back", self._who)
+            self.waits_for = None
 
     def lost(self, error: BaseException) -> bool:
         """Whether an error is the server's and not the work's; the same work may be done again on a new connection."""
@@ -90,8 +100,3 @@ class Session:
         if self.waits_for is None:
             log.warning("%s waits: %s", self._who, error)
         self.waits_for = str(error)
-
-    def _go_on(self) -> None:
-        if self.waits_for is not None:
-            log.warning("%s goes on: PostgreSQL is back", self._who)
-            self.waits_for = None

@@ -3,14 +3,15 @@
 -- name: claim
 -- All inbox rows of a batch in one statement; comes back with the ids that are new to the group.
 INSERT INTO evkit.inbox (consumer_group, event_id, generation, event_type, topic, partition, "offset", key, outcome,
-                         attempts, created_at, appended_at, received_at, replay_id, payload_crc32)
+                         attempts, created_at, appended_at, received_at, replay_id, payload_crc32, handler, code_version)
 SELECT %(group)s, event_id, %(generation)s, event_type, topic, partition, "offset", key, outcome,
-       %(attempts)s, created_at, appended_at, received_at, %(replay_id)s, payload_crc32
+       %(attempts)s, created_at, appended_at, received_at, %(replay_id)s, payload_crc32, handler, %(code_version)s
   FROM unnest(%(event_id)s::text[], %(event_type)s::text[], %(topic)s::text[], %(partition)s::integer[],
               %(offset)s::bigint[], %(key)s::text[], %(outcome)s::text[], %(created_at)s::timestamptz[],
-              %(appended_at)s::timestamptz[], %(received_at)s::timestamptz[], %(payload_crc32)s::bigint[])
+              %(appended_at)s::timestamptz[], %(received_at)s::timestamptz[], %(payload_crc32)s::bigint[],
+              %(handler)s::text[])
        AS e (event_id, event_type, topic, partition, "offset", key, outcome, created_at, appended_at, received_at,
-             payload_crc32)
+             payload_crc32, handler)
     ON CONFLICT DO NOTHING
 RETURNING event_id;
 
@@ -51,9 +52,15 @@ UPDATE evkit.inbox SET processed_at = clock_timestamp()
 -- one has counted its attempt when it came.
 UPDATE evkit.inbox
    SET outcome = 'handled', attempts = attempts + (outcome = 'dead')::integer, processed_at = clock_timestamp(),
-       replay_id = %(replay_id)s
+       replay_id = %(replay_id)s, handler = %(handler)s, code_version = %(code_version)s
  WHERE consumer_group = %(group)s AND event_id = %(event_id)s AND generation = %(generation)s
    AND outcome IN ('dead', 'parked');
+
+-- name: gates
+-- What may keep a claimed event from its handler: whether the group has parked keys, and which of its handlers are held.
+-- Asked after the inbox rows are written, in a snapshot of its own, so that it sees a key that another member parked meanwhile.
+SELECT EXISTS (SELECT FROM evkit.parked_key WHERE consumer_group = %(group)s),
+       ARRAY (SELECT handler FROM evkit.breaker WHERE consumer_group = %(group)s AND state = 'open');
 
 -- name: attempt
 -- The fingerprint and the stack are computed once, at the failure, so that groups of failures stay stable.
@@ -65,8 +72,12 @@ VALUES (%(group)s, %(event_id)s, %(generation)s, %(event_type)s, %(topic)s, %(pa
         %(fingerprint)s, %(disposition)s, %(code_version)s, %(replay_id)s);
 
 -- name: attempts_before
--- Attempts at this event so far, and seconds since the first: a consumer that was killed between two of them goes on counting.
-SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(failed_at)), 0)::float8 FROM evkit.attempt
+-- Attempts at this event so far, seconds since the first, and how many more failed through nobody's fault: a consumer that was
+-- killed between two of them goes on counting.
+SELECT count(*) FILTER (WHERE disposition <> 'held'),
+       coalesce(extract(epoch FROM clock_timestamp() - min(failed_at) FILTER (WHERE disposition <> 'held')), 0)::float8,
+       count(*) FILTER (WHERE disposition = 'held')
+  FROM evkit.attempt
  WHERE consumer_group = %(group)s AND event_id = %(event_id)s AND generation = %(generation)s;
 
 -- name: known_groups

@@ -1,9 +1,5 @@
 -- Events that wait behind a dead letter of their key.
 
--- name: any
--- Asked after the inbox rows are written, in a snapshot of its own: it also sees a key that another member parked meanwhile.
-SELECT EXISTS (SELECT FROM evkit.parked_key WHERE consumer_group = %(group)s);
-
 -- name: parked_keys
 -- Which of these keys are parked. Locked, in one order, until the events that come now stand behind the others.
 SELECT topic, raw_key, letter_id, events FROM evkit.parked_key

@@ -141,6 +141,8 @@ CREATE TABLE evkit.inbox (
     processed_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     replay_id       text,                                          -- set when a replay or a redrive handled it
     payload_crc32   bigint,                                        -- of the record's value; NULL in rows older than this column
+    handler         text,                                          -- the function; NULL where none was called
+    code_version    text,
     PRIMARY KEY (consumer_group, event_id, generation)
 );
 CREATE INDEX inbox_processed_at ON evkit.inbox (processed_at);
@@ -162,7 +164,8 @@ CREATE TABLE evkit.id_conflict (
     PRIMARY KEY (consumer_group, event_id, generation)
 );
 
--- Every failed attempt. The successful ones are counted in inbox.attempts.
+-- Every failed attempt; the successful one is the event's row in evkit.inbox. An attempt that is 'held' failed through
+-- nobody's fault (the network, a dependency, a breaker that opened) and does not count against the event.
 CREATE TABLE evkit.attempt (
     attempt_id        bigint           GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     consumer_group    text             COLLATE "C" NOT NULL,
@@ -181,12 +184,45 @@ CREATE TABLE evkit.attempt (
     error_message     text             NOT NULL,
     stack_trace       text             NOT NULL,
     fingerprint       text             NOT NULL,
-    disposition       text             NOT NULL CHECK (disposition IN ('retry', 'dead')),
+    disposition       text             NOT NULL CHECK (disposition IN ('retry', 'dead', 'held')),
     code_version      text,
     replay_id         text
 );
 CREATE INDEX attempt_failed_at ON evkit.attempt (failed_at);
 CREATE INDEX attempt_event ON evkit.attempt (consumer_group, event_id);
+CREATE INDEX attempt_fingerprint ON evkit.attempt (consumer_group, fingerprint, failed_at);
+
+-- Handlers that are held because most of their events fail alike, over many keys: a dependency is away, and their events
+-- wait in Kafka instead of becoming dead letters. One row for each handler that was ever held; its last time.
+CREATE TABLE evkit.breaker (
+    consumer_group  text        COLLATE "C" NOT NULL,
+    handler         text        COLLATE "C" NOT NULL,
+    state           text        NOT NULL CHECK (state IN ('open', 'closed')),
+    fingerprint     text        NOT NULL,                          -- of the failure that opened it
+    error_class     text        NOT NULL,
+    error_message   text        NOT NULL,
+    keys            bigint      NOT NULL,                          -- that had failed alike when it opened
+    opened_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    probes          integer     NOT NULL DEFAULT 0,                -- events that were tried since, and failed
+    probe_at        timestamptz NOT NULL,                          -- no event is tried before
+    probed_key      text,                                          -- of the last one that was tried
+    probed_times    integer     NOT NULL DEFAULT 0,                -- how often in a row that key was the one
+    closed_at       timestamptz,
+    closed_by       text,                                          -- 'probe', or a person
+    PRIMARY KEY (consumer_group, handler)
+);
+
+-- The highest version that a group has applied of each key, where the consumer says what a version is.
+CREATE TABLE evkit.key_version (
+    consumer_group  text        COLLATE "C" NOT NULL,
+    topic           text        NOT NULL,
+    raw_key         bytea       NOT NULL,
+    partition       integer     NOT NULL,
+    version         bigint      NOT NULL,
+    event_id        text        NOT NULL,
+    applied_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (consumer_group, topic, raw_key)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
 -- Events that a group gave up on, with everything needed to understand and to handle them later.
 CREATE TABLE evkit.dead_letter (

@@ -152,7 +152,7 @@ ERRORS = (
     ERROR_CLASS,
     ERROR_MESSAGE,
     FINGERPRINT,
-    _text("disposition", "retry or dead"),
+    _text("disposition", "retry, dead, or held: it was nobody's fault and does not count"),
     _seconds("duration_seconds", "of the attempt"),
     CODE_VERSION,
     REPLAY,

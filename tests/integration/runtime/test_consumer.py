@@ -154,7 +154,7 @@ def test_failed_event_is_tried_again_then_dead_and_costs_its_neighbours_nothing(
 
     assert (counts.handled, counts.dead) == (9, 1)
     assert effects(consumer.group) == [(e.id, 1) for e in events if e.payload["i"] != 4]
-    assert attempts == [1, 1, 2]  # in the optimistic batch, then alone: the first and the last attempt
+    assert attempts == [1, 2]  # in the optimistic batch, then alone
     (listed,) = dead_letters.letters(evkit_system, Selection(group=consumer.group))
     letter = dead_letters.show(evkit_system, listed.letter_id)
     dead = events[4]
@@ -183,7 +183,7 @@ def test_event_that_succeeds_at_its_second_attempt_is_no_dead_letter(evkit_syste
     @consumer.handler("a.b")
     def flaky(event, tx):
         if tx.attempt == 1:
-            raise ConnectionError("the other service is restarting")
+            raise TimeoutError("the other service is slow")
         effect(event, tx)
 
     assert consume(consumer, 1).handled == 1

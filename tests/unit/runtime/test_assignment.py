@@ -48,6 +48,48 @@ def test_failed_event_keeps_back_its_key_and_nobody_else():
     assert assignment.to_store() == {}
 
 
+def large(offset, size, partition=0):
+    return record(offset, b"k%d" % offset, partition)._replace(value=b"x" * size)
+
+
+def test_partition_is_full_by_its_share_of_the_bytes_until_half_of_them_are_done():
+    assignment = Assignment(high=1000, high_bytes=2000)
+    assignment.assign([("t", 0), ("t", 1)], epoch=1)
+    assignment.add([large(n, 300) for n in range(4)] + [large(0, 300, partition=1)])
+    assert assignment.full() == {("t", 0)}
+
+    batch = assignment.take(10, now=0)
+    assignment.finish(done=[work for work in batch if work.record.offset == 3 and work.record.partition == 0])
+    assert assignment.full() == {("t", 0)}, "more than half of its share is left"
+    assignment.finish(done=[work for work in batch if work.record.offset in (1, 2)])
+
+    assert assignment.full() == set()
+    assert assignment.unfinished_bytes == 600 + 2 * len(b"k0")
+
+
+def test_end_behind_markers_is_stored_when_everything_before_it_is_done():
+    assignment = assigned(record(0, b"a"), record(1, b"b"))
+    assignment.pass_over(("t", 0), 4)
+    batch = assignment.take(10, now=0)
+
+    assignment.finish(done=[batch[1]])
+    assert assignment.to_store() == {}
+    assignment.finish(done=[batch[0]])
+
+    assert assignment.to_store() == {("t", 0): 4}
+
+
+def test_end_of_before_a_topic_was_made_anew_is_forgotten():
+    assignment = assigned()
+    assignment.pass_over(("t", 0), 40)
+    assert assignment.to_store() == {("t", 0): 40}
+    assignment.add([record(0, b"a")])
+
+    assignment.finish(done=assignment.take(10, now=0))
+
+    assert assignment.to_store() == {("t", 0): 1}
+
+
 def test_events_behind_a_failure_in_the_same_batch_come_back_untouched_and_in_order():
     assignment = assigned(*[record(n, b"a") for n in range(4)])
     batch = assignment.take(3, now=0)

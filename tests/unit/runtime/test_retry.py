@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evkit.errors import SchemaMismatch, Undecodable
+from evkit.errors import DatabaseUnreachable, SchemaMismatch, TryLater, Undecodable
 from evkit.runtime.retry import Retry
 
 
@@ -70,3 +71,53 @@ def test_never_of_the_whole_policy_holds_for_the_classes_too():
 
     assert not retry.again(Busy(), 1)
     assert retry.again(TimeoutError(), 1)
+
+
+def test_total_time_of_the_whole_policy_bounds_the_classes_without_one():
+    retry = Retry(
+        seconds_max=10, by_class={TimeoutError: Retry(attempts=99), OSError: Retry(attempts=99, seconds_max=50)}
+    )
+
+    assert not retry.again(Busy(), 1, failing_seconds=10)
+    assert retry.again(OSError(), 1, failing_seconds=10)
+
+
+@given(st.floats(0, 100), st.floats(0, 100), st.floats(0, 1))
+def test_wait_does_not_reach_beyond_the_total_time(most, failing, chance):
+    retry = Retry(attempts=99, backoff_seconds=60, backoff_seconds_max=60, seconds_max=most)
+
+    assert (
+        failing + retry.wait_seconds(3, ValueError(), failing_seconds=failing, uniform=chance)
+        <= max(most, failing) + 1e-9
+    )
+
+
+def test_policy_can_be_a_key():
+    assert len({Retry(), Retry(), Retry(attempts=4, by_class={OSError: Retry()})}) == 2
+
+
+def caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (ConnectionRefusedError(), "nobody"),
+        (caused(RuntimeError("the library's own"), ConnectionResetError()), "nobody"),
+        (TryLater("maintenance"), "nobody"),
+        (DatabaseUnreachable("db:5432/orders", "no answer"), "nobody"),
+        (psycopg.OperationalError("connection failed"), "nobody"),
+        (psycopg.errors.AdminShutdown(), "nobody"),
+        (TimeoutError(), "the event"),
+        (ValueError(), "the event"),
+        (psycopg.errors.UniqueViolation(), "the event"),
+    ],
+)
+def test_network_and_servers_that_are_away_are_nobodys_fault(error, fault):
+    assert Retry().is_nobodys_fault(error) == (fault == "nobody")
+
+
+def test_who_says_never_is_obeyed_even_for_the_network():
+    assert not Retry(never=(ConnectionError,)).is_nobodys_fault(ConnectionResetError())

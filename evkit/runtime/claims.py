@@ -1,0 +1,106 @@
+"""delivery → inbox row: claim it for a group, once, and say what became of it.
+
+Each of these runs in the open transaction of the handler's own writes, and commits with them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+from zlib import crc32
+
+from evkit import postgres
+from evkit.runtime.delivery import Delivery
+from evkit.sql import named
+
+log = logging.getLogger(__name__)
+
+_SQL = named("inbox")
+
+
+class Who(Protocol):
+    """For whom: an inbox."""
+
+    group: str
+    generation: int
+    replay_id: str | None
+    code_version: str | None
+
+    @property
+    def name(self) -> str: ...
+
+
+def claim(
+    connection: postgres.Connection, who: Who, batch: list[Delivery], *, attempts: int, outcome: str | None = None
+) -> tuple[list[Delivery], int]:
+    """Write the inbox rows of a batch.
+
+    Returns the deliveries that are new to this group, in their order, and how many of the others were no copies of what
+    it knows but other events under the same id.
+    """
+    values = {
+        "group": who.group,
+        "generation": who.generation,
+        "attempts": attempts,
+        "replay_id": who.replay_id,
+        "code_version": who.code_version,
+        "event_id": [d.event_id for d in batch],
+        "event_type": [d.event_type for d in batch],
+        "topic": [d.record.topic for d in batch],
+        "partition": [d.record.partition for d in batch],
+        "offset": [d.record.offset for d in batch],
+        "key": [d.key for d in batch],
+        "outcome": [outcome or ("skipped" if d.handler is None else "handled") for d in batch],
+        "created_at": [d.event.created_at if d.event else None for d in batch],
+        "appended_at": [d.record.timestamp for d in batch],
+        "received_at": [d.record.received_at for d in batch],
+        "payload_crc32": [crc32(d.record.value or b"") for d in batch],
+        "handler": [d.handler.name if d.handler else None for d in batch],
+    }
+    new_ids = {row[0] for row in connection.execute(_SQL["claim"], values).fetchall()}
+    if len(new_ids) == len(batch):
+        return batch, 0
+    conflicts = connection.execute(_SQL["flag_conflicts"], values).fetchall()
+    if conflicts:
+        event_id, *place = conflicts[0]
+        log.warning(
+            "%s: %s records came under ids that it has dealt with, and are other events; they are not handled, and "
+            "counted in evkit.id_conflict. One is '%s' at %s/%s/%s: its producer gives ids twice",
+            who.name, len(conflicts), event_id, *place,
+        )  # fmt: skip
+    new = []
+    for delivery in batch:
+        if delivery.event_id in new_ids:
+            new_ids.discard(delivery.event_id)  # a second copy inside the batch is a duplicate
+            new.append(delivery)
+    return new, len(conflicts)
+
+
+def reclaim(connection: postgres.Connection, who: Who, delivery: Delivery) -> bool:
+    """Whether a dead or parked event was waiting; its row turns to handled."""
+    values = _one(who, delivery) | {
+        "replay_id": who.replay_id,
+        "handler": delivery.handler.name if delivery.handler else None,
+        "code_version": who.code_version,
+    }
+    return connection.execute(_SQL["reclaim"], values).rowcount == 1
+
+
+def processed(connection: postgres.Connection, who: Who, handled: Sequence[Delivery]) -> None:
+    """Set processed_at of these to now."""
+    connection.execute(
+        _SQL["processed_now"],
+        {"group": who.group, "generation": who.generation, "event_ids": [d.event_id for d in handled]},
+    )
+
+
+def before(connection: postgres.Connection, who: Who, delivery: Delivery) -> tuple[int, float, int]:
+    """Attempts at this event so far, seconds since the first, and how many more failed through nobody's fault."""
+    row = connection.execute(_SQL["attempts_before"], _one(who, delivery)).fetchone()
+    assert row is not None
+    return int(row[0]), float(row[1]), int(row[2])
+
+
+def _one(who: Who, delivery: Delivery) -> dict[str, object]:
+    return {"group": who.group, "event_id": delivery.event_id, "generation": who.generation}

@@ -1,0 +1,64 @@
+"""batch → what became of it: count what came to its end, and tell what is to be tried again, and when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from evkit.kafka import Record
+
+Key = tuple[str, bytes | None]  # topic and key of a record
+
+
+@dataclass(slots=True)
+class Counts:
+    """How many events of a stretch ended in which way."""
+
+    handled: int = 0
+    duplicate: int = 0  # the inbox had seen them
+    skipped: int = 0  # no handler for their type, or passed over by the decode function
+    dead: int = 0
+    parked: int = 0  # wait behind a dead letter of their key
+    conflicting: int = 0  # of the duplicates: no copies, but other events under a known id (evkit.id_conflict)
+
+    def __iadd__(self, other: Counts) -> Counts:
+        self.handled += other.handled
+        self.duplicate += other.duplicate
+        self.skipped += other.skipped
+        self.dead += other.dead
+        self.parked += other.parked
+        self.conflicting += other.conflicting
+        return self
+
+    @property
+    def total(self) -> int:
+        return self.handled + self.duplicate + self.skipped + self.dead + self.parked
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of records that were handed in together.
+
+    Attributes:
+        counts     those that came to their end
+        again      index → (seconds to wait, next attempt's number) of those that failed and are to be tried again
+        untouched  indexes of those behind such a one that share its key
+        waiting    those keys
+    """
+
+    counts: Counts = field(default_factory=Counts)
+    again: dict[int, tuple[float, int]] = field(default_factory=dict)
+    untouched: list[int] = field(default_factory=list)
+    waiting: set[Key] = field(default_factory=set)
+
+    def put_off(self, i: int, record: Record, seconds: float, number: int) -> None:
+        """This record is tried again after so many seconds, or, where one of its key is before it, left untouched."""
+        if self.waits(record):
+            self.untouched.append(i)
+            return
+        self.again[i] = (seconds, number)
+        if record.key is not None:
+            self.waiting.add((record.topic, record.key))
+
+    def waits(self, record: Record) -> bool:
+        """Whether an event of this record's key is to be tried again first; without a key nothing is."""
+        return (record.topic, record.key) in self.waiting

@@ -1,0 +1,138 @@
+"""failed attempt → what follows: try again, wait for what is nobody's fault, or bury the event as a dead letter.
+
+Every failed attempt becomes a row of evkit.attempt. The last one is written in one transaction with the dead letter, with
+the event's mark in the inbox, and with its key's parking.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from evkit.errors import TryLater
+from evkit.runtime import claims
+from evkit.runtime.attempt import attempt_values, letter_values
+from evkit.runtime.breaker import Breakers
+from evkit.runtime.delivery import Delivery
+from evkit.runtime.failure import Failure
+from evkit.runtime.handler import Handler
+from evkit.runtime.outcome import Counts
+from evkit.runtime.parking import FULL_SECONDS, Parking, ParkingFull
+from evkit.runtime.retry import Retry
+from evkit.runtime.session import Session
+from evkit.sql import named
+
+log = logging.getLogger(__name__)
+
+_SQL = named("inbox")
+_LETTERS = named("dead_letters")
+
+
+class Verdict:
+    """Judges the failures of one inbox; for one thread."""
+
+    def __init__(
+        self,
+        who: claims.Who,
+        session: Session,
+        retry: Retry,
+        parking: Parking | None,
+        breakers: Breakers | None,
+    ) -> None:
+        self._who = who
+        self._session = session
+        self._retry = retry
+        self._parking = parking
+        self._breakers = breakers
+
+    def of(
+        self, delivery: Delivery, error: Exception, attempt: int, seconds: float, *, lost: bool, tried: int
+    ) -> Counts | tuple[float, int]:
+        """Write down a failed attempt, and say what follows: its end, or how long to wait and the next attempt's number.
+
+        Args:
+            attempt  number of this attempt
+            lost     the connection was lost under it, again and again
+            tried    above 0 for an event of a held handler: how often in a row its key was the one that was tried
+        """
+        failure = Failure.of(error)
+        held, wait = self._held(delivery, error, failure, lost=lost, tried=tried)
+        again = False
+        if not held:
+            failing = self._session.repeated(self._before, delivery)[1] if self._retry.end_seconds(error) else 0.0
+            again = self._retry.again(error, attempt, failing_seconds=failing)
+            wait = self._retry.wait_seconds(attempt, error, failing_seconds=failing)
+        disposition = "held" if held else "retry" if again else "dead"
+        try:
+            known = self._session.repeated(self._record, delivery, failure, attempt, seconds, disposition)
+        except ParkingFull:
+            return FULL_SECONDS, attempt
+        if known is not None:
+            return known
+        if held:
+            return wait, attempt
+        if again:
+            return wait, attempt + 1
+        log.warning(
+            "event %s ('%s') is a dead letter of %s after %s attempts: %s: %s",
+            delivery.event_id, delivery.event_type, self._who.name, attempt, failure.error_class, failure.error_message,
+        )  # fmt: skip
+        return Counts(dead=1)
+
+    def _held(
+        self, delivery: Delivery, error: Exception, failure: Failure, *, lost: bool, tried: int
+    ) -> tuple[bool, float]:
+        """Whether this failure is nobody's fault, and how long to wait then."""
+        if self._breakers is not None and delivery.handler is not None:
+            self._breakers.count(delivery.handler.name, failed=1)
+            seconds = self._breakers.policy.probe_seconds
+            if tried and not self._breakers.is_lonely(tried):
+                # Twice the time until the next is tried, so that it is another one's turn then.
+                return True, 2 * (self._breakers.wait_seconds(delivery.handler.name) or seconds)
+            if (
+                not tried
+                and self._breakers.is_suspicious(delivery.handler.name, error)
+                and self._session.repeated(self._opens, self._breakers, delivery.handler, failure)
+            ):
+                return True, seconds
+        if lost or self._retry.is_nobodys_fault(error):
+            if isinstance(error, TryLater) and error.seconds is not None:
+                return True, error.seconds
+            so_far = self._session.repeated(self._before, delivery)[2]
+            return True, self._retry.wait_seconds(so_far + 1)
+        return False, 0.0
+
+    def _opens(self, breakers: Breakers, handler: Handler, failure: Failure) -> bool:
+        return breakers.opens(self._session.connected(), handler.name, failure)
+
+    def _before(self, delivery: Delivery) -> tuple[int, float, int]:
+        return claims.before(self._session.connected(), self._who, delivery)
+
+    def _record(
+        self, delivery: Delivery, failure: Failure, attempt: int, seconds: float, disposition: str
+    ) -> Counts | None:
+        """Write down a failed attempt; after the last one also the dead letter and its inbox mark, in one transaction.
+
+        Returns what else became of it, when its id was dealt with already: then nothing is written down here.
+        """
+        connection = self._session.connected()
+        dead = disposition == "dead"
+        parking = None
+        if self._parking is not None and self._parking.parks(delivery) and not self._who.generation:
+            parking = self._parking
+        with connection.transaction():
+            if dead:
+                new, conflicting = claims.claim(connection, self._who, [delivery], attempts=attempt, outcome="dead")
+                if not new:
+                    return Counts(duplicate=1, conflicting=conflicting)
+                if parking is not None and not parking.take(connection, new):
+                    return Counts(parked=1)  # it waits behind another letter of its key, whatever it is
+            values = attempt_values(
+                self._who, delivery, failure, attempt=attempt, seconds=seconds, disposition=disposition
+            )
+            connection.execute(_SQL["attempt"], values)
+            if dead:
+                values = letter_values(self._who, delivery, failure, attempt=attempt)
+                letter = connection.execute(_LETTERS["park"], values).fetchone()
+                if parking is not None and self._who.replay_id is None and letter is not None:
+                    parking.park(connection, delivery, letter[0])
+        return None

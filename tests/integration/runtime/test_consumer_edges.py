@@ -1,0 +1,334 @@
+"""The edges of a consumer: ends behind markers, partitions that stand still, large records, old events, no inbox."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from evkit import Event, Retry, dead_letters, kafka
+from evkit.runtime import consumer as consumer_module
+from evkit.runtime import watchdog
+from evkit.runtime.dead_letters import Selection
+
+PROTOCOLS = pytest.mark.parametrize("protocol", ["consumer", "classic"])
+
+
+def until(holds):
+    while not holds():
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def running():
+    """`running(consumer)`: run it in a thread until the end of the test."""
+    started = []
+
+    def run(consumer):
+        thread = threading.Thread(target=consumer.run)
+        thread.start()
+        started.append((consumer, thread))
+        return thread
+
+    yield run
+    for consumer, thread in started:
+        consumer.stop()
+        thread.join(60)
+
+
+@PROTOCOLS
+def test_end_of_a_transactional_topic_leaves_no_phantom_lag(protocol, evkit_system, evkit_topic, new_consumer, running):
+    """A commit marker is the last offset of the partition, and the end comes while its events are still in hand."""
+    topic = evkit_topic()
+    producer = kafka.producer(
+        evkit_system.settings, **{"transactional.id": f"{topic}-writer", "delivery.timeout.ms": 30_000}
+    )
+    producer.init_transactions(30)
+    for turn in range(3):
+        producer.begin_transaction()
+        for n in range(5):
+            producer.produce(topic, b"{}", f"k{n}".encode(), headers={"ce_id": f"{turn}-{n}", "ce_type": "a.b"})
+        producer.commit_transaction(30)
+    consumer = new_consumer(topic, protocol=protocol)
+    consumer.handler("a.b")(lambda event, tx: time.sleep(0.02))
+
+    running(consumer)
+
+    ends = kafka.offsets(evkit_system.settings, kafka.partitions_of(evkit_system.settings, [topic]))
+    assert ends == {(topic, 0): 18}, "15 events and 3 markers"
+    until(lambda: kafka.committed_offsets(evkit_system.settings, consumer.group) == {(topic, 0): 18})
+    assert consumer.counts.handled == 15
+
+
+def test_partition_that_stands_still_although_it_has_records_is_pushed(
+    evkit_system, evkit_topic, published, new_consumer, running, monkeypatch, caplog
+):
+    """Paused behind the consumer's back, as librdkafka does it by mistake: no error, no record, growing lag."""
+    monkeypatch.setattr(watchdog, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(watchdog, "STUCK_SECONDS", 0.5)
+    topic = evkit_topic(partitions=2)
+    published(*[Event("a.b", f"k{n}", {}, topic=topic) for n in range(20)])
+    consumer = new_consumer(topic)
+    consumer.handler("a.b")(lambda event, tx: None)
+    running(consumer)
+    until(lambda: consumer.counts.handled == 20)
+    consumer._client.pause([kafka.TopicPartition(topic, p) for p in (0, 1)])
+
+    published(*[Event("a.b", f"k{n}", {}, topic=topic) for n in range(20)])
+
+    until(lambda: consumer.counts.handled == 40)
+    assert "has not moved from offset" in caplog.text
+    until(lambda: consumer.stuck == [])
+    assert "moves again" in caplog.text
+
+
+def test_quiet_partitions_are_not_taken_for_stuck_ones(
+    evkit_system, evkit_topic, published, new_consumer, running, monkeypatch, caplog
+):
+    monkeypatch.setattr(watchdog, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(watchdog, "STUCK_SECONDS", 0.2)
+    topic, empty = evkit_topic(partitions=2), evkit_topic("empty", partitions=2)
+    published(*[Event("a.b", f"k{n}", {}, topic=topic) for n in range(20)])
+    consumer = new_consumer(topic)
+    consumer.topics.append(empty)
+    consumer.handler("a.b")(lambda event, tx: None)
+    running(consumer)
+    until(lambda: consumer.counts.handled == 20)
+    looked = []
+    judge = consumer._watchdog._judge
+    consumer._watchdog._judge = lambda *args: looked.append(judge(*args))
+
+    until(lambda: len(looked) > 20)
+
+    assert consumer.stuck == []
+    assert "has not moved" not in caplog.text
+
+
+def test_large_records_pause_their_partition_before_they_fill_the_memory(
+    evkit_system, evkit_topic, new_consumer, running, monkeypatch
+):
+    monkeypatch.setattr(consumer_module, "BUFFER_BYTES_MAX", 4_000_000)
+    topic = evkit_topic()
+    producer = kafka.producer(evkit_system.settings)
+    value = b'{"pad": "' + b"x" * 900_000 + b'"}'
+    for n in range(60):
+        producer.produce(topic, value, f"k{n}".encode(), headers={"ce_id": str(n), "ce_type": "a.b"})
+        producer.poll(0)
+    producer.flush(60)
+    consumer = new_consumer(topic, batch_events_max=2)
+    go = threading.Semaphore(0)
+    seen = []
+
+    @consumer.handler("a.b")
+    def slow(event, tx):
+        go.acquire()
+        seen.append(event.id)
+
+    running(consumer)
+    until(lambda: consumer._paused)
+    at_most = consumer._assignment.unfinished_bytes
+    for _ in range(200):
+        go.release()
+    until(lambda: consumer.counts.handled == 60)
+
+    assert 4_000_000 <= at_most < 4_000_000 + 3 * 900_000
+    assert sorted(set(seen), key=int) == [str(n) for n in range(60)]
+    assert consumer._assignment.unfinished_bytes == 0
+
+
+@pytest.mark.parametrize("form", ["one by one", "batch"])
+def test_event_older_than_what_was_applied_to_its_key_is_flagged_stale(
+    form, evkit_system, evkit_topic, published, new_consumer, consumed
+):
+    """Event 1 of the key is dead, 2 and 3 overtake it in a group that parks nothing, and then it is redriven."""
+    topic = evkit_topic()
+    published(*[Event("a.b", key, {"n": n}, topic=topic) for n in range(4) for key in ("k", "l")])
+    consumer = new_consumer(topic, park_key=False, version=lambda event: event.payload["n"])
+    broken, seen = True, []
+
+    def note(event, stale):
+        if broken and event.key == "k" and event.payload["n"] == 1:
+            raise ValueError("not yet")
+        seen.append((event.key, event.payload["n"], stale))
+
+    if form == "batch":
+        consumer.handler("a.b", batch=True)(lambda events, tx: [note(e, e.id in tx.stale_ids) for e in events])
+    else:
+        consumer.handler("a.b")(lambda event, tx: note(event, tx.stale))
+    consumed(consumer, 8)
+    broken = False
+    seen.clear()
+
+    plan = dead_letters.plan_redrive(evkit_system, Selection(group=consumer.group))
+    assert dead_letters.redrive(evkit_system, plan, consumer).failed == []
+
+    assert seen == [("k", 1, True)]
+
+
+def test_producer_that_writes_out_of_order_is_seen_by_sequence(evkit_system, evkit_topic, new_consumer, consumed, rows):
+    topic = evkit_topic()
+    producer = kafka.producer(evkit_system.settings)
+    for n, sequence in enumerate(["1", "3", "2", "x", "4", None, "99999999999999999999"]):
+        headers = {"ce_id": f"e{n}", "ce_type": "a.b"} | ({"ce_sequence": sequence} if sequence else {})
+        producer.produce(topic, b"{}", b"k", headers=headers)
+    producer.flush(30)
+    consumer = new_consumer(topic, version="sequence", batch_events_max=3)
+    stale = []
+    consumer.handler("a.b")(lambda event, tx: stale.append(event.id) if tx.stale else None)
+
+    consumed(consumer, 7)
+
+    assert stale == ["e2"]
+    assert rows("SELECT version, event_id FROM evkit.key_version") == [(4, "e4")]
+
+
+def test_version_is_rolled_back_with_the_event_that_failed(
+    evkit_system, evkit_topic, published, new_consumer, consumed, rows
+):
+    topic = evkit_topic()
+    published(Event("a.b", "k", {"n": 7}, topic=topic))
+    consumer = new_consumer(topic, version="offset")
+
+    @consumer.handler("a.b")
+    def fail(event, tx):
+        raise ValueError("no")
+
+    assert consumed(consumer, 1).dead == 1
+    assert rows("SELECT count(*)::int FROM evkit.key_version") == [(0,)]
+
+
+def test_without_an_inbox_events_are_handled_without_rows_and_failures_become_letters(
+    evkit_system, evkit_topic, published, new_consumer, consumed, rows
+):
+    topic = evkit_topic()
+    published(*[Event("a.b", f"k{n}", {"n": n}, topic=topic) for n in range(30)])
+    consumer = new_consumer(topic, inbox=False)
+    seen = []
+
+    @consumer.handler("a.b")
+    def handle(event, tx):
+        if event.payload["n"] == 17:
+            raise ValueError("no")
+        seen.append(event.payload["n"])
+
+    counts = consumed(consumer, 30)
+
+    assert (counts.handled, counts.dead) == (29, 1)
+    assert set(seen) == set(range(30)) - {17}
+    assert rows("SELECT outcome, count(*)::int FROM evkit.inbox GROUP BY 1") == [("dead", 1)]
+    (letter,) = dead_letters.letters(evkit_system)
+    assert letter.key == "k17"
+
+
+def test_handler_may_say_that_its_types_park_no_key(evkit_system, evkit_topic, published, new_consumer, consumed, rows):
+    topic = evkit_topic()
+    published(*[Event(kind, "k", {"n": n}, topic=topic) for n in range(3) for kind in ("measured", "moved")])
+    consumer = new_consumer(topic)
+    seen = []
+
+    @consumer.handler("measured", park_key=False)
+    def measured(event, tx):
+        if event.payload["n"] == 0:
+            raise ValueError("no")
+        seen.append(("measured", event.payload["n"]))
+
+    @consumer.handler("moved")
+    def moved(event, tx):
+        if event.payload["n"] == 1:
+            raise ValueError("no")
+        seen.append(("moved", event.payload["n"]))
+
+    counts = consumed(consumer, 6)
+
+    assert (counts.dead, counts.parked) == (2, 1)
+    assert list(dict.fromkeys(seen)) == [("moved", 0), ("measured", 1), ("measured", 2)]
+    assert rows("SELECT event_type FROM evkit.parked") == [("moved",)]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, MemoryError])
+def test_what_ends_a_process_makes_no_dead_letter(kind, evkit_topic, published, new_consumer, consumed, rows):
+    """Raised in the middle of a batch, by one of its events."""
+    topic = evkit_topic()
+    published(*[Event("a.b", f"k{n}", {"n": n}, topic=topic) for n in range(5)])
+    consumer = new_consumer(topic)
+
+    @consumer.handler("a.b")
+    def handle(event, tx):
+        if event.payload["n"] == 3:
+            raise kind
+
+    with pytest.raises(kind):
+        consumed(consumer, 5)
+
+    assert rows("SELECT count(*)::int FROM evkit.attempt") == [(0,)]
+    assert rows("SELECT count(*)::int FROM evkit.dead_letter") == [(0,)]
+
+
+def test_redelivered_event_whose_filter_now_fails_is_a_duplicate_and_no_failure(
+    evkit_system, evkit_topic, published, new_consumer, consumed, rows
+):
+    topic = evkit_topic()
+    published(Event("a.b", "k", {}, topic=topic))
+    first = new_consumer(topic)
+    first.handler("a.b")(lambda event, tx: None)
+    consumed(first, 1)
+    first._assignment.to_store()
+    first._client.close()
+    first._client = None
+    with evkit_system.writing() as connection:
+        connection.execute("TRUNCATE evkit.publication")
+        connection.execute("DELETE FROM evkit.relay")
+    published()
+    second = new_consumer(topic, first.group)
+
+    def where(event):
+        raise KeyError("total")
+
+    second.handler("a.b", where=where)(lambda event, tx: None)
+
+    while second.counts.duplicate == 0:
+        second.step(1.0)
+
+    assert second.counts.dead == 0
+    assert rows("SELECT count(*)::int FROM evkit.attempt") == [(0,)]
+
+
+def test_letter_that_a_filter_refuses_now_says_so(evkit_system, evkit_topic, published, new_consumer, consumed):
+    topic = evkit_topic()
+    published(Event("a.b", "k", {}, topic=topic))
+    consumer = new_consumer(topic, retry=Retry(attempts=1))
+    let = True
+
+    @consumer.handler("a.b", where=lambda event: let)
+    def fail(event, tx):
+        raise ValueError("no")
+
+    consumed(consumer, 1)
+    let = False
+    plan = dead_letters.plan_redrive(evkit_system, Selection(group=consumer.group))
+
+    result = dead_letters.redrive(evkit_system, plan, consumer)
+
+    assert len(result.failed) == 1
+    (letter,) = dead_letters.letters(evkit_system)
+    assert "the filters of its handlers (where=) let event" in letter.error_message
+
+
+def test_inbox_rows_tell_which_code_handled_an_event(
+    evkit_system, evkit_topic, published, new_consumer, consumed, rows
+):
+    topic = evkit_topic()
+    published(Event("a.b", "k", {}, topic=topic), Event("a.c", "k", {}, topic=topic))
+    consumer = new_consumer(topic, code_version="2013.2")
+
+    @consumer.handler("a.b")
+    def bill(event, tx):
+        pass
+
+    consumed(consumer, 2)
+
+    assert rows("SELECT outcome, handler, code_version FROM evkit.inbox ORDER BY outcome") == [
+        ("handled", bill.__module__ + "." + bill.__qualname__, "2013.2"),
+        ("skipped", None, "2013.2"),
+    ]
