@@ -41,7 +41,8 @@ def error_rate(frame: Any, thresholds: Thresholds | None = None) -> list[Finding
 
 def _summed(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Buckets of one group and event type added up."""
-    total = {k: sum(r[k] or 0 for r in rows) for k in ("attempts", "failures", "failures_dealt_with", "events", "dead")}
+    counted = ("attempts", "failures", "failures_dealt_with", "events", "dead", "held")
+    total = {k: sum(r[k] or 0 for r in rows) for k in counted}
     handlers = sorted({r["handler"] for r in rows if r["handler"]})
     return total | {"event_type": rows[0]["event_type"], "handler": handlers[0] if handlers else None}
 
@@ -53,7 +54,9 @@ def _failed(group: str, total: dict[str, Any], bounds: Thresholds) -> Finding:
     said = f"{subject}: {failures:,} of {count(attempts, 'attempt')} failed ({failures / attempts:.1%})"
     if total["dead"]:
         said += f", {count(total['dead'], 'event')} died"
-    step = command("view", "errors", "--group", group)
+    if total["held"]:
+        said += f", {total['held']:,} of them held: a dependency was away"
+    step = command(*(("breaker", "list") if total["held"] else ("view", "errors")), "--group", group)
     ratio = judged_failures / judged_attempts if judged_attempts else None
     warning, critical = bounds.attempt_error_ratio_warning, bounds.attempt_error_ratio_critical
     if dealt_with and not judged_failures:

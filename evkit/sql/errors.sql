@@ -18,7 +18,7 @@ WITH failure AS (
 ), failed AS (
     SELECT starts_at, consumer_group, event_type, replay, max(handler) AS handler, count(*) AS failures,
            count(*) FILTER (WHERE dealt_with) AS failures_dealt_with,
-           count(*) FILTER (WHERE disposition = 'dead') AS dead,
+           count(*) FILTER (WHERE disposition = 'dead') AS dead, count(*) FILTER (WHERE disposition = 'held') AS held,
            -- An event that failed and succeeded in the same bucket is one event, and its success counts it already.
            count(DISTINCT (event_id, generation)) FILTER (
                WHERE succeeded_at IS NULL OR succeeded_at < starts_at OR succeeded_at >= %(until)s
@@ -35,14 +35,14 @@ WITH failure AS (
 ), counted AS (
     SELECT starts_at, consumer_group, event_type, replay, f.handler,
            coalesce(f.failures, 0) AS failures, coalesce(f.failures_dealt_with, 0) AS failures_dealt_with,
-           coalesce(f.dead, 0) AS dead, coalesce(f.failures, 0) + coalesce(s.n, 0) AS attempts,
+           coalesce(f.dead, 0) AS dead, coalesce(f.held, 0) AS held, coalesce(f.failures, 0) + coalesce(s.n, 0) AS attempts,
            coalesce(f.events, 0) + coalesce(s.n, 0) AS events
       FROM failed f FULL JOIN succeeded s USING (starts_at, consumer_group, event_type, replay)
 )
 SELECT starts_at AS bucket_at,
        extract(epoch FROM least(coalesce(date_bin(%(bucket)s::interval, starts_at, '2000-01-03Z') + %(bucket)s::interval,
                                          %(until)s), %(until)s) - starts_at)::float8 AS bucket_seconds,
-       consumer_group AS "group", event_type, handler, attempts, failures, failures_dealt_with, events, dead,
+       consumer_group AS "group", event_type, handler, attempts, failures, failures_dealt_with, events, dead, held,
        failures::float8 / nullif(attempts, 0) AS attempt_error_ratio,
        dead::float8 / nullif(events, 0) AS event_failure_ratio, replay
   FROM counted

@@ -133,6 +133,7 @@ ERROR_RATE = (
     ),
     _count("events", "distinct events attempted"),
     _count("dead", "events that became dead letters"),
+    _count("held", "failed attempts that were nobody's fault: a dependency or the network was away", "attempts"),
     Column("attempt_error_ratio", "float64", "0..1", "failures / attempts; null without attempts"),
     Column("event_failure_ratio", "float64", "0..1", "dead / events; null without events"),
     REPLAY,

@@ -364,7 +364,7 @@ def test_more_latency_is_never_less_severe(values, oldest):
 def error_row(**more):
     row = {"bucket_at": NOW, "bucket_seconds": 600.0, "group": "billing", "event_type": "order.placed",
            "handler": "shop.bill", "attempts": 100, "failures": 30, "failures_dealt_with": 0, "events": 80, "dead": 10,
-           "replay": False}  # fmt: skip
+           "held": 0, "replay": False}  # fmt: skip
     return row | more
 
 
@@ -373,6 +373,13 @@ def test_a_quarter_of_failed_attempts_is_critical_and_names_the_handler():
 
     assert found.severity == "critical"
     assert found.sentence == ("billing, order.placed: 30 of 100 attempts failed (30.0%), 10 events died, in shop.bill")
+
+
+def test_failures_that_are_nobodys_fault_are_named_with_the_command_that_shows_who_is_held():
+    (found,) = judged(monitors.error_rate, "error_rate", [error_row(held=12)])
+
+    assert "12 of them held: a dependency was away" in found.sentence
+    assert found.next_step.startswith("evkit breaker list --group ")
 
 
 def test_failures_whose_letters_are_all_resolved_or_archived_are_dealt_with():
