@@ -51,7 +51,7 @@ def test_end_of_a_transactional_topic_leaves_no_phantom_lag(protocol, evkit_syst
             producer.produce(topic, b"{}", f"k{n}".encode(), headers={"ce_id": f"{turn}-{n}", "ce_type": "a.b"})
         producer.commit_transaction(30)
     consumer = new_consumer(topic, protocol=protocol)
-    consumer.handler("a.b")(lambda event, tx: time.sleep(0.02))
+    consumer.handler("a.b")(lambda event, tx: until(lambda: consumer._assignment.ended_at((topic, 0)) == 18))
 
     running(consumer)
 
