@@ -1,426 +1,52 @@
-"""failure → dead letter, and back: look at letters, run them again through the failing group's handler, put them away.
+"""failure → dead letter, and back: everything that a person does with letters, under one name.
 
-The letter itself is written by the inbox, in the transaction that marks its event as dealt with. What is here acts on
-letters afterwards. A redrive never publishes to the source topic, which would reach every group: it runs the handler of
-the group that failed, with the record as it was, in one transaction with the letter's new state. A selection is frozen as
-ids before anything runs: letters that die meanwhile are not in it.
+The letter itself is written by the inbox (verdict.py), in the transaction that marks its event as dealt with. Looking is
+letters.py, running them again through the failing group's handler redrive.py; putting away is here. Each act is one
+transaction with its row in the audit table.
 """
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
-
-from psycopg.rows import class_row, dict_row
+from collections.abc import Iterable
 
 from evkit import postgres
-from evkit.errors import PurgeRefused, RedriveRefused, UnknownGroup, UnknownLetter
-from evkit.event import new_id
-from evkit.kafka import Record
-from evkit.runtime import audit, release
-from evkit.runtime.attempt import attempt_values
-from evkit.runtime.consumer import Consumer
-from evkit.runtime.delivery import Delivery
-from evkit.runtime.failure import Failure
-from evkit.runtime.inbox import Inbox
-from evkit.runtime.release import ParkedKey, parked_keys
+from evkit.errors import PurgeRefused, UnknownLetter
+from evkit.runtime import audit
+from evkit.runtime.letters import (
+    LETTERS_MAX,
+    DeadLetter,
+    FullLetter,
+    Selection,
+    groups,
+    known_ids,
+    letters,
+    require_group,
+    show,
+)
+from evkit.runtime.redrive import RedrivePlan, RedriveResult, plan_redrive, plan_release, redrive
 from evkit.sql import named
 from evkit.system import System
 
+__all__ = [
+    "LETTERS_MAX",
+    "DeadLetter",
+    "FullLetter",
+    "RedrivePlan",
+    "RedriveResult",
+    "Selection",
+    "archive",
+    "groups",
+    "letters",
+    "plan_redrive",
+    "plan_release",
+    "purge",
+    "redrive",
+    "require_group",
+    "restore",
+    "show",
+]
+
 _SQL = named("dead_letters")
-_INBOX = named("inbox")
-
-# More than this are not listed unless asked for; acts take all that their filter names.
-LETTERS_MAX = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """An event that a group gave up on. Times are UTC; `retry_count` counts attempts after the first, redrives included."""
-
-    letter_id: int
-    consumer_group: str
-    event_id: str
-    generation: int
-    event_type: str
-    topic: str
-    partition: int
-    offset: int
-    key: str | None
-    state: str
-    error_class: str
-    error_message: str
-    fingerprint: str
-    handler: str | None
-    code_version: str | None
-    schema_version: int | None
-    created_at: datetime | None
-    first_failed_at: datetime
-    failed_at: datetime
-    retry_count: int
-    note: str | None
-    replay_id: str | None
-    state_changed_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class FullLetter(DeadLetter):
-    """A letter with the record as it was, its stack and every attempt."""
-
-    leader_epoch: int | None
-    appended_at: datetime | None
-    timestamp_type: str
-    raw_key: bytes | None
-    raw_value: bytes | None
-    header_names: list[str]
-    header_values: list[bytes | None]
-    stack_trace: str
-    attempts: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def headers(self) -> list[tuple[str, bytes | None]]:
-        """Headers in the record's order."""
-        return list(zip(self.header_names, self.header_values, strict=True))
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which letters; every filter that is None lets all pass. `states` defaults to the open ones."""
-
-    ids: tuple[int, ...] | None = None
-    group: str | None = None
-    states: tuple[str, ...] | None = ("open",)
-    topic: str | None = None
-    event_type: str | None = None
-    key: str | None = None
-    fingerprint: str | None = None
-    error_class: str | None = None
-
-    def parameters(self, letters_max: int | None) -> dict[str, Any]:
-        return {
-            "ids": None if self.ids is None else list(self.ids),
-            "group": self.group,
-            "states": None if self.states is None else list(self.states),
-            "topic": self.topic,
-            "event_type": self.event_type,
-            "key": self.key,
-            "fingerprint": self.fingerprint,
-            "error_class": self.error_class,
-            "letters_max": letters_max,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class RedrivePlan:
-    """A frozen selection of one group's open letters, in the order in which they will run.
-
-    Attributes:
-        keys  parked keys whose events wait behind these letters, or (`plan_release`) behind one that nobody wants handled
-              any more; when the last open letter of a key is through, they run in their order
-    """
-
-    group: str
-    letters: tuple[DeadLetter, ...]
-    keys: tuple[ParkedKey, ...] = ()
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        return tuple(letter.letter_id for letter in self.letters)
-
-    def summary(self) -> dict[str, Any]:
-        """What the plan is about, for people and for the audit row."""
-        by_fingerprint: dict[str, int] = {}
-        for letter in self.letters:
-            by_fingerprint[letter.fingerprint] = by_fingerprint.get(letter.fingerprint, 0) + 1
-        return {
-            "group": self.group,
-            "letters": len(self.letters),
-            "keys": len({letter.key for letter in self.letters}),
-            "fingerprints": by_fingerprint,
-            "ids": list(self.ids),
-            "parked_keys": len(self.keys),
-            "parked_events": sum(key.events for key in self.keys),
-        }
-
-
-@dataclass(slots=True)
-class RedriveResult:
-    """How a redrive ended, letter by letter."""
-
-    redrive_id: str
-    resolved: list[int] = field(default_factory=list)
-    failed: list[int] = field(default_factory=list)  # the same letter, with one more attempt
-    skipped: list[int] = field(default_factory=list)  # not open any more, or in another redrive's hands
-    not_tried: list[int] = field(default_factory=list)  # after a stop
-    released: int = 0  # events that had waited behind the letters and are handled now
-    failed_behind: list[int] = field(default_factory=list)  # new letters: of such an event that failed
-
-    def summary(self) -> dict[str, Any]:
-        return {
-            "redrive_id": self.redrive_id,
-            "resolved": len(self.resolved),
-            "failed": len(self.failed),
-            "skipped": len(self.skipped),
-            "not_tried": len(self.not_tried),
-            "failed_ids": self.failed,
-            "released": self.released,
-            "failed_behind_ids": self.failed_behind,
-        }
-
-
-# --- looking ----------------------------------------------------------------------------------------------------------
-
-
-def letters(
-    system: System, selection: Selection | None = None, *, letters_max: int | None = LETTERS_MAX
-) -> list[DeadLetter]:
-    """Letters of a selection, the one that failed first at the top; without payloads. Changes nothing.
-
-    Raises:
-        UnknownGroup: the selection names a group that neither the cluster's nor evkit's tables know.
-        DatabaseUnreachable, NotMigrated.
-    """
-    selection = selection or Selection()
-    with system.reading() as connection:
-        if selection.group is not None:
-            require_group(connection, selection.group)
-        cursor = connection.cursor(row_factory=class_row(DeadLetter))
-        return cursor.execute(_SQL["letters"], selection.parameters(letters_max)).fetchall()
-
-
-def require_group(connection: postgres.Connection, group: str) -> None:
-    """Raise UnknownGroup unless this group has handled or given up on at least one event here."""
-    known = [row[0] for row in connection.execute(_INBOX["known_groups"]).fetchall()]
-    if group not in known:
-        raise UnknownGroup(group, known, where="to evkit's tables")
-
-
-def groups(system: System, group: str | None = None, states: Sequence[str] = ("open",)) -> list[dict[str, Any]]:
-    """Equal failures together, the largest first: consumer_group, fingerprint, error_class, error_message, handler,
-    letters, keys, first_failed_at, failed_at, sample_letter_id. Changes nothing."""
-    with system.reading() as connection:
-        if group is not None:
-            require_group(connection, group)
-        cursor = connection.cursor(row_factory=dict_row)
-        return cursor.execute(_SQL["groups"], {"group": group, "states": list(states)}).fetchall()
-
-
-def show(system: System, letter_id: int) -> FullLetter:
-    """One letter with everything that is known of it. Changes nothing.
-
-    Raises:
-        UnknownLetter: there is none with this id.
-    """
-    with system.reading() as connection:
-        cursor = connection.cursor(row_factory=dict_row)
-        row = cursor.execute(_SQL["letter"], (letter_id,)).fetchone()
-        if row is None:
-            raise UnknownLetter(str(letter_id), _known_ids(connection), where="here")
-        attempts = cursor.execute(
-            _SQL["attempts"],
-            {"group": row["consumer_group"], "event_id": row["event_id"], "generation": row["generation"]},
-        ).fetchall()
-        return FullLetter(**row, attempts=attempts)
-
-
-def _known_ids(connection: postgres.Connection) -> list[str]:
-    return [str(row[0]) for row in connection.execute(_SQL["known_ids"]).fetchall()]
-
-
-# --- redrive ----------------------------------------------------------------------------------------------------------
-
-
-def plan_redrive(system: System, selection: Selection) -> RedrivePlan:
-    """Freeze the open letters of a selection as a plan; changes nothing.
-
-    Letters run in the order of their topic, partition and offset, so that the events of a key keep theirs.
-
-    Raises:
-        UnknownLetter: an id that does not exist.
-        RedriveRefused: the letters are of several groups (each has handlers of its own), or none is open.
-    """
-    found = letters(system, selection, letters_max=None)
-    if selection.ids is not None:
-        missing = sorted(set(selection.ids) - {letter.letter_id for letter in found})
-        if missing:
-            letter = show(system, missing[0])  # raises UnknownLetter when there is none
-            raise RedriveRefused(
-                f"dead letter {missing[0]} of group '{letter.consumer_group}' is {letter.state}, only open ones are "
-                "redriven" + (": restore it first" if letter.state in ("archived", "purged") else "")
-            )
-    if not found:
-        raise RedriveRefused("no open dead letter matches: nothing to redrive")
-    owners = sorted({letter.consumer_group for letter in found})
-    if len(owners) > 1:
-        raise RedriveRefused(
-            f"the letters are of {len(owners)} groups ({', '.join(owners)}): redrive one group at a time"
-        )
-    found.sort(key=lambda letter: (letter.topic, letter.partition, letter.offset))
-    keys = parked_keys(system, owners[0], letters=[letter.letter_id for letter in found], keys_max=None)
-    return RedrivePlan(owners[0], tuple(found), tuple(keys))
-
-
-def plan_release(system: System, group: str, *, key: str | None = None, topic: str | None = None) -> RedrivePlan:
-    """Freeze what it takes to let the parked keys of a group go on: their open letters, then the events behind them.
-
-    Letters that were archived, purged or resolved do not run again: what waits behind them does. Changes nothing.
-
-    Raises:
-        UnknownGroup; RedriveRefused: no key of this group is parked, or not this one.
-    """
-    with system.reading() as connection:
-        require_group(connection, group)
-    keys = parked_keys(system, group, key=key, topic=topic, keys_max=None)
-    if not keys:
-        which = "no key" if key is None else f"key '{key}'"
-        raise RedriveRefused(f"{which} of group '{group}' is {'' if key is None else 'not '}parked: nothing to release")
-    found: list[DeadLetter] = []
-    if ids := tuple(k.letter_id for k in keys if k.letter_state == "open"):
-        found = letters(system, Selection(ids=ids), letters_max=None)
-    found.sort(key=lambda letter: (letter.topic, letter.partition, letter.offset))
-    return RedrivePlan(group, tuple(found), tuple(keys))
-
-
-def redrive(
-    system: System,
-    plan: RedrivePlan,
-    consumer: Consumer,
-    *,
-    reason: str | None = None,
-    stop_at_failure: bool = True,
-    per_second_max: float | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    stop: threading.Event | None = None,
-) -> RedriveResult:
-    """Run a plan's letters through the handlers of `consumer`, each letter settled by itself.
-
-    Side effects: the handler's writes, the inbox mark (dead → handled) and the letter's state (open → resolved) are one
-    transaction for each letter; a failure is one more attempt of the same letter. Events that wait behind a letter
-    (`plan.keys`) run after it, one transaction each, and then their key is free; the first that fails is a new letter, and
-    the rest goes on waiting. One row in the audit table. Killed at any point, what was resolved stays so, and the same
-    letters can be redriven again: those are skipped.
-
-    With `stop_at_failure` it ends at the first letter that fails with a fingerprint of the plan: the fix did not work.
-    `progress` is called with (done, all) after each letter; `stop` ends it between two letters.
-
-    Raises:
-        RedriveRefused: the consumer is of another group than the letters.
-        DatabaseUnreachable.
-    """
-    if consumer.group != plan.group:
-        raise RedriveRefused(
-            f"the letters are of group '{plan.group}', the given consumer is of '{consumer.group}': a redrive runs the "
-            "handlers of the group that failed"
-        )
-    result = RedriveResult(f"redrive-{new_id()}")
-    fingerprints = {letter.fingerprint for letter in plan.letters}
-    with system.writing("evkit redrive", autocommit=True) as connection:
-        act = audit.begin(connection, "dead_letters.redrive", plan.group, plan.summary(), reason)
-        inbox = consumer.inbox(system, replay_id=result.redrive_id)
-        try:
-            behind = {key.letter_id: key for key in plan.keys}
-            # What waits behind letters that nobody wants handled any more.
-            for key in plan.keys:
-                if key.letter_id not in plan.ids and (stop is None or not stop.is_set()):
-                    _release(connection, key, None, inbox, result, stop, per_second_max)
-            for done, letter in enumerate(plan.letters):
-                if stop is not None and stop.is_set():
-                    result.not_tried = list(plan.ids[done:])
-                    break
-                started = time.monotonic()
-                if letter.letter_id in behind:
-                    key = behind[letter.letter_id]
-                    failure = _release(connection, key, letter, inbox, result, stop, per_second_max)
-                else:
-                    failure = _redrive_one(connection, letter, inbox, result)
-                if progress is not None:
-                    progress(done + 1, len(plan.letters))
-                if failure is not None and stop_at_failure and failure.fingerprint in fingerprints:
-                    result.not_tried = list(plan.ids[done + 1 :])
-                    break
-                if per_second_max:
-                    time.sleep(max(0.0, 1 / per_second_max - (time.monotonic() - started)))
-        finally:
-            audit.end(connection, act, result.summary())
-    return result
-
-
-def _release(
-    connection: postgres.Connection,
-    key: ParkedKey,
-    letter: DeadLetter | None,
-    inbox: Inbox,
-    result: RedriveResult,
-    stop: threading.Event | None,
-    per_second_max: float | None,
-) -> Failure | None:
-    """A key's letter and what waits behind it, in order, unless another session is at it."""
-    if not release.lock(connection, key):
-        if letter is not None:
-            result.skipped.append(letter.letter_id)
-        return None
-    try:
-        failure = None if letter is None else _redrive_one(connection, letter, inbox, result)
-        if failure is None:
-            released = release.release(connection, key, inbox, stop=stop, per_second_max=per_second_max)
-            result.released += released.handled + released.skipped
-            if released.failed_id is not None:
-                result.failed_behind.append(released.failed_id)
-        return failure
-    finally:
-        if not connection.closed:
-            release.unlock(connection, key)
-
-
-def _redrive_one(
-    connection: postgres.Connection, letter: DeadLetter, inbox: Inbox, result: RedriveResult
-) -> Failure | None:
-    started = time.monotonic()
-    delivery: Delivery | None = None
-    inbox.generation = letter.generation
-    try:
-        with connection.transaction():
-            row = connection.execute(
-                _SQL["letter_to_redrive"], {"letter_id": letter.letter_id, "group": letter.consumer_group}
-            ).fetchone()
-            if row is None:
-                result.skipped.append(letter.letter_id)
-                return None
-            delivery = _delivery(row, letter, inbox)
-            inbox.redrive(connection, delivery, attempt=letter.retry_count + 2)
-            connection.execute(_SQL["resolve"], {"letter_id": letter.letter_id, "replay_id": result.redrive_id})
-        result.resolved.append(letter.letter_id)
-        return None
-    except Exception as error:
-        if delivery is None or postgres.is_lost(connection, error) or isinstance(error, MemoryError):
-            raise
-        failure = Failure.of(error)
-    values = attempt_values(
-        inbox, delivery, failure, attempt=letter.retry_count + 2, seconds=time.monotonic() - started, disposition="dead"
-    )
-    with connection.transaction():
-        connection.execute(_INBOX["attempt"], values)
-        connection.execute(_SQL["failed_again"], values | {"letter_id": letter.letter_id})
-    result.failed.append(letter.letter_id)
-    return failure
-
-
-def _delivery(row: tuple[Any, ...], letter: DeadLetter, inbox: Inbox) -> Delivery:
-    """The letter's record as if it had just been polled."""
-    _, _, topic, partition, offset, leader_epoch, appended_at, timestamp_type, key, value, names, values = row
-    record = Record(
-        topic=topic, partition=partition, offset=offset, key=key, value=value,
-        headers=list(zip(names, values, strict=True)), timestamp=appended_at, timestamp_type=timestamp_type,
-        leader_epoch=leader_epoch, received_at=letter.failed_at,
-    )  # fmt: skip
-    return Delivery.of(record, inbox.handlers)
-
-
-# --- putting away -----------------------------------------------------------------------------------------------------
 
 
 def archive(system: System, ids: Iterable[int], *, note: str) -> list[int]:
@@ -477,7 +103,7 @@ def _put_away(system: System, act: str, ids: Iterable[int], note: str | None) ->
             ).fetchall()
         }
         if missing := sorted(set(ids) - known):
-            raise UnknownLetter(str(missing[0]), _known_ids(connection), where="here")
+            raise UnknownLetter(str(missing[0]), known_ids(connection), where="here")
         row = audit.begin(connection, f"dead_letters.{act}", ", ".join(map(str, ids[:20])), {"ids": ids}, note)
         done = [r[0] for r in connection.execute(_SQL[act], {"ids": ids, "note": note}).fetchall()]
         audit.end(connection, row, {"ids": sorted(done)})
