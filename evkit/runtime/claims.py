@@ -11,6 +11,7 @@ from typing import Protocol
 from zlib import crc32
 
 from evkit import postgres
+from evkit.postgres import integer_array, text_array
 from evkit.runtime.delivery import Delivery
 from evkit.sql import named
 
@@ -39,24 +40,25 @@ def claim(
     Returns the deliveries that are new to this group, in their order, and how many of the others were no copies of what
     it knows but other events under the same id.
     """
+    records = [d.record for d in batch]
     values = {
         "group": who.group,
         "generation": who.generation,
         "attempts": attempts,
         "replay_id": who.replay_id,
         "code_version": who.code_version,
-        "event_id": [d.event_id for d in batch],
-        "event_type": [d.event_type for d in batch],
-        "topic": [d.record.topic for d in batch],
-        "partition": [d.record.partition for d in batch],
-        "offset": [d.record.offset for d in batch],
-        "key": [d.key for d in batch],
-        "outcome": [outcome or ("skipped" if d.handler is None else "handled") for d in batch],
+        "event_id": text_array([d.event_id for d in batch]),
+        "event_type": text_array([d.event_type for d in batch]),
+        "topic": text_array([record.topic for record in records]),
+        "partition": integer_array([record.partition for record in records]),
+        "offset": integer_array([record.offset for record in records]),
+        "key": text_array([d.key for d in batch]),
+        "outcome": text_array([outcome or ("skipped" if d.handler is None else "handled") for d in batch]),
         "created_at": [d.event.created_at if d.event else None for d in batch],
-        "appended_at": [d.record.timestamp for d in batch],
-        "received_at": [d.record.received_at for d in batch],
-        "payload_crc32": [crc32(d.record.value or b"") for d in batch],
-        "handler": [d.handler.name if d.handler else None for d in batch],
+        "appended_at": [record.timestamp for record in records],
+        "received_at": [record.received_at for record in records],
+        "payload_crc32": integer_array([crc32(record.value or b"") for record in records]),
+        "handler": text_array([d.handler.name if d.handler else None for d in batch]),
     }
     new_ids = {row[0] for row in connection.execute(_SQL["claim"], values).fetchall()}
     if len(new_ids) == len(batch):
@@ -89,9 +91,9 @@ def reclaim(connection: postgres.Connection, who: Who, delivery: Delivery) -> bo
 
 def processed(connection: postgres.Connection, who: Who, handled: Sequence[Delivery]) -> None:
     """Set processed_at of these to now."""
+    event_ids = text_array([d.event_id for d in handled])
     connection.execute(
-        _SQL["processed_now"],
-        {"group": who.group, "generation": who.generation, "event_ids": [d.event_id for d in handled]},
+        _SQL["processed_now"], {"group": who.group, "generation": who.generation, "event_ids": event_ids}
     )
 
 

@@ -7,8 +7,8 @@ INSERT INTO evkit.inbox (consumer_group, event_id, generation, event_type, topic
 SELECT %(group)s, event_id, %(generation)s, event_type, topic, partition, "offset", key, outcome,
        %(attempts)s, created_at, appended_at, received_at, %(replay_id)s, payload_crc32, handler, %(code_version)s
   FROM unnest(%(event_id)s::text[], %(event_type)s::text[], %(topic)s::text[], %(partition)s::integer[],
-              %(offset)s::bigint[], %(key)s::text[], %(outcome)s::text[], %(created_at)s::timestamptz[],
-              %(appended_at)s::timestamptz[], %(received_at)s::timestamptz[], %(payload_crc32)s::bigint[],
+              %(offset)s::bigint[], %(key)s::text[], %(outcome)s::text[], %(created_at)b::timestamptz[],
+              %(appended_at)b::timestamptz[], %(received_at)b::timestamptz[], %(payload_crc32)s::bigint[],
               %(handler)s::text[])
        AS e (event_id, event_type, topic, partition, "offset", key, outcome, created_at, appended_at, received_at,
              payload_crc32, handler)
