@@ -66,7 +66,11 @@ def decode(record: Record) -> Event:
     """
     raw: _Raw = dict(record.headers)
     content_type = raw.get(CONTENT_TYPE)
-    if content_type is not None and content_type[:23].lower() == b"application/cloudevents":
+    if (
+        content_type is not None
+        and content_type != b"application/json"
+        and content_type[:23].lower() == b"application/cloudevents"
+    ):
         return _structured(record, raw, content_type)
     if CE_ID in raw or CE_TYPE in raw or CE_SPECVERSION in raw:
         return _binary(record, raw)
@@ -107,7 +111,8 @@ def json_object(value: bytes | None) -> dict[str, Any]:
         raise Undecodable("the record has no value (a tombstone); events have a JSON object")
     if not value:
         raise Undecodable("the record's value is empty; events have a JSON object")
-    return _object(_json(value))
+    found = _json(value)
+    return found if type(found) is dict else _object(found)
 
 
 def require_readable(event: Event) -> None:
@@ -166,7 +171,14 @@ def _binary(record: Record, raw: _Raw) -> Event:
     value = record.value
     if value is None or value[:1] != b"{":  # most are objects, and the others are told apart at once
         _require_object(value, None if content_type is None else _shown(content_type))
-    return _event(record, json_object, value, _id(raw_id), _text(CE_TYPE, raw_type), _key(record), raw)
+    try:
+        event_id, event_type = raw_id.decode(), raw_type.decode()
+        key = "" if record.key is None else record.key.decode()
+    except UnicodeDecodeError:  # one of these says which it was
+        event_id, event_type, key = _id(raw_id), _text(CE_TYPE, raw_type), _key(record)
+    if len(raw_id) > ID_BYTES_MAX:
+        event_id = _id(raw_id)
+    return _event(record, json_object, value, event_id, event_type, key, raw)
 
 
 def _structured(record: Record, raw: _Raw, content_type: bytes) -> Event:
@@ -278,11 +290,17 @@ def _event(
 ) -> Event:
     """The event, its payload not read yet; `raw` are the headers that nobody has taken."""
     take = raw.pop
-    version, cause = take(CE_SCHEMA_VERSION, None), take(CE_CAUSATION_ID, None)
-    correlation, written = take(CE_CORRELATION_ID, None), take(CE_TIME, None)
-    created_at = None
-    if written is not None and (created_at := _time(written)) is None:
-        raw[CE_TIME] = written
+    written = take(CE_TIME, None)
+    created_at = None if written is None else _time(written)
+    version = correlation = cause = None
+    headers: dict[str, str] = {}
+    if raw:
+        version, cause, correlation = (
+            take(CE_SCHEMA_VERSION, None), take(CE_CAUSATION_ID, None), take(CE_CORRELATION_ID, None),
+        )  # fmt: skip
+        headers = {name: _shown(text) for name, text in raw.items()}
+    if written is not None and created_at is None:
+        headers[CE_TIME] = _shown(written)
     return unread(
         read,
         value,
@@ -290,7 +308,7 @@ def _event(
         key,
         record.topic,
         event_id,
-        {name: _shown(text) for name, text in raw.items()} if raw else {},
+        headers,
         1 if version is None else _version(version),
         created_at,
         None if correlation is None else _text(CE_CORRELATION_ID, correlation),
@@ -373,7 +391,7 @@ _LONG_NUMBER = b"0" * 19
 
 def _json(value: bytes, what: str = "value") -> Any:
     """JSON as Python has it. What orjson refuses is left to the standard library, too: with it or without, one answer."""
-    if _orjson is not None and _LONG_NUMBER not in value.translate(_DIGITS):
+    if _orjson is not None and value.translate(_DIGITS).find(_LONG_NUMBER) < 0:
         try:
             return _orjson(value)
         except ValueError:

@@ -133,12 +133,19 @@ def unread(
     return event
 
 
+def look(event: Event) -> None:
+    """Read the payload of an `unread` event that nobody has looked at: `event.payload`, in three quarters of its time."""
+    read, value = event._unread
+    _set_payload(event, read(value))
+
+
 def _setter(name: str) -> Callable[[Event, Any], None]:
     setter: Callable[[Event, Any], None] = getattr(Event, name).__set__
     return setter
 
 
-_set_unread, _set_type, _set_key, _set_topic = map(_setter, ("_unread", "type", "key", "topic"))
+_set_unread, _set_payload = map(_setter, ("_unread", "payload"))
+_set_type, _set_key, _set_topic = map(_setter, ("type", "key", "topic"))
 _set_id, _set_headers, _set_ordered = map(_setter, ("id", "headers", "ordered"))
 _set_schema_version, _set_created_at = map(_setter, ("schema_version", "created_at"))
 _set_correlation_id, _set_causation_id, _set_due_at = map(_setter, ("correlation_id", "causation_id", "due_at"))

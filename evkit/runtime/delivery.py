@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from evkit import decoding, kafka
 from evkit.errors import NoHandler, Undecodable
-from evkit.event import Event
+from evkit.event import Event, look
 from evkit.kafka import Record
 from evkit.runtime.failure import storable
 from evkit.runtime.handler import Handler, Handlers
@@ -43,7 +43,7 @@ class Delivery:
     def of(cls, record: Record, handlers: Handlers) -> Delivery:
         """What becomes of this record; never raises for what is in it."""
         try:
-            event = _decoded(record, handlers)
+            event = decoding.decode(record) if handlers.decode is None else _decoded(record, handlers.decode)
         except Undecodable as problem:
             # What the headers of an unknown format mean is not known, so they name no id: two records with one id are
             # one event, and the second would be lost.
@@ -52,15 +52,8 @@ class Delivery:
         if event is None:
             return cls._without_event(record, (None, None), PASSED_OVER, None)
         handler, wrong = _handler(event, handlers)
-        return cls(
-            record=record,
-            event_id=storable(event.id),
-            event_type=storable(event.type),
-            key=None if record.key is None else storable(event.key),
-            event=event,
-            problem=wrong,
-            handler=handler,
-        )
+        key = None if record.key is None else storable(event.key)
+        return cls(record, storable(event.id), storable(event.type), key, event, wrong, handler)
 
     @classmethod
     def _without_event(
@@ -78,11 +71,9 @@ class Delivery:
         )
 
 
-def _decoded(record: Record, handlers: Handlers) -> Event | None:
-    if handlers.decode is None:
-        return decoding.decode(record)
+def _decoded(record: Record, decode: decoding.Decode) -> Event | None:
     try:
-        event = handlers.decode(record)
+        event = decode(record)
         if event is not None:
             decoding.require_readable(event)
         return event
@@ -97,7 +88,11 @@ def _handler(event: Event, handlers: Handlers) -> tuple[Handler | None, Exceptio
     if not handlers.knows(event.type):
         return None, NoHandler(event.type, handlers.types) if handlers.unknown == "dead" else None
     try:
-        event.payload  # noqa: B018 - parsed now: no filter and no handler is given an event that is none
+        # Parsed now: no filter and no handler is given an event that is none.
+        if handlers.decode is None:
+            look(event)
+        else:
+            event.payload  # noqa: B018
         return handlers.of(event), None
     except MemoryError:
         raise
