@@ -16,7 +16,7 @@ import psycopg
 from work import INBOX_ROW, UPSERT, UPSERT_ALL, measured
 
 from evkit import Consumer, connect, kafka
-from evkit.runtime.inbox import Counts
+from evkit.runtime.outcome import Counts
 
 BATCH = 500
 
