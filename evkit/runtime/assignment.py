@@ -32,17 +32,26 @@ class Work:
     """One record on its way; `attempt` is the next attempt's number, 0 when the database has to say."""
 
     record: Record
-    epoch: int
+    partition: _Partition
     key: Hashable
+    size: int  # bytes
     attempt: int = 0
 
+    @property
+    def epoch(self) -> int:
+        """Of the turn in which its partition was ours when it came."""
+        return self.partition.epoch
 
-@dataclass(slots=True)
+
+@dataclass(eq=False, slots=True)
 class _Partition:
+    """One turn of a partition: from its assignment until it is given up."""
+
     epoch: int
+    is_ours: bool = True
     queue: deque[Work] = field(default_factory=deque)  # not taken yet, by offset
     again: deque[Work] = field(default_factory=deque)  # before the queue: what had waited behind its key
-    busy: dict[Hashable, deque[Work]] = field(default_factory=dict)  # key → what waits behind what is in hand
+    busy: dict[Hashable, deque[Work] | None] = field(default_factory=dict)  # key → what waits behind what is in hand
     received: deque[int] = field(default_factory=deque)  # offsets that are not stored, in order
     done: set[int] = field(default_factory=set)  # those of them that are done
     stored: int | None = None  # next offset to read, when it has changed
@@ -74,12 +83,19 @@ class Assignment:
     def assign(self, places: Iterable[Place], epoch: int) -> None:
         """These are ours from now on."""
         for place in places:
+            self._drop(place)
             self._partitions[place] = _Partition(epoch)
+
+    def _drop(self, place: Place) -> None:
+        if (partition := self._partitions.pop(place, None)) is not None:
+            partition.is_ours = False
+            for left in (partition.queue, partition.again, partition.busy):
+                left.clear()  # they point at each other, and would stay until the garbage collector comes
 
     def give_up(self, places: Iterable[Place]) -> None:
         """These are not ours any more: everything of them is forgotten, and what comes back later is dropped."""
         for place in places:
-            self._partitions.pop(place, None)
+            self._drop(place)
         self._waiting = [entry for entry in self._waiting if entry[2] in self._partitions]
         heapq.heapify(self._waiting)
 
@@ -112,16 +128,23 @@ class Assignment:
 
     def add(self, records: Iterable[Record]) -> None:
         """Polled records, each partition's in order; those of partitions that are not ours are dropped."""
+        place: Place | None = None
+        partition: _Partition | None = None
         for record in records:
-            partition = self._partitions.get((record.topic, record.partition))
-            if partition is None or (partition.received and record.offset <= partition.received[-1]):
-                continue  # not ours, or fetched a second time
-            if record.offset < partition.end:
+            if place is None or record.partition != place[1] or record.topic != place[0]:  # they come in stretches
+                place = record.topic, record.partition
+                partition = self._partitions.get(place)
+            if partition is None:
+                continue  # not ours
+            offset, key, value = record.offset, record.key, record.value
+            if partition.received and offset <= partition.received[-1]:
+                continue  # fetched a second time
+            if offset < partition.end:
                 partition.end = -1  # the topic was made anew, or somebody has moved us back
-            partition.received.append(record.offset)
-            partition.size += _size(record)
-            key = record.key if record.key is not None else record.offset
-            partition.queue.append(Work(record, partition.epoch, key))
+            size = (0 if value is None else len(value)) + (0 if key is None else len(key))
+            partition.received.append(offset)
+            partition.size += size
+            partition.queue.append(Work(record, partition, offset if key is None else key, size))
 
     def pass_over(self, place: Place, offset: int) -> None:
         """There is no record before `offset` that we have not had: the partition ends there, maybe behind markers."""
@@ -152,29 +175,39 @@ class Assignment:
     def _take_from(self, partition: _Partition, batch: list[Work], records_max: int) -> None:
         if partition.winds_up:
             return
+        busy = partition.busy
         mine: set[Hashable] = set()  # keys that this batch itself has made busy
+        before = len(batch)
         for source in (partition.again, partition.queue):
             while source and len(batch) < records_max:
                 work = source.popleft()
-                behind = partition.busy.get(work.key)
-                if behind is None:
-                    partition.busy[work.key] = deque()
-                    mine.add(work.key)
-                elif work.key not in mine:
-                    behind.append(work)
+                key = work.key
+                if key not in busy:
+                    busy[key] = None
+                    mine.add(key)
+                elif key not in mine:
+                    self._put_behind(partition, work)
                     continue
                 batch.append(work)
-                partition.in_hand += 1
+        partition.in_hand += len(batch) - before
+
+    @staticmethod
+    def _put_behind(partition: _Partition, work: Work) -> None:
+        """It waits behind what is in hand of its key."""
+        behind = partition.busy[work.key]
+        if behind is None:
+            partition.busy[work.key] = deque([work])
+        else:
+            behind.append(work)
 
     def _wake(self, now: float) -> None:
         """Keys whose wait is over may be taken again, the failed event first."""
         while self._waiting and self._waiting[0][0] <= now:
-            _, _, place, work = heapq.heappop(self._waiting)
-            partition = self._partitions.get(place)
-            if partition is None or partition.epoch != work.epoch:
-                continue
-            behind = partition.busy.pop(work.key, deque())
-            partition.again.extendleft(reversed([work, *behind]))
+            work = heapq.heappop(self._waiting)[-1]
+            partition = work.partition
+            if partition.is_ours:
+                behind = partition.busy.pop(work.key, None) or ()
+                partition.again.extendleft(reversed([work, *behind]))
 
     # --- outcomes in, offsets out -------------------------------------------------------------------------------------
 
@@ -185,36 +218,42 @@ class Assignment:
         done = [work for work in done if self._is_ours(work)]
         again = [(work, at) for work, at in again if self._is_ours(work)]
         untouched = [work for work in untouched if self._is_ours(work)]
-        for work in [*done, *(work for work, _ in again), *untouched]:
-            self._partitions[_place(work)].in_hand -= 1
         for work, at in again:
+            work.partition.in_hand -= 1
             self._numbers += 1
             heapq.heappush(self._waiting, (at, self._numbers, _place(work), work))
         for work in reversed(untouched):
-            self._partitions[_place(work)].busy.setdefault(work.key, deque()).appendleft(work)
+            work.partition.in_hand -= 1
+            if (behind := work.partition.busy.get(work.key)) is None:
+                work.partition.busy[work.key] = deque([work])
+            else:
+                behind.appendleft(work)
         for work in done:
-            partition = self._partitions[_place(work)]
+            partition = work.partition
+            partition.in_hand -= 1
+            partition.size -= work.size
             partition.done.add(work.record.offset)
-            partition.size -= _size(work.record)
         # A key with a failed event stays busy until that is tried again; any other may go on with what waits behind.
-        waiting = {(_place(work), work.key) for work, _ in again}
-        for place, key in dict.fromkeys((_place(work), work.key) for work in (*done, *untouched)):
-            if (place, key) not in waiting:
-                partition = self._partitions[place]
-                partition.again.extend(partition.busy.pop(key, ()))
-        for place in {_place(work) for work in done}:
-            self._advance(self._partitions[place])
+        waiting = {(work.partition, work.key) for work, _ in again}
+        for work in (*done, *untouched):
+            partition, key = work.partition, work.key
+            if not (waiting and (partition, key) in waiting) and (behind := partition.busy.pop(key, None)):
+                partition.again.extend(behind)
+        for partition in {work.partition for work in done}:
+            self._advance(partition)
 
-    def _is_ours(self, work: Work) -> bool:
-        partition = self._partitions.get((work.record.topic, work.record.partition))
-        return partition is not None and partition.epoch == work.epoch
+    @staticmethod
+    def _is_ours(work: Work) -> bool:
+        return work.partition.is_ours
 
     @staticmethod
     def _advance(partition: _Partition) -> None:
-        while partition.received and partition.received[0] in partition.done:
-            offset = partition.received.popleft()
-            partition.done.discard(offset)
-            partition.stored = offset + 1 if partition.received else max(offset + 1, partition.end)
+        received, done, offset = partition.received, partition.done, None
+        while received and received[0] in done:
+            offset = received.popleft()
+            done.remove(offset)
+        if offset is not None:
+            partition.stored = offset + 1 if received else max(offset + 1, partition.end)
 
     def to_store(self) -> dict[Place, int]:
         """Offsets that may be stored and were not given out yet: the next one to read, by partition."""
@@ -254,10 +293,6 @@ class Assignment:
     def waiting_keys(self) -> int:
         """Keys whose failed event waits for another attempt."""
         return len(self._waiting)
-
-
-def _size(record: Record) -> int:
-    return len(record.value or b"") + len(record.key or b"")
 
 
 def _place(work: Work) -> Place:

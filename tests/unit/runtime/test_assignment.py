@@ -101,6 +101,18 @@ def test_events_behind_a_failure_in_the_same_batch_come_back_untouched_and_in_or
     assert offsets(assignment.take(10, now=2)) == [1, 2, 3]
 
 
+def test_failure_that_comes_back_for_a_lost_partition_is_not_waited_for():
+    assignment = assigned(record(0, b"a"))
+    batch = assignment.take(1, now=0)
+    assignment.give_up([("t", 0)])
+    assignment.assign([("t", 0)], epoch=2)
+
+    assignment.finish(done=[], again=[(batch[0], 5.0)])
+
+    assert assignment.next_at is None
+    assert assignment.in_hand([("t", 0)]) == 0
+
+
 def test_untouched_events_of_other_keys_go_on_at_once():
     assignment = assigned(record(0, b"a"), record(1, b"b"))
     batch = assignment.take(2, now=0)
