@@ -68,11 +68,13 @@ class Assignment:
     Args:
         high        unfinished records a partition may have before it takes no more
         high_bytes  bytes of unfinished records that all partitions together may have; each has its share
+        overhead    bytes that a record counts for there beside those of its key and value
     """
 
-    def __init__(self, high: int = 5000, high_bytes: int = 64 * 1024 * 1024) -> None:
+    def __init__(self, high: int = 5000, high_bytes: int = 64 * 1024 * 1024, overhead: int = 0) -> None:
         self._high = high
         self._high_bytes = high_bytes
+        self._overhead = overhead
         self._partitions: dict[Place, _Partition] = {}
         self._waiting: list[tuple[float, int, Place, Work]] = []  # heap by time; the number breaks ties
         self._numbers = 0
@@ -120,8 +122,9 @@ class Assignment:
         share = self._high_bytes // max(len(self._partitions), 1)
         for partition in self._partitions.values():
             unfinished = len(partition.received) - len(partition.done)
+            size = partition.size + unfinished * self._overhead
             part = 2 if partition.is_full else 1
-            partition.is_full = unfinished >= self._high // part or partition.size >= share // part
+            partition.is_full = unfinished >= self._high // part or size >= share // part
         return {place for place, partition in self._partitions.items() if partition.is_full}
 
     # --- records in, work out -----------------------------------------------------------------------------------------

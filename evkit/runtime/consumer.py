@@ -44,8 +44,10 @@ log = logging.getLogger(__name__)
 DRAIN_SECONDS_MAX = 30.0
 # Unfinished records a partition may have: enough for the next batches while one is handled, and no more memory than that.
 BUFFER_BATCHES = 4
-# Bytes of keys and values that the partitions together may have unfinished, so that large records do not fill the memory.
+# Bytes that the partitions together may have unfinished, so that neither large records nor those of many lanes fill the memory.
 BUFFER_BYTES_MAX = 64 * 1024 * 1024
+# What Python takes around a record's key and value: measured with six headers, most of it theirs.
+RECORD_BYTES = 1_700
 
 DEFAULT_BREAKER = Breaker()
 
@@ -138,7 +140,8 @@ class Consumer:
         self._begin()
 
     def _begin(self) -> None:
-        self._assignment = Assignment(self.batch_events_max * BUFFER_BATCHES * self.concurrency, BUFFER_BYTES_MAX)
+        high = self.batch_events_max * BUFFER_BATCHES * self.concurrency
+        self._assignment = Assignment(high, BUFFER_BYTES_MAX, RECORD_BYTES)
         # Guards the assignment and the counts; told whenever work comes, is finished, or everybody is to end.
         self._changed = threading.Condition()
         self._ending = False

@@ -67,6 +67,18 @@ def test_partition_is_full_by_its_share_of_the_bytes_until_half_of_them_are_done
     assert assignment.unfinished_bytes == 600 + 2 * len(b"k0")
 
 
+def test_partition_of_many_small_records_is_full_by_what_they_take_in_memory():
+    assignment = Assignment(high=100, high_bytes=1000, overhead=99)
+    assignment.assign([("t", 0), ("t", 1)], epoch=1)
+
+    assignment.add([record(n, b"") for n in range(4)])
+    assert assignment.full() == set()
+    assignment.add([record(4, b"")])
+
+    assert assignment.full() == {("t", 0)}, "5 of 99 bytes and a value of 2 are more than half of 1,000"
+    assert assignment.unfinished_bytes == 10
+
+
 def test_end_behind_markers_is_stored_when_everything_before_it_is_done():
     assignment = assigned(record(0, b"a"), record(1, b"b"))
     assignment.pass_over(("t", 0), 4)
