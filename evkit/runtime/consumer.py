@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 DRAIN_SECONDS_MAX = 30.0
 # Unfinished records a partition may have: enough for the next batches while one is handled, and no more memory than that.
 BUFFER_BATCHES = 4
-# Bytes that the partitions together may have unfinished, so that neither large records nor those of many lanes fill the memory.
+# Bytes that the partitions together may have unfinished, so that neither large records nor many lanes fill the memory.
 BUFFER_BYTES_MAX = 64 * 1024 * 1024
 # What Python takes around a record's key and value: measured with six headers, most of it theirs.
 RECORD_BYTES = 1_700
