@@ -94,7 +94,10 @@ def _put_away(system: System, act: str, ids: Iterable[int], note: str | None) ->
     ids = sorted(set(ids))
     if not ids:
         return []
-    with system.writing(f"evkit {act}") as connection:
+    with (
+        postgres.translated_errors(system.settings.postgres_dsn),
+        system.writing(f"evkit {act}") as connection,
+    ):
         postgres.require_migrated(connection)
         known = {
             letter_id

@@ -165,7 +165,7 @@ def redrive(
 
     Raises:
         RedriveRefused: the consumer is of another group than the letters.
-        DatabaseUnreachable.
+        DatabaseUnreachable: also in the middle; what was resolved stays so, and the audit row has no end.
     """
     if consumer.group != plan.group:
         raise RedriveRefused(
@@ -174,7 +174,10 @@ def redrive(
         )
     result = RedriveResult(f"redrive-{new_id()}")
     fingerprints = {letter.fingerprint for letter in plan.letters}
-    with system.writing("evkit redrive", autocommit=True) as connection:
+    with (
+        postgres.translated_errors(system.settings.postgres_dsn),
+        system.writing("evkit redrive", autocommit=True) as connection,
+    ):
         act = audit.begin(connection, "dead_letters.redrive", plan.group, plan.summary(), reason)
         inbox = consumer.inbox(system, replay_id=result.redrive_id)
         try:
@@ -201,7 +204,8 @@ def redrive(
                 if per_second_max:
                     time.sleep(max(0.0, 1 / per_second_max - (time.monotonic() - started)))
         finally:
-            audit.end(connection, act, result.summary())
+            if not connection.closed:
+                audit.end(connection, act, result.summary())
     return result
 
 

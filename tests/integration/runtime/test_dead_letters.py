@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from evkit import Consumer, Event, Relay, Retry, dead_letters, kafka, outbox
-from evkit.errors import PurgeRefused, RedriveRefused, UnknownGroup, UnknownLetter
+from evkit.errors import DatabaseUnreachable, PurgeRefused, RedriveRefused, UnknownGroup, UnknownLetter
 from evkit.runtime.dead_letters import Selection
 
 
@@ -127,6 +127,30 @@ def test_event_that_was_handled_meanwhile_is_not_handled_again(evkit_system, bil
 
     assert len(result.resolved) == 5
     assert billing.seen == []
+
+
+def test_redrive_whose_session_ends_says_so_in_a_sentence_and_what_it_had_resolved_stays_so(evkit_system, billing):
+    billing.broken = False
+    cut = Consumer(billing.consumer.group, billing.consumer.topics, system=evkit_system)
+
+    @cut.handler("a.b")
+    def until_the_third(event, tx):
+        billing.handle(event, tx)
+        if event.payload["i"] == 5:
+            tx.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    def redrive(consumer):
+        plan = dead_letters.plan_redrive(evkit_system, Selection(group=consumer.group))
+        return dead_letters.redrive(evkit_system, plan, consumer)
+
+    with pytest.raises(DatabaseUnreachable, match="terminating connection due to administrator command"):
+        redrive(cut)
+    assert states(evkit_system) == ["resolved", "resolved", "open", "open", "open"]
+
+    again = redrive(billing.consumer)
+
+    assert len(again.resolved) == 3
+    assert billing.effects() == dict.fromkeys(billing.ids, 1)
 
 
 def test_letters_of_another_group_are_refused(evkit_system, evkit_topic, billing):
