@@ -1,8 +1,9 @@
 """assigned partition → alarm: notice one that has records, is not paused and does not move, and push it.
 
-librdkafka can leave a partition without fetching it, silently, after a pause around a rebalance (its issue 5591, open
-in 2026): no error, no record, and a lag that grows. Whoever waits for an error waits for ever, so the end offsets are asked
-for from time to time, without waiting for the answer.
+librdkafka can leave a partition without fetching it, silently: after a pause around a rebalance (its issue 5591, open in
+2026), or from the start, when the group's coordinator moves at the moment in which it is asked for the committed offset
+(5586, open in 2026). No record, and a lag that grows. Whoever waits for an error waits for ever, so the end offsets are
+asked for from time to time, without waiting for the answer.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 5.0
 # A partition that has records and gave none for so long is pushed, and pushed again after as long.
 STUCK_SECONDS = 30.0
+# One that was assigned and of which nothing was ever read: the committed offset that it waits for comes at once or never.
+BEGIN_SECONDS = 10.0
 
 
 class Watchdog:
@@ -76,7 +79,8 @@ class Watchdog:
             before, since, pushed = self._still.get(place, (position, now, 0))
             if before != position:
                 since, pushed = now, 0
-            if now - since >= STUCK_SECONDS * (pushed + 1):
+            patience = BEGIN_SECONDS if position < 0 else STUCK_SECONDS
+            if now - since >= patience * (pushed + 1):
                 pushed += 1
                 log.error(
                     "group %s: %s/%s has not moved from offset %s for %.0f s, although it ends at %s; it is pushed",
@@ -92,10 +96,15 @@ class Watchdog:
 
 
 def _push(client: Any, place: Place, position: int) -> None:
-    """Fetch on, from where it stands."""
+    """Fetch on, from where it stands; one that has never begun is given up and taken again, with a new question for its
+    committed offset (a seek is refused as long as that is not known)."""
+    partition = [TopicPartition(*place)]
     try:
-        client.resume([TopicPartition(*place)])
+        client.resume(partition)
         if position >= 0:
             client.seek(TopicPartition(*place, position))
+        else:
+            client.incremental_unassign(partition)
+            client.incremental_assign(partition)
     except kafka.KafkaException as error:  # not ours any more
         log.info("%s/%s cannot be pushed: %s", *place, error)

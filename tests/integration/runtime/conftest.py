@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+from pathlib import Path
+
+import confluent_kafka
 import pytest
 
 from evkit import Consumer, Relay, Retry, outbox
@@ -59,3 +63,59 @@ def rows(evkit_system):
             return connection.execute(query, values).fetchall()
 
     return ask
+
+
+class MockBroker:
+    """A broker that answers on request what a real one answers for a fraction of a second, when nobody can ask for it.
+
+    It is librdkafka's own, a server on a port of 127.0.0.1 that its project tests clients with; it is in the library that
+    confluent-kafka loads, and is reached by ctypes. For answers that a test must be sure to get, never instead of the real
+    one.
+
+    Attributes:
+        bootstrap_servers  where it listens
+    """
+
+    # Kafka's number of the request for committed offsets, and of the answer that another broker is asked for them now.
+    OFFSET_FETCH = 9
+    NOT_COORDINATOR = 16
+
+    def __init__(self, topic: str, partitions: int) -> None:
+        folder = Path(confluent_kafka.__file__).parent.with_name("confluent_kafka.libs")
+        self._library = ctypes.CDLL(str(next(folder.glob("librdkafka-*"))))
+        configuration = self._call("conf_new", ctypes.c_void_p)
+        self._owner = ctypes.c_void_p(self._call("new", ctypes.c_void_p, 0, ctypes.c_void_p(configuration), None, 0))
+        self._cluster = ctypes.c_void_p(self._call("mock_cluster_new", ctypes.c_void_p, self._owner, 1))
+        servers = self._call("mock_cluster_bootstraps", ctypes.c_char_p, self._cluster)
+        self.bootstrap_servers: str = servers.decode()
+        self._call("mock_topic_create", ctypes.c_int, self._cluster, topic.encode(), partitions, 1)
+
+    def answer_next(self, request: int, error: int) -> None:
+        """Answer the next request of this kind with an error."""
+        errors = (ctypes.c_int * 1)(error)
+        self._call(
+            "mock_push_request_errors_array", None, self._cluster, ctypes.c_int16(request), ctypes.c_size_t(1), errors
+        )
+
+    def close(self) -> None:
+        self._call("mock_cluster_destroy", None, self._cluster)
+        self._call("destroy", None, self._owner)
+
+    def _call(self, name, result, *arguments):
+        function = getattr(self._library, f"rd_kafka_{name}")
+        function.restype = result
+        return function(*arguments)
+
+
+@pytest.fixture
+def mock_broker():
+    """`mock_broker(topic, partitions)`: see MockBroker."""
+    made = []
+
+    def make(*arguments):
+        made.append(MockBroker(*arguments))
+        return made[-1]
+
+    yield make
+    for broker in made:
+        broker.close()

@@ -11,6 +11,7 @@ from evkit import Event, Retry, dead_letters, kafka
 from evkit.runtime import consumer as consumer_module
 from evkit.runtime import watchdog
 from evkit.runtime.dead_letters import Selection
+from evkit.system import System
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["consumer", "classic"])
 
@@ -81,6 +82,30 @@ def test_partition_that_stands_still_although_it_has_records_is_pushed(
     assert "has not moved from offset" in caplog.text
     until(lambda: consumer.stuck == [])
     assert "moves again" in caplog.text
+
+
+@PROTOCOLS
+def test_partition_that_never_begins_is_taken_again(
+    protocol, mock_broker, evkit_settings, new_consumer, running, monkeypatch, caplog
+):
+    """The coordinator moves when it is asked for the committed offsets: the client says so once, and never asks again."""
+    monkeypatch.setattr(watchdog, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(watchdog, "BEGIN_SECONDS", 0.5)
+    broker = mock_broker("orders", 2)
+    settings = evkit_settings.model_copy(update={"kafka": {"bootstrap.servers": broker.bootstrap_servers}})
+    producer = kafka.producer(settings)
+    for n in range(20):
+        producer.produce("orders", b"{}", f"k{n}".encode(), headers={"ce_id": str(n), "ce_type": "a.b"})
+    producer.flush(10)
+    broker.answer_next(broker.OFFSET_FETCH, broker.NOT_COORDINATOR)
+    consumer = new_consumer("orders", system=System(settings), protocol=protocol)
+    consumer.handler("a.b")(lambda event, tx: None)
+
+    running(consumer)
+
+    until(lambda: consumer.counts.handled == 20)
+    assert "Broker: Not coordinator" in caplog.text
+    assert "it is pushed" in caplog.text
 
 
 def test_quiet_partitions_are_not_taken_for_stuck_ones(
