@@ -1,44 +1,45 @@
-"""relay's counters and outbox status → Prometheus and OpenTelemetry: export, from one list of metrics.
+"""a part's own counters and what it asks for → Prometheus and OpenTelemetry: export, from one list of metrics for each.
 
-`METRICS` says each metric once: its name as OpenTelemetry spells it, kind, unit, meaning, and where its number comes from,
-which is a counter that the relay keeps itself (`RelayMetrics`, one addition a batch) or a key of `outbox.status`, asked
-when somebody scrapes. Prometheus' spelling follows: `evkit.outbox.oldest.age` in s is `evkit_outbox_oldest_age_seconds`.
+A part is a relay or a consumer. Its list (relay_metrics.py, consumer_metrics.py) says each metric once: its name as
+OpenTelemetry spells it, kind, unit, meaning, and where its number comes from, which is a counter that the part keeps itself
+(`Count`, `Level`, `Spread`: one addition a batch) or something that is asked when somebody scrapes. Prometheus' spelling
+follows: `evkit.outbox.oldest.age` in s is `evkit_outbox_oldest_age_seconds`.
 
 Neither library is imported before somebody exports.
 """
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
-import time
 import weakref
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from evkit import postgres
-from evkit.errors import EvkitError
-from evkit.runtime import outbox
-from evkit.system import System
+from evkit.errors import UsageError
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
     from prometheus_client import Metric as Family
 
-log = logging.getLogger(__name__)
+# A metric's number is in the counters of the part itself.
+OWN = "own"
 
-# A status is used again for so long: it costs a query, and several may scrape.
-STATUS_SECONDS = 5.0
+# What was asked of a server is used again for so long: it costs a query, and several may scrape.
+ASK_SECONDS = 5.0
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-_EVENTS = (1, 10, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+EVENTS = (1, 10, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
 
-
-# Of an event that was not published: see publisher.py.
-ERROR_CLASSES = ("retriable", "poison", "fatal")
+# Attributes that OpenTelemetry's messaging conventions have a name for; as labels of Prometheus they keep the short one.
+_CONVENTIONAL = {
+    "group": "messaging.consumer.group.name",
+    "topic": "messaging.destination.name",
+    "partition": "messaging.destination.partition.id",
+    "error_type": "error.type",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +47,26 @@ class Metric:
     """One metric.
 
     Attributes:
-        name       as OpenTelemetry spells it
-        kind       counter (only grows), gauge or histogram
-        unit       in UCUM: "s", "By", "1", or "{event}" for a plain count
-        meaning    one line
-        source     "relay": attribute `key` of RelayMetrics; "status": that key of `outbox.status`
-        key        see source
-        attribute  what a counter or gauge is split by; None: by nothing
-        none       what is exported where the status says None: 0 for ages of what is not there; None: nothing
+        name        as OpenTelemetry spells it
+        kind        counter (only grows), gauge or histogram
+        unit        in UCUM: "s", "By", "1", or "{event}" for a plain count
+        meaning     one line
+        source      OWN: the attribute `key` of the part's counters; else one of the sources of its Reading
+        key         see source
+        attributes  what it is split by
+        none        what is exported where its source says None: 0 for ages of what is not there; None: nothing
+        constant    attributes with a fixed value that OpenTelemetry's conventions ask for; no labels of Prometheus
     """
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     unit: str
     meaning: str
-    source: Literal["relay", "status"]
+    source: str
     key: str
-    attribute: str | None = None
+    attributes: tuple[str, ...] = ()
     none: float | None = 0
+    constant: tuple[tuple[str, str], ...] = ()
 
     @property
     def prometheus_name(self) -> str:
@@ -73,251 +76,182 @@ class Metric:
 
 
 class Count:
-    """A number that only grows, split by one attribute if it has one. Threads may add at the same time."""
+    """A number that only grows, for each combination of its attributes. Threads may add at the same time."""
 
     __slots__ = ("_lock", "values")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.values: dict[str, float] = {}
+        self.values: dict[tuple[str, ...], float] = {}
 
-    def add(self, n: float = 1, attribute: str = "") -> None:
+    def add(self, n: float = 1, *attributes: str) -> None:
         with self._lock:
-            self.values[attribute] = self.values.get(attribute, 0) + n
+            self.values[attributes] = self.values.get(attributes, 0) + n
 
     @property
     def value(self) -> float:
-        """The sum over all values of the attribute."""
+        """The sum over all attributes."""
         return sum(list(self.values.values()))
 
 
 class Level:
-    """A number that goes up and down: what was set last, for each value of the attribute."""
+    """A number that goes up and down: what was set last, for each combination of its attributes."""
 
     __slots__ = ("values",)
 
     def __init__(self) -> None:
-        self.values: dict[str, float] = {}
+        self.values: dict[tuple[str, ...], float] = {}
 
-    def set(self, value: float, attribute: str = "") -> None:
-        self.values[attribute] = value
+    def set(self, value: float, *attributes: str) -> None:
+        self.values[attributes] = value
 
 
 class Spread:
-    """How often values were how large. `listeners` are told each value too: OpenTelemetry collects its own spread."""
+    """How often values were how large, for each combination of its attributes.
 
-    __slots__ = ("_lock", "bounds", "counts", "listeners", "sum")
+    `listeners` are told each value and its attributes too: OpenTelemetry collects its own spread.
+    """
+
+    __slots__ = ("_counts", "_lock", "_sums", "bounds", "listeners")
 
     def __init__(self, bounds: Iterable[float]) -> None:
         self._lock = threading.Lock()
         self.bounds = tuple(float(b) for b in bounds)
-        self.counts = [0] * (len(self.bounds) + 1)
-        self.sum = 0.0
-        self.listeners: list[Callable[[float], None]] = []
+        self._counts: dict[tuple[str, ...], list[int]] = {}
+        self._sums: dict[tuple[str, ...], float] = {}
+        self.listeners: list[Callable[[float, tuple[str, ...]], None]] = []
 
-    def observe(self, value: float) -> None:
+    def begin(self, *attributes: str) -> None:
+        """Be there before the first value: a histogram that is missing until then hides that value from rate()."""
         with self._lock:
-            self.counts[bisect_left(self.bounds, value)] += 1
-            self.sum += value
+            if attributes not in self._counts:
+                self._counts[attributes], self._sums[attributes] = [0] * (len(self.bounds) + 1), 0.0
+
+    def observe(self, value: float, *attributes: str) -> None:
+        with self._lock:
+            counts = self._counts.get(attributes)
+            if counts is None:
+                counts = self._counts[attributes] = [0] * (len(self.bounds) + 1)
+                self._sums[attributes] = 0.0
+            counts[bisect_left(self.bounds, value)] += 1
+            self._sums[attributes] += value
         for listener in self.listeners:
-            listener(value)
+            listener(value, attributes)
 
-    def read(self) -> tuple[list[tuple[float, int]], float]:
-        """(upper bound, values up to it) ascending, the last bound infinite; and the sum of all values."""
+    def read(self) -> dict[tuple[str, ...], tuple[list[tuple[float, int]], float]]:
+        """By attributes: (upper bound, values up to it) ascending, the last bound infinite; and the sum of all values."""
         with self._lock:
-            counts, total = list(self.counts), self.sum
+            counted = {
+                attributes: (list(counts), self._sums[attributes]) for attributes, counts in self._counts.items()
+            }
+        return {attributes: (self._summed(counts), total) for attributes, (counts, total) in counted.items()}
+
+    def _summed(self, counts: list[int]) -> list[tuple[float, int]]:
         pairs, below = [], 0
         for bound, n in zip((*self.bounds, float("inf")), counts, strict=True):
             below += n
             pairs.append((bound, below))
-        return pairs, total
-
-
-class RelayMetrics:
-    """What a relay counts while it works; every attribute is one of `METRICS`, where its meaning stands."""
-
-    def __init__(self) -> None:
-        self.published = Count()
-        self.published_bytes = Count()
-        self.marked = Count()
-        self.failed = Count()
-        self.retried = Count()
-        self.redelivered = Count()
-        self.batches = Count()
-        self.leads = Count()
-        self.batch_seconds = Spread(_SECONDS)
-        self.batch_events = Spread(_EVENTS)
-        self.queued = Level()
-        self.leading = Level()
-        for count in (self.published, self.published_bytes, self.marked, self.retried, self.redelivered, self.batches):
-            count.add(0)  # a counter that is missing until its first event hides that first event from rate()
-        self.leads.add(0)
-        for error_class in ERROR_CLASSES:
-            self.failed.add(0, error_class)
-        self.leading.set(0)
-
-
-METRICS: tuple[Metric, ...] = (
-    Metric("evkit.outbox.pending", "gauge", "{event}",
-           "Events that are committed and neither published nor unpublishable.", "status", "waiting"),
-    Metric("evkit.outbox.oldest.age", "gauge", "s",
-           "Age of the oldest pending event; 0 when none is.", "status", "oldest_waiting_seconds"),
-    Metric("evkit.outbox.scheduled", "gauge", "{event}",
-           "Events that are to be published later, those that are due included.", "status", "scheduled"),
-    Metric("evkit.outbox.due", "gauge", "{event}",
-           "Scheduled events whose time has come and that the relay has not moved into the outbox.", "status", "due"),
-    Metric("evkit.outbox.due.oldest.age", "gauge", "s",
-           "For how long the oldest of them is due; 0 when none is.", "status", "oldest_due_seconds"),
-    Metric("evkit.outbox.unpublishable", "gauge", "{event}",
-           "Events that the broker will not take as they are: evkit outbox status, retry or skip.",
-           "status", "unpublishable"),
-    Metric("evkit.outbox.unpublishable.oldest.age", "gauge", "s",
-           "For how long the oldest of them is parked; 0 when none is.", "status", "oldest_unpublishable_seconds"),
-    Metric("evkit.outbox.held", "gauge", "{event}",
-           "Later events of their keys, which wait behind them.", "status", "held"),
-    Metric("evkit.outbox.hole.age", "gauge", "s",
-           "For how long the relay has known the oldest position that a running transaction may still fill; 0 when "
-           "there is none.", "status", "oldest_hole_seconds"),
-    Metric("evkit.outbox.hole.pid", "gauge", "1",
-           "Process id of the PostgreSQL backend that keeps that position open; absent when none is known.",
-           "status", "hole_pid", none=None),
-    Metric("evkit.outbox.readable", "gauge", "1",
-           "1 when the outbox could be asked for this scrape; 0: the other evkit.outbox metrics are absent.",
-           "status", "readable"),
-    Metric("evkit.relay.published", "counter", "{event}",
-           "Events that the broker has confirmed.", "relay", "published"),
-    Metric("evkit.relay.published.size", "counter", "By",
-           "Bytes of their payloads.", "relay", "published_bytes"),
-    Metric("evkit.relay.marked", "counter", "{event}",
-           "Events whose publication is written down in the database.", "relay", "marked"),
-    Metric("evkit.relay.failed", "counter", "{failure}",
-           "Failures to publish, by class: poison counts each event, retriable and fatal each time the relay broke off.",
-           "relay", "failed", attribute="error_class"),
-    Metric("evkit.relay.retried", "counter", "{event}",
-           "Events that were tried again after they had failed or were unpublishable.", "relay", "retried"),
-    Metric("evkit.relay.redelivered", "counter", "{event}",
-           "Events sent again that may be in their topic already, after a crash or a lost answer.",
-           "relay", "redelivered"),
-    Metric("evkit.relay.batches", "counter", "{batch}",
-           "Batches that were wholly answered.", "relay", "batches"),
-    Metric("evkit.relay.leads", "counter", "{lead}",
-           "How often this relay took the lead.", "relay", "leads"),
-    Metric("evkit.relay.leading", "gauge", "1",
-           "1 while this relay leads, 0 while it stands by.", "relay", "leading"),
-    Metric("evkit.relay.queued", "gauge", "{batch}",
-           "Batches between two stages of the relay: read, under_way to the broker, answered and not marked yet.",
-           "relay", "queued", attribute="stage"),
-    Metric("evkit.relay.batch.duration", "histogram", "s",
-           "From a batch's first event handed to the producer to its last answer.", "relay", "batch_seconds"),
-    Metric("evkit.relay.batch.size", "histogram", "{event}",
-           "Events in a batch.", "relay", "batch_events"),
-)  # fmt: skip
-
-
-class Measured(Protocol):
-    """What is asked of a relay."""
-
-    @property
-    def system(self) -> System: ...
-
-    @property
-    def metrics(self) -> RelayMetrics: ...
+        return pairs
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One number of a counter or gauge at this moment, and its attributes as OpenTelemetry names them."""
+    """One number of a counter or gauge at this moment, and its attributes in our words."""
 
-    metric: Metric
     value: float
     attributes: dict[str, str]
 
 
 class Reading:
-    """The numbers of one relay and its outbox, now. The outbox is asked at most every five seconds."""
+    """The numbers of one part, now.
 
-    def __init__(self, relay: Measured) -> None:
-        self._metrics = relay.metrics
-        self._system = relay.system
-        # Which outbox: host, port and database, as several relays may report to one place.
-        self.outbox = postgres.address(relay.system.settings.postgres_dsn)
-        self._lock = threading.Lock()
-        self._asked_at = float("-inf")
-        self._status: dict[str, Any] | None = None
+    A subclass names the `metrics` and what is `asked` of other sources than the part's own counters.
 
-    def samples(self, only: Metric | None = None) -> Iterator[Sample]:
-        """Every counter and gauge that has a number, or those of one metric; not the histograms."""
-        for metric in METRICS if only is None else (only,):
-            if metric.kind == "histogram":
-                continue
-            if metric.source == "relay":
-                values = dict(getattr(self._metrics, metric.key).values)
-                for attribute, value in values.items():
-                    more = {metric.attribute: attribute} if metric.attribute is not None else {}
-                    yield Sample(metric, value, {"outbox": self.outbox} | more)
-            else:
-                found = self._from_status(metric)
-                if found is not None:
-                    yield Sample(metric, found, {"outbox": self.outbox})
+    Args:
+        own    the part's counters
+        about  attributes that every number has; they tell one part from another of its kind in the same process
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]]
+
+    def __init__(self, own: object, about: dict[str, str]) -> None:
+        self._own = own
+        self.about = about
+
+    def samples(self, metric: Metric) -> Iterator[Sample]:
+        """The numbers of a counter or gauge that there are now."""
+        if metric.source != OWN:
+            yield from self.asked(metric)
+            return
+        for values, number in dict(getattr(self._own, metric.key).values).items():
+            yield Sample(number, self.about | dict(zip(metric.attributes, values, strict=True)))
+
+    def asked(self, metric: Metric) -> Iterator[Sample]:
+        """The numbers of a metric that comes from elsewhere."""
+        raise NotImplementedError
 
     def spread(self, metric: Metric) -> Spread:
-        """Of a histogram."""
-        spread: Spread = getattr(self._metrics, metric.key)
+        """Of a histogram; those are always the part's own."""
+        spread: Spread = getattr(self._own, metric.key)
         return spread
 
-    def _from_status(self, metric: Metric) -> float | None:
-        status = self._asked()
-        if metric.key == "readable":
-            return float(status is not None)
-        if status is None:
-            return None
-        value = status[metric.key]
-        return metric.none if value is None else float(value)
 
-    def _asked(self) -> dict[str, Any] | None:
-        with self._lock:
-            if time.monotonic() - self._asked_at >= STATUS_SECONDS:
-                try:
-                    self._status = outbox.status(self._system, counts=False)
-                except EvkitError as error:
-                    # Whoever scrapes still gets the relay's own numbers, and 0 for readable.
-                    log.warning("the outbox cannot be asked for its metrics: %s", error)
-                    self._status = None
-                self._asked_at = time.monotonic()
-            return self._status
+class Measured(Protocol):
+    """What can be exported: a relay, a consumer."""
+
+    def reading(self) -> Reading:
+        """Its numbers; may be asked again and again, and keeps nobody alive."""
 
 
 class Collector:
-    """A collector for a registry of prometheus_client: `REGISTRY.register(Collector(relay))` in a service with its own
-    endpoint. One for all relays of a process: a registry takes each name once."""
+    """A collector for a registry of prometheus_client: `REGISTRY.register(Collector(relay, consumer))` in a service with
+    its own endpoint. One for all parts of a process: a registry takes each name once.
 
-    def __init__(self, *relays: Measured) -> None:
-        self._readings = [Reading(relay) for relay in relays]
+    Raises:
+        UsageError: two parts are of the same kind and of the same group or outbox.
+    """
+
+    def __init__(self, *parts: Measured) -> None:
+        self._parts = parts
+        self._readings = [part.reading() for part in parts]
+        seen: list[tuple[type[Reading], dict[str, str]]] = []
+        for reading in self._readings:
+            if (type(reading), reading.about) in seen:
+                which = ", ".join(f"{name}={value}" for name, value in reading.about.items())
+                raise UsageError(
+                    f"two parts with {which} would tell their numbers under one name: give each an endpoint"
+                )
+            seen.append((type(reading), reading.about))
 
     def collect(self) -> Iterator[Family]:
         """The metrics of this moment, as the registry asks for them."""
-        from prometheus_client import core
-
-        for metric in METRICS:
-            names = ["outbox"] + ([metric.attribute] if metric.attribute is not None else [])
-            if metric.kind == "histogram":
-                spreads = core.HistogramMetricFamily(metric.prometheus_name, metric.meaning, labels=names)
-                for reading in self._readings:
-                    pairs, total = reading.spread(metric).read()
-                    buckets = [(_bound(bound), n) for bound, n in pairs]
-                    spreads.add_metric([reading.outbox], buckets=buckets, sum_value=total)
-                yield spreads
-                continue
-            kind = core.CounterMetricFamily if metric.kind == "counter" else core.GaugeMetricFamily
-            family = kind(metric.prometheus_name, metric.meaning, labels=names)
-            for reading in self._readings:
-                for sample in reading.samples(metric):
-                    family.add_metric([sample.attributes[n] for n in names], sample.value)
-            yield family
+        listed = dict.fromkeys(metric for reading in self._readings for metric in reading.metrics)
+        for metric in listed:
+            yield family(metric, [r for r in self._readings if metric in r.metrics])
 
     def describe(self) -> list[Family]:
         """Nothing: a registry that asks for the names must not make us ask the database."""
         return []
+
+
+def family(metric: Metric, readings: Sequence[Reading]) -> Family:
+    """What one metric is now, in all parts that have it."""
+    from prometheus_client import core
+
+    names = [*dict.fromkeys(name for reading in readings for name in reading.about), *metric.attributes]
+    if metric.kind == "histogram":
+        spreads = core.HistogramMetricFamily(metric.prometheus_name, metric.meaning, labels=names)
+        for reading in readings:
+            for values, (pairs, total) in reading.spread(metric).read().items():
+                buckets = [(_bound(bound), n) for bound, n in pairs]
+                spreads.add_metric([*reading.about.values(), *values], buckets=buckets, sum_value=total)
+        return spreads
+    kind = core.CounterMetricFamily if metric.kind == "counter" else core.GaugeMetricFamily
+    found = kind(metric.prometheus_name, metric.meaning, labels=names)
+    for reading in readings:
+        for sample in reading.samples(metric):
+            found.add_metric([sample.attributes[n] for n in names], sample.value)
+    return found
 
 
 def _bound(bound: float) -> str:
@@ -325,34 +259,37 @@ def _bound(bound: float) -> str:
     return "+Inf" if bound == float("inf") else repr(bound)
 
 
-# Relays whose numbers go to a meter provider; the process's own is under None.
-_exported: dict[MeterProvider | None, dict[int, tuple[weakref.ref[Any], Reading]]] = {}
+# --- OpenTelemetry ----------------------------------------------------------------------------------------------------
+
+# Parts whose numbers go to a meter provider, by kind of reading; the process's own provider is None.
+_Exported = dict[int, tuple[weakref.ref[Any], Reading]]
+_exported: dict[tuple[Any, type[Reading]], _Exported] = {}
 _export_lock = threading.Lock()
 
 
-def export(relay: Measured, provider: MeterProvider | None = None) -> bool:
-    """Let OpenTelemetry observe a relay, when the process uses OpenTelemetry; returns whether it does.
+def export(part: Measured, provider: MeterProvider | None = None) -> bool:
+    """Let OpenTelemetry observe a part, when the process uses OpenTelemetry; returns whether it does.
 
-    Called by a relay when it starts. Nothing is imported and nothing happens in a process that has not imported
+    Called by a part when it starts. Nothing is imported and nothing happens in a process that has not imported
     opentelemetry's metrics by then; where it has, an SDK may also be set up later. Calling twice changes nothing, and a
-    relay that is gone is not observed any more.
+    part that is gone is not observed any more.
 
     Args:
-        relay     whose numbers
+        part      whose numbers
         provider  where to; default: what the process has set up
     """
     if provider is None and "opentelemetry.metrics" not in sys.modules:
         return False
+    reading = part.reading()
     with _export_lock:
-        new = provider not in _exported
-        relays = _exported.setdefault(provider, {})
-        if id(relay) not in relays or relays[id(relay)][0]() is not relay:
-            reading = Reading(relay)
-            key = id(relay)
-            relays[key] = (weakref.ref(relay, lambda _: relays.pop(key, None)), reading)
+        new = (provider, type(reading)) not in _exported
+        parts = _exported.setdefault((provider, type(reading)), {})
+        key = id(part)
+        if key not in parts or parts[key][0]() is not part:
+            parts[key] = (weakref.ref(part, lambda _: parts.pop(key, None)), reading)
             _listen(reading, provider)
         if new:
-            _observe(relays, provider)
+            _observe(reading.metrics, parts, provider)
     return True
 
 
@@ -362,20 +299,26 @@ def _meter(provider: MeterProvider | None) -> Any:
     return metrics.get_meter("evkit") if provider is None else provider.get_meter("evkit")
 
 
-def _observe(relays: dict[int, tuple[weakref.ref[Any], Reading]], provider: MeterProvider | None) -> None:
+def _conventional(attributes: dict[str, str], metric: Metric) -> dict[str, str]:
+    # What is empty does not apply (an error.type without an error); a label of Prometheus that is empty is none either.
+    named = {_CONVENTIONAL.get(name, name): value for name, value in attributes.items() if value}
+    return named | dict(metric.constant)
+
+
+def _observe(metrics: Sequence[Metric], parts: _Exported, provider: MeterProvider | None) -> None:
     from opentelemetry.metrics import Observation
 
     def observer(metric: Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
-            for relay, reading in list(relays.values()):
-                if relay() is not None:
+            for part, reading in list(parts.values()):
+                if part() is not None:
                     for sample in reading.samples(metric):
-                        yield Observation(sample.value, sample.attributes)
+                        yield Observation(sample.value, _conventional(sample.attributes, metric))
 
         return observe
 
     meter = _meter(provider)
-    for metric in METRICS:
+    for metric in metrics:
         if metric.kind != "histogram":
             create = meter.create_observable_counter if metric.kind == "counter" else meter.create_observable_gauge
             create(metric.name, callbacks=[observer(metric)], unit=metric.unit, description=metric.meaning)
@@ -384,7 +327,7 @@ def _observe(relays: dict[int, tuple[weakref.ref[Any], Reading]], provider: Mete
 def _listen(reading: Reading, provider: MeterProvider | None) -> None:
     """OpenTelemetry has no observable histogram: it is told each value."""
     meter = _meter(provider)
-    for metric in METRICS:
+    for metric in reading.metrics:
         if metric.kind == "histogram":
             spread = reading.spread(metric)
             histogram = meter.create_histogram(
@@ -393,5 +336,17 @@ def _listen(reading: Reading, provider: MeterProvider | None) -> None:
                 description=metric.meaning,
                 explicit_bucket_boundaries_advisory=list(spread.bounds),
             )
-            attributes = {"outbox": reading.outbox}
-            spread.listeners.append(lambda value, to=histogram, about=attributes: to.record(value, about))  # type: ignore[misc]
+            spread.listeners.append(_listener(histogram, reading.about, metric))
+
+
+def _listener(histogram: Any, about: dict[str, str], metric: Metric) -> Callable[[float, tuple[str, ...]], None]:
+    known: dict[tuple[str, ...], dict[str, str]] = {}
+
+    def listen(value: float, values: tuple[str, ...]) -> None:
+        attributes = known.get(values)
+        if attributes is None:
+            given = dict(zip(metric.attributes, values, strict=True))
+            attributes = known[values] = _conventional(about | given, metric)
+        histogram.record(value, attributes)
+
+    return listen

@@ -25,8 +25,8 @@ from evkit.event import CE_CAUSATION_ID, CE_CORRELATION_ID, CE_SCHEMA_VERSION, T
 from evkit.kafka import KafkaError, KafkaException
 from evkit.runtime import refusal, tracing
 from evkit.runtime.batch import Batch, Unpublished, headers_of
-from evkit.runtime.metrics import RelayMetrics
 from evkit.runtime.outbox_cursor import Row
+from evkit.runtime.relay_metrics import RelayMetrics
 from evkit.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -29,8 +29,8 @@ from evkit.runtime.batch import Batch
 from evkit.runtime.health import Health
 from evkit.runtime.leadership import HEARTBEAT_SECONDS, Candidate, Lead
 from evkit.runtime.marker import Deposed
-from evkit.runtime.metrics import RelayMetrics
 from evkit.runtime.publisher import Publisher
+from evkit.runtime.relay_metrics import RelayMetrics, RelayReading
 from evkit.runtime.transactional_publisher import TransactionalPublisher
 from evkit.runtime.wake import Wake
 from evkit.system import System, connect
@@ -75,7 +75,7 @@ class Relay:
 
     Attributes:
         leading  set while this relay leads (threading.Event)
-        metrics  what it has counted: see metrics.py
+        metrics  what it has counted: see relay_metrics.py
     """
 
     def __init__(
@@ -210,6 +210,10 @@ class Relay:
             held_keys=len(lead.publisher.held) if lead is not None else 0,
         )
 
+    def reading(self) -> RelayReading:
+        """Its numbers and its outbox's, for `metrics.Collector` and `metrics.export`."""
+        return RelayReading(self)
+
     def step(self) -> int:
         """Read one batch, publish it and mark it, in this thread; returns how many events are published and marked.
 
@@ -265,21 +269,16 @@ class Relay:
         return True
 
     def _new_publisher(self, relay_id: str, is_certain: Callable[[], bool], confirm: Callable[[], None]) -> Publisher:
-        settings, hold = self.system.settings, self._on_poison == "hold"
+        settings = self.system.settings
+        how: dict[str, Any] = {
+            "hold": self._on_poison == "hold",
+            "may_publish": is_certain,
+            "stop": self._abort,
+            "metrics": self.metrics,
+        }
         if self.delivery == "exactly-once":
-            return TransactionalPublisher(
-                settings,
-                self._source,
-                relay_id=relay_id,
-                confirm=confirm,
-                hold=hold,
-                may_publish=is_certain,
-                stop=self._abort,
-                metrics=self.metrics,
-            )
-        return Publisher(
-            settings, self._source, hold=hold, may_publish=is_certain, stop=self._abort, metrics=self.metrics
-        )
+            return TransactionalPublisher(settings, self._source, relay_id=relay_id, confirm=confirm, **how)
+        return Publisher(settings, self._source, **how)
 
     def _let_go(self) -> None:
         self.leading.clear()

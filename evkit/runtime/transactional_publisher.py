@@ -22,8 +22,8 @@ from evkit.event import CE_ID
 from evkit.kafka import KafkaError, KafkaException, TopicPartition
 from evkit.runtime import refusal
 from evkit.runtime.batch import Batch
-from evkit.runtime.metrics import RelayMetrics
 from evkit.runtime.publisher import Publisher, Trouble
+from evkit.runtime.relay_metrics import RelayMetrics
 from evkit.settings import Settings
 
 log = logging.getLogger(__name__)

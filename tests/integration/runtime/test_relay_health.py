@@ -87,7 +87,7 @@ class Running:
 @pytest.fixture
 def running(evkit_system, monkeypatch):
     """Factory: a relay of this test's outbox with its endpoint, stopped at the end. A scrape asks the outbox each time."""
-    monkeypatch.setattr(metrics, "STATUS_SECONDS", 0)
+    monkeypatch.setattr(metrics, "ASK_SECONDS", 0)
     made = []
 
     def make(system=evkit_system, **options):

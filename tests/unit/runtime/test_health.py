@@ -14,7 +14,7 @@ import pytest
 from evkit.errors import DatabaseUnreachable, UsageError
 from evkit.runtime import outbox
 from evkit.runtime.health import Health, serve
-from evkit.runtime.metrics import RelayMetrics
+from evkit.runtime.relay_metrics import RelayMetrics, RelayReading
 from evkit.settings import Settings
 from evkit.system import System
 
@@ -27,6 +27,9 @@ class Relay:
         self.system = System(Settings(postgres_dsn=dsn, kafka={"bootstrap.servers": "b:9092"}))
         self.metrics = RelayMetrics()
         self.said = Health.of(**WELL)
+
+    def reading(self):
+        return RelayReading(self)
 
     def health(self):
         if isinstance(self.said, Exception):
