@@ -69,7 +69,7 @@ def run(
         return
     from evkit.runtime import health
 
-    server = health.serve(relay, http_host, http_port)
+    server = health.serve(relay, host=http_host, port=http_port)
     say(f"health and metrics at {server.url}")
     try:
         relay.run()

@@ -1,7 +1,8 @@
-"""relay → monitoring: answer over HTTP whether it works (/health) and what it has counted (/metrics).
+"""relay, consumer → monitoring: answer over HTTP whether they work (/health) and what they have counted (/metrics).
 
-`Health` is one answer, judged from what the relay knows about itself, in memory: it comes at once, also while PostgreSQL is
-away. `serve` puts it and the metrics on a port, for `evkit relay run --http-port` and for services.
+`Health` is one answer, judged from what a part knows about itself, in memory: it comes at once, also while PostgreSQL is
+away. `serve` puts it and the metrics on a port, for `evkit relay run` and `evkit consume` with `--http-port`, and for
+services.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import AF_INET, AF_INET6
@@ -27,82 +29,23 @@ _CLIENT_SECONDS = 10
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether a relay does its work, and if not, why.
+    """Whether a part of a process does its work, and if not, why; each kind of part has its own kind, with more fields.
 
-    Red (`ok` is False) is what keeps *every* event from moving, or will:
-
-    - the loop is dead, or was silent for longer than its lease: nobody works here, and a standby has taken the lead
-    - it was stopped by a fatal error: it will not go on before somebody has done something
-    - it is held: PostgreSQL or the broker has not answered for longer than the lease. A new process would wait as well, yet
-      events wait meanwhile, and this is the page that a load balancer, an alert or a person looks at
-
-    Only a reason, with `ok` True, is what does not keep the others from moving: a shorter wait, which every restart of a
-    broker brings, and unpublishable events that hold their keys. A relay that is replaced or drained for these would stop
-    all keys for the sake of some, and find the same ones again; they are a finding of `evkit check` and a metric instead.
-
-    A standby is well: it leads nothing, and nothing is asked of it but to ask for the lead.
+    Red (`ok` is False) is what keeps *every* event from moving, or will. What keeps back some and lets the others flow is
+    only a reason: a process that is replaced for it would stop all for the sake of some, and find the same ones again.
 
     Attributes:
-        ok                 whether it does its work
-        reasons            what is wrong or worth knowing, as sentences; the worst first
-        leading            it holds the outbox's lock
-        last_loop_seconds  since its loop was last heard of; None when it has not run yet
-        lease_seconds      for how long it may be silent
-        waits_for          what it waits for, in the words of the error; None when for nothing
-        waits_seconds      for how long
-        held_keys          keys that unpublishable events hold
+        ok       whether it does its work
+        reasons  what is wrong or worth knowing, as sentences; the worst first
     """
 
     ok: bool
     reasons: list[str] = field(default_factory=list)
-    leading: bool = False
-    last_loop_seconds: float | None = None
-    lease_seconds: float | None = None
-    waits_for: str | None = None
-    waits_seconds: float | None = None
-    held_keys: int = 0
 
-    @classmethod
-    def of(
-        cls,
-        *,
-        alive: bool,
-        leading: bool,
-        last_loop_seconds: float | None,
-        lease_seconds: float,
-        fatal: str | None = None,
-        waits_for: str | None = None,
-        waits_seconds: float | None = None,
-        held_keys: int = 0,
-    ) -> Health:
-        """Judge what a relay knows about itself; see the class.
-
-        Args:
-            alive              `run` has been called and has not returned
-            last_loop_seconds  since a loop that works or waits was last heard of
-            fatal              the error that ended it
-            waits_for          the error that it waits out
-            waits_seconds      since when
-            others: as the attributes
-        """
-        red: list[str] = []
-        notes: list[str] = []
-        if fatal is not None:
-            red.append(f"stopped: {fatal}")
-        elif not alive:
-            red.append("the relay is not running")
-        elif last_loop_seconds is None or last_loop_seconds > lease_seconds:
-            since = "has not begun" if last_loop_seconds is None else f"was silent for {last_loop_seconds:.1f} s"
-            red.append(f"the relay's loop {since}; its lease is {lease_seconds:g} s")
-        if waits_for is not None:
-            waits = waits_seconds or 0.0
-            (red if waits > lease_seconds else notes).append(f"waits for {waits:.1f} s: {waits_for}")
-        if held_keys:
-            keys = "1 key is" if held_keys == 1 else f"{held_keys:,} keys are"
-            notes.append(
-                f"{keys} held by unpublishable events: `evkit outbox status`, then `evkit outbox retry` or `skip`"
-            )
-        return cls(not red, red + notes, leading, last_loop_seconds, lease_seconds, waits_for, waits_seconds, held_keys)
+    @property
+    def part(self) -> str:
+        """What it is the health of, among other parts."""
+        return "part"
 
     @property
     def status(self) -> str:
@@ -116,8 +59,29 @@ class Health:
         return {"status": self.status} | asdict(self)
 
 
-class Served(metrics.Measured, Protocol):
-    """What is asked of a relay."""
+@dataclass(frozen=True, slots=True)
+class Together(Health):
+    """The health of several parts of one process: red as soon as one of them is.
+
+    Attributes:
+        parts  the document of each, `part` first: what it is the health of
+    """
+
+    parts: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, healths: Sequence[Health]) -> Together:
+        """The reasons of all parts, those of red ones first, each after the name of its part."""
+        red_first = sorted(healths, key=lambda health: health.ok)
+        return cls(
+            all(health.ok for health in healths),
+            [f"{health.part}: {reason}" for health in red_first for reason in health.reasons],
+            [{"part": health.part} | health.document() for health in healths],
+        )
+
+
+class Served(Protocol):
+    """What is asked of a part."""
 
     def health(self) -> Health: ...
 
@@ -150,13 +114,19 @@ class Server:
         self._thread.join()
 
 
-def serve(relay: Served, host: str = "127.0.0.1", port: int = 0) -> Server:
-    """Answer /health and /metrics on a port, in threads of their own, until `close()`.
+def serve(*parts: Served, host: str = "127.0.0.1", port: int = 0, collector: Any = None) -> Server:
+    """Answer /health and /metrics of a process on a port, in threads of their own, until `close()`.
 
-    /health   200 while the relay is ok, 503 while it is red; JSON: status, reasons and the other fields of `Health`
+    /health   200 while every part is ok, 503 while one is red; JSON: status, reasons and the other fields of its `Health`,
+              or with several parts those of `Together`
     /metrics  Prometheus' text format, or OpenMetrics when the client asks for it
 
     Nobody is asked for a password, so it listens on this machine alone by default; give host "0.0.0.0" inside a container.
+
+    Args:
+        parts      relays and consumers of this process
+        port       0: any that is free
+        collector  of the metrics; default: of the parts'
 
     Raises:
         UsageError: the port is taken, or the host is no address of this machine.
@@ -164,10 +134,10 @@ def serve(relay: Served, host: str = "127.0.0.1", port: int = 0) -> Server:
     from prometheus_client import CollectorRegistry
 
     registry = CollectorRegistry()
-    registry.register(cast("Any", metrics.Collector(relay)))
+    registry.register(collector or cast("Any", metrics.Collector(*cast("tuple[metrics.Measured, ...]", parts))))
 
     class Handler(_Handler):
-        pages = _Pages(relay, registry)
+        pages = _Pages(parts, registry)
 
     class HTTPServer(_HTTPServer):
         address_family = AF_INET6 if ":" in host else AF_INET
@@ -198,8 +168,8 @@ class _HTTPServer(ThreadingHTTPServer):
 class _Pages:
     """What is answered: status, content type, body."""
 
-    def __init__(self, relay: Served, registry: Any) -> None:
-        self._relay = relay
+    def __init__(self, parts: Sequence[Served], registry: Any) -> None:
+        self._parts = parts
         self._registry = registry
 
     def answer(self, path: str, accept: str) -> tuple[int, str, bytes]:
@@ -208,16 +178,22 @@ class _Pages:
             return self._health()
         if page == "/metrics":
             return self._metrics(accept)
-        return 404, "text/plain; charset=utf-8", b"an evkit relay: /health and /metrics are here\n"
+        return 404, "text/plain; charset=utf-8", b"evkit: /health and /metrics are here\n"
 
     def _health(self) -> tuple[int, str, bytes]:
-        try:
-            health = self._relay.health()
-        except Exception as error:  # whoever cannot say that he is well, is not
-            log.exception("the relay could not be asked for its health")
-            health = Health(False, [f"the relay could not be asked: {type(error).__name__}"])
+        healths = [self._asked(part) for part in self._parts]
+        health = healths[0] if len(healths) == 1 else Together.of(healths)
         body = json.dumps(health.document(), ensure_ascii=False, indent=2, default=str) + "\n"
         return (200 if health.ok else 503), "application/json", body.encode()
+
+    @staticmethod
+    def _asked(part: Served) -> Health:
+        try:
+            return part.health()
+        except Exception as error:  # whoever cannot say that he is well, is not
+            name = type(part).__name__.lower()
+            log.exception("the %s could not be asked for its health", name)
+            return Health(False, [f"the {name} could not be asked: {type(error).__name__}"])
 
     def _metrics(self, accept: str) -> tuple[int, str, bytes]:
         from prometheus_client.exposition import choose_encoder

@@ -26,10 +26,10 @@ import psycopg
 from evkit.errors import NotMigrated, RelayStopped, Unreachable, UsageError
 from evkit.runtime import metrics, refusal, retention
 from evkit.runtime.batch import Batch
-from evkit.runtime.health import Health
 from evkit.runtime.leadership import HEARTBEAT_SECONDS, Candidate, Lead
 from evkit.runtime.marker import Deposed
 from evkit.runtime.publisher import Publisher
+from evkit.runtime.relay_health import RelayHealth
 from evkit.runtime.relay_metrics import RelayMetrics, RelayReading
 from evkit.runtime.transactional_publisher import TransactionalPublisher
 from evkit.runtime.wake import Wake
@@ -192,14 +192,14 @@ class Relay:
         """Look now, not at the next poll: for a writer in the same process, after its commit."""
         self._wake.call()
 
-    def health(self) -> Health:
+    def health(self) -> RelayHealth:
         """Whether it does its work, judged from what it knows itself: at once, and without asking anybody."""
         now, lead = time.monotonic(), self._lead
         heard = [t for t in (self._looped_at, lead.heard_at if lead is not None else None) if t is not None]
         waits = self._waits
         if waits is None and lead is not None and (slow := lead.slow()) is not None:
             waits = slow
-        return Health.of(
+        return RelayHealth.of(
             alive=self._running,
             leading=self.leading.is_set(),
             last_loop_seconds=now - max(heard) if heard else None,

@@ -1,4 +1,4 @@
-"""Red is what stops every event; the rest is a reason. And the endpoint says so over HTTP."""
+"""The endpoint: what the parts of a process say of themselves, over HTTP."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import pytest
 
 from evkit.errors import DatabaseUnreachable, UsageError
 from evkit.runtime import outbox
-from evkit.runtime.health import Health, serve
+from evkit.runtime.consumer_health import ConsumerHealth
+from evkit.runtime.health import serve
+from evkit.runtime.relay_health import RelayHealth
 from evkit.runtime.relay_metrics import RelayMetrics, RelayReading
 from evkit.settings import Settings
 from evkit.system import System
@@ -26,7 +28,7 @@ class Relay:
         dsn = "postgresql://ops:s3cret@db:5432/orders"
         self.system = System(Settings(postgres_dsn=dsn, kafka={"bootstrap.servers": "b:9092"}))
         self.metrics = RelayMetrics()
-        self.said = Health.of(**WELL)
+        self.said = RelayHealth.of(**WELL)
 
     def reading(self):
         return RelayReading(self)
@@ -61,58 +63,11 @@ def get(server, path, **headers):
         return error.code, error.headers, error.read().decode()
 
 
-@pytest.mark.parametrize("more", [{}, {"leading": False}])
-def test_a_leader_and_a_standby_whose_loops_are_heard_are_well(more):
-    health = Health.of(**(WELL | more))
-
-    assert (health.ok, health.status, health.reasons) == (True, "ok", [])
-
-
-@pytest.mark.parametrize(
-    ("more", "reason"),
-    [
-        ({"alive": False}, "the relay is not running"),
-        ({"last_loop_seconds": None}, "the relay's loop has not begun; its lease is 10 s"),
-        ({"last_loop_seconds": 10.5}, "the relay's loop was silent for 10.5 s; its lease is 10 s"),
-        ({"alive": False, "fatal": "no authorisation"}, "stopped: no authorisation"),
-        (
-            {"waits_for": "Kafka at b:9092: no answer", "waits_seconds": 11},
-            "waits for 11.0 s: Kafka at b:9092: no answer",
-        ),
-    ],
-)
-def test_what_stops_every_event_is_red(more, reason):
-    health = Health.of(**(WELL | more))
-
-    assert (health.ok, health.status, health.reasons) == (False, "red", [reason])
-
-
-@pytest.mark.parametrize(
-    ("more", "reason"),
-    [
-        ({"waits_for": "broker restarts", "waits_seconds": 9.0}, "waits for 9.0 s: broker restarts"),
-        ({"held_keys": 1}, "1 key is held by unpublishable events"),
-        ({"held_keys": 1200}, "1,200 keys are held by unpublishable events"),
-    ],
-)
-def test_what_lets_the_others_flow_is_only_a_reason(more, reason):
-    health = Health.of(**(WELL | more))
-
-    assert (health.ok, health.status) == (True, "degraded")
-    assert health.reasons[0].startswith(reason)
-
-
-def test_the_worst_reason_comes_first():
-    health = Health.of(**(WELL | {"held_keys": 2, "waits_for": "PostgreSQL", "waits_seconds": 60}))
-
-    assert [r.split()[0] for r in health.reasons] == ["waits", "2"]
-
-
 def test_health_is_200_while_ok_and_503_while_red(relay, server):
     status, headers, body = get(server, "/health")
     assert (status, headers["Content-Type"], json.loads(body)["status"]) == (200, "application/json", "ok")
 
-    relay.said = Health.of(**(WELL | {"last_loop_seconds": 99.0}))
+    relay.said = RelayHealth.of(**(WELL | {"last_loop_seconds": 99.0}))
     status, _, body = get(server, "/health")
     assert status == 503
     assert json.loads(body) == {
@@ -163,6 +118,30 @@ def test_metrics_are_prometheus_text_or_openmetrics(relay, server):
     assert body.endswith("# EOF\n")
 
 
+def test_a_process_with_several_parts_is_red_as_soon_as_one_of_them_is(relay):
+    consumer = Relay()
+    consumer.system = System(Settings(postgres_dsn="postgresql://db:5432/bills", kafka={"bootstrap.servers": "b:9092"}))
+    consumer.said = ConsumerHealth.of(group="billing", alive=True, last_loop_seconds=0.1)
+    relay.said = RelayHealth.of(**(WELL | {"held_keys": 1}))
+    both = serve(relay, consumer)
+    try:
+        status, _, body = get(both, "/health")
+        assert (status, json.loads(body)["status"]) == (200, "degraded")
+
+        consumer.said = ConsumerHealth.of(group="billing", alive=False, last_loop_seconds=None)
+        status, _, body = get(both, "/health")
+        document = json.loads(body)
+        assert (status, document["status"]) == (503, "red")
+        assert document["reasons"][0] == "consumer of billing: the consumer is not running"
+        assert document["reasons"][1].startswith("relay: 1 key is held")
+        assert [(part["part"], part["status"]) for part in document["parts"]] == [
+            ("relay", "degraded"),
+            ("consumer of billing", "red"),
+        ]
+    finally:
+        both.close()
+
+
 def test_head_has_no_body_and_another_path_says_what_there_is(server):
     connection = http.client.HTTPConnection(server.host, server.port, timeout=10)
     connection.request("HEAD", "/health")
@@ -182,7 +161,7 @@ def test_a_port_that_is_taken_is_one_sentence(relay):
             serve(relay, port=port)
     for host, port in (("203.0.113.7", 0), ("127.0.0.1", 99_999)):
         with pytest.raises(UsageError, match="cannot answer on"):
-            serve(relay, host, port)
+            serve(relay, host=host, port=port)
 
 
 def test_it_listens_on_this_machine_alone_and_is_gone_after_close(relay):
@@ -198,7 +177,7 @@ def test_it_listens_on_this_machine_alone_and_is_gone_after_close(relay):
 
 def test_ipv6(relay):
     try:
-        server = serve(relay, "::1")
+        server = serve(relay, host="::1")
     except UsageError:
         pytest.skip("needs IPv6 on the loopback interface")
     try:
