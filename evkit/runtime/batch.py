@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evkit.runtime.outbox_cursor import Row
-from evkit.runtime.tracing import PublishSpan
+from evkit.runtime.tracing import BatchSpan
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class Batch:
     unpublished: list[Unpublished] = field(default_factory=list)
     whole: bool = True
     started: float = 0.0
-    span: PublishSpan | None = None
+    span: BatchSpan | None = None
 
     @property
     def is_answered(self) -> bool:

@@ -1,9 +1,9 @@
-"""writer's trace → outbox row → record: link the spans of those who write an event and of those who publish it.
+"""writer's trace → outbox row → record → handler: link the spans of those who write, publish and handle an event.
 
 evkit speaks OpenTelemetry's API and brings no SDK: where the service has set one up, its spans go through the outbox; where
 it has not, nothing is imported and nothing is paid. A writer's context is kept with its row (`current`), travels as the
-record's `traceparent`, and the relay's span links to it (`publish_span`): a link and not a parent, for one batch holds the
-events of many writers, and may be sent long after they have ended.
+record's `traceparent`, and the spans of the relay (`publish_span`) and of a consumer (`process_span`) link to it: a link
+and not a parent, for one batch holds the events of many writers, and may be sent and handled long after they have ended.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from evkit.event import TRACEPARENT
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Link, Span, SpanContext
+
+    from evkit.kafka import Record
 
 # What the SDK keeps of a span's links by default (OTEL_SPAN_LINK_COUNT_LIMIT); more would only be made to be dropped.
 LINKS_MAX = 128
@@ -45,20 +49,20 @@ def enabled() -> bool:
     return not isinstance(trace.get_tracer_provider(), (trace.ProxyTracerProvider, trace.NoOpTracerProvider))
 
 
-class PublishSpan(Protocol):
-    """A span around the publishing of a batch; also a context manager, which notes an exception that passes through."""
+class BatchSpan(Protocol):
+    """A span around the work on a batch; also a context manager, which notes an exception that passes through."""
 
     def end(self, *, error_type: str | None = None) -> None:
-        """The batch is answered, wholly or with an error of this type; a second call changes nothing."""
+        """The work is done, wholly or with an error of this type; a second call changes nothing."""
 
-    def __enter__(self) -> PublishSpan: ...
+    def __enter__(self) -> BatchSpan: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
 
-def publish_span(topics: Iterable[str], traceparents: Iterable[str | None], events: int) -> PublishSpan:
+def publish_span(topics: Iterable[str], traceparents: Iterable[str | None], events: int) -> BatchSpan:
     """Start the span of a batch on its way to the broker; `end()` it when the last event is answered.
 
     One topic gives "send {topic}", several "send" alone, as OpenTelemetry's messaging conventions have it. It is not made
@@ -73,7 +77,40 @@ def publish_span(topics: Iterable[str], traceparents: Iterable[str | None], even
                       different ones are linked
         events        how many events the batch has
     """
-    return _Recording(topics, traceparents, events) if enabled() else _NOTHING
+    if not enabled():
+        return _NOTHING
+    attributes: dict[str, str | int] = {}
+    if events != 1:
+        attributes["messaging.batch.message_count"] = events
+    return _Recording("send", "PRODUCER", topics, traceparents, attributes)
+
+
+def process_span(group: str, records: Iterable[Record], events: int, *, replay_id: str | None = None) -> BatchSpan:
+    """Start the span of events that a consumer group handles in one transaction; `with` it is current, so that spans which
+    handlers start are its children, and events which they write continue its trace.
+
+    One topic gives "process {topic}", several "process" alone. Kind CONSUMER, a trace of its own, with links to those who
+    wrote the events. The records are not looked at while no SDK is set up, so give a generator.
+
+    Args:
+        records    what is handled; the `traceparent` among the headers of each is linked: the first 128 different ones
+        events     how many they are; a single one is named by its offset
+        replay_id  of the replay or redrive that handles them on purpose
+    """
+    if not enabled():
+        return _NOTHING
+    handled = list(records)
+    attributes: dict[str, str | int] = {"messaging.consumer.group.name": group}
+    if len(partitions := {(r.topic, r.partition) for r in handled}) == 1:
+        attributes["messaging.destination.partition.id"] = str(next(iter(partitions))[1])
+    if events != 1:
+        attributes["messaging.batch.message_count"] = events
+    elif handled:
+        attributes["messaging.kafka.offset"] = handled[0].offset
+    if replay_id is not None:
+        attributes["evkit.replay.id"] = replay_id
+    topics, traceparents = (r.topic for r in handled), (_traceparent(r) for r in handled)
+    return _Recording("process", "CONSUMER", topics, traceparents, attributes, current=True)
 
 
 class _Nothing:
@@ -91,27 +128,36 @@ _NOTHING = _Nothing()
 
 
 class _Recording:
-    def __init__(self, topics: Iterable[str], traceparents: Iterable[str | None], events: int) -> None:
+    def __init__(
+        self,
+        operation: Literal["send", "process"],
+        kind: Literal["PRODUCER", "CONSUMER"],
+        topics: Iterable[str],
+        traceparents: Iterable[str | None],
+        attributes: dict[str, str | int],
+        *,
+        current: bool = False,
+    ) -> None:
         from opentelemetry import context, trace
 
         counted = Counter(topics)
         only = next(iter(counted)) if len(counted) == 1 else None
-        attributes: dict[str, str | int] = {
+        attributes |= {
             "messaging.system": "kafka",
-            "messaging.operation.name": "send",
-            "messaging.operation.type": "send",
+            "messaging.operation.name": operation,
+            "messaging.operation.type": operation,
         }
         if only is not None:
             attributes["messaging.destination.name"] = only
-        if events != 1:
-            attributes["messaging.batch.message_count"] = events
         self._span: Span = trace.get_tracer("evkit").start_span(
-            f"send {only}" if only is not None else "send",
-            context=context.Context(),  # a trace of its own, whatever span the relay's thread was started in
-            kind=trace.SpanKind.PRODUCER,
+            f"{operation} {only}" if only is not None else operation,
+            context=context.Context(),  # a trace of its own, whatever span this thread was started in
+            kind=trace.SpanKind[kind],
             attributes=attributes,
             links=_links(traceparents),
         )
+        self._current = current
+        self._token: Any = None
 
     def end(self, *, error_type: str | None = None) -> None:
         if error_type is not None and self._span.is_recording():
@@ -123,12 +169,28 @@ class _Recording:
             self._span.end()
 
     def __enter__(self) -> _Recording:
+        if self._current:
+            from opentelemetry import context, trace
+
+            self._token = context.attach(trace.set_span_in_context(self._span, context.Context()))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._token is not None:
+            from opentelemetry import context
+
+            context.detach(self._token)
         self.end(error_type=None if kind is None else kind.__name__)
+
+
+def _traceparent(record: Record) -> str | None:
+    """What the record's header says; its bytes are whatever its writer put there."""
+    for name, value in record.headers:
+        if name == TRACEPARENT and value is not None:
+            return value.decode("ascii", errors="replace")
+    return None
 
 
 def _links(traceparents: Iterable[str | None]) -> list[Link]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 from opentelemetry import trace
@@ -13,6 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from evkit.kafka import Record
 from evkit.runtime import tracing
 
 WRITER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -51,6 +53,7 @@ def test_a_process_that_never_imported_opentelemetry_does_not_import_it_here():
         "import sys; from evkit.runtime import tracing\n"
         "assert tracing.current() == (None, None)\n"
         "with tracing.publish_span((1 / 0 for _ in [1]), (), 1): pass\n"
+        "with tracing.process_span('g', (1 / 0 for _ in [1]), 1): pass\n"
         "print([m for m in sys.modules if m.startswith(('opentelemetry', 'prometheus'))])"
     )
 
@@ -134,3 +137,66 @@ def test_an_exception_passes_through_and_is_noted_and_the_span_ends_once(spans):
 
     (ended,) = spans()
     assert re.fullmatch("KeyError", ended.attributes["error.type"])
+
+
+def record(offset=0, partition=0, topic="order", traceparent=None):
+    headers = [("ce_type", b"order.placed")] + ([] if traceparent is None else [("traceparent", traceparent)])
+    return Record(topic, partition, offset, b"k", b"{}", headers, None, "none", None, datetime.now(UTC))
+
+
+def test_the_span_of_a_handled_batch_is_a_consumers_and_links_to_its_writers(spans):
+    batch = [record(7, traceparent=WRITER.encode()), record(8), record(9, traceparent=b"\xff\xfe"), record(10)]
+
+    with tracing.process_span("billing", iter(batch), 4):
+        pass
+
+    (span,) = spans()
+    assert (span.name, span.kind, span.parent) == ("process order", SpanKind.CONSUMER, None)
+    assert dict(span.attributes) == {
+        "messaging.system": "kafka",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.consumer.group.name": "billing",
+        "messaging.destination.name": "order",
+        "messaging.destination.partition.id": "0",
+        "messaging.batch.message_count": 4,
+    }
+    assert [f"{link.context.trace_id:032x}-{link.context.span_id:016x}" for link in span.links] == [WRITER[3:52]]
+
+
+def test_the_span_of_one_event_has_its_offset_and_one_of_many_topics_neither_topic_nor_partition(spans):
+    with tracing.process_span("billing", [record(7)], 1, replay_id="redrive-1"):
+        pass
+    with tracing.process_span("billing", [record(7), record(3, topic="payment")], 2):
+        pass
+
+    one, many = spans()
+    assert one.attributes["messaging.kafka.offset"] == 7
+    assert one.attributes["evkit.replay.id"] == "redrive-1"
+    assert "messaging.batch.message_count" not in one.attributes
+    assert many.name == "process"
+    assert not {"messaging.destination.name", "messaging.destination.partition.id"} & set(many.attributes)
+
+
+def test_spans_of_handlers_are_its_children_and_what_they_write_continues_its_trace(spans):
+    """Whatever span the thread was started in, which is current again afterwards."""
+    with trace.get_tracer("service").start_as_current_span("started the lane") as outer:
+        with tracing.process_span("billing", [record()], 1):
+            traceparent, _ = tracing.current()
+            with trace.get_tracer("shop").start_as_current_span("bill"):
+                pass
+        assert trace.get_current_span() is outer
+
+    bill, process, _ = spans()
+    assert process.parent is None
+    assert bill.parent.span_id == process.context.span_id
+    assert traceparent.startswith(f"00-{process.context.trace_id:032x}-{process.context.span_id:016x}-")
+
+
+def test_a_handlers_error_is_noted_and_the_span_is_not_current_any_more(spans):
+    with pytest.raises(KeyError), tracing.process_span("billing", [record()], 1):
+        raise KeyError("x")
+
+    (span,) = spans()
+    assert (span.attributes["error.type"], span.status.status_code) == ("KeyError", StatusCode.ERROR)
+    assert tracing.current() == (None, None)
