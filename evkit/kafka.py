@@ -321,6 +321,19 @@ def ask_stable_ends(
     return answers
 
 
+def ask_who_is_there(client: AdminClient, timeout_seconds: float) -> Future[Any]:
+    """Ask which brokers there are, without waiting for the answer; needs no authorisation."""
+    answer: Future[Any] = client.describe_cluster(request_timeout=timeout_seconds)
+    return answer
+
+
+def was_answered(asked: Future[Any]) -> bool:
+    """Whether a broker has answered; a refusal is an answer too."""
+    error = asked.exception()
+    cause = error.args[0] if isinstance(error, KafkaException) else None
+    return error is None or (isinstance(cause, KafkaError) and cause.code() not in _NO_ANSWER)
+
+
 def partitions_of(settings: Settings, names: Iterable[str], client: AdminClient | None = None) -> list[TopicPartition]:
     """All partitions of the named topics, sorted by topic and partition.
 

@@ -21,6 +21,7 @@ import heapq
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from evkit.kafka import Record
 
@@ -60,6 +61,24 @@ class _Partition:
     is_full: bool = False
     in_hand: int = 0  # taken and not finished
     winds_up: bool = False
+    next: int | None = None  # what was last stored, or is to be
+    gone: int = 0  # records that are done and stored
+
+    @property
+    def position(self) -> int | None:
+        """Next offset to be done; None while nothing has come."""
+        return self.received[0] if self.received else self.next
+
+
+class Look(NamedTuple):
+    """How far a partition is: records that are not done and their bytes, those in hand, from the first offset that is not
+    done to the last one that is, and the next offset to be done (None while nothing has come)."""
+
+    unfinished: int
+    size: int
+    in_hand: int
+    span: int
+    position: int | None
 
 
 class Assignment:
@@ -79,6 +98,7 @@ class Assignment:
         self._waiting: list[tuple[float, int, Place, Work]] = []  # heap by time; the number breaks ties
         self._numbers = 0
         self._turn = 0
+        self._polled: dict[Place, int] = {}  # records that came in turns that are over
 
     # --- partitions ---------------------------------------------------------------------------------------------------
 
@@ -91,6 +111,7 @@ class Assignment:
     def _drop(self, place: Place) -> None:
         if (partition := self._partitions.pop(place, None)) is not None:
             partition.is_ours = False
+            self._polled[place] = self._polled.get(place, 0) + partition.gone + len(partition.received)
             for left in (partition.queue, partition.again, partition.busy):
                 left.clear()  # they point at each other, and would stay until the garbage collector comes
 
@@ -156,7 +177,7 @@ class Assignment:
             return
         partition.end = offset
         if not partition.received:
-            partition.stored = offset
+            partition.stored = partition.next = offset
 
     def take(self, records_max: int, now: float) -> list[Work]:
         """A batch that may be handled now, at most so many, each partition's records in order; [] when there is none.
@@ -252,11 +273,13 @@ class Assignment:
     @staticmethod
     def _advance(partition: _Partition) -> None:
         received, done, offset = partition.received, partition.done, None
+        before = len(received)
         while received and received[0] in done:
             offset = received.popleft()
             done.remove(offset)
         if offset is not None:
-            partition.stored = offset + 1 if received else max(offset + 1, partition.end)
+            partition.stored = partition.next = offset + 1 if received else max(offset + 1, partition.end)
+            partition.gone += before - len(received)
 
     def to_store(self) -> dict[Place, int]:
         """Offsets that may be stored and were not given out yet: the next one to read, by partition."""
@@ -292,6 +315,21 @@ class Assignment:
     def next_at(self) -> float | None:
         """When the next waiting key may be tried again; None when none waits."""
         return self._waiting[0][0] if self._waiting else None
+
+    def positions(self) -> dict[Place, int | None]:
+        """The next offset to be done of each partition; None while nothing of it has come."""
+        return {place: partition.position for place, partition in self._partitions.items()}
+
+    def look(self, place: Place) -> Look:
+        """How far one of our partitions is."""
+        p = self._partitions[place]
+        span = max(p.done) + 1 - p.received[0] if p.done else 0
+        return Look(len(p.received) - len(p.done), p.size, p.in_hand, span, p.position)
+
+    def polled(self) -> dict[Place, int]:
+        """How many records have come of each partition, in all its turns; also of those that are not ours any more."""
+        came = {place: p.gone + len(p.received) for place, p in self._partitions.items()}
+        return {place: self._polled.get(place, 0) + came.get(place, 0) for place in self._polled.keys() | came.keys()}
 
     def waiting_keys(self) -> int:
         """Keys whose failed event waits for another attempt."""

@@ -23,8 +23,11 @@ from evkit import kafka
 from evkit.decoding import Decode
 from evkit.errors import BrokerUnreachable, UsageError
 from evkit.kafka import Record, TopicPartition
+from evkit.runtime import metrics
 from evkit.runtime.assignment import Assignment, Place, Work
 from evkit.runtime.breaker import Breaker, Breakers
+from evkit.runtime.consumer_health import ConsumerHealth
+from evkit.runtime.consumer_metrics import ConsumerMetrics, ConsumerReading
 from evkit.runtime.handler import Function, Handlers, Where
 from evkit.runtime.inbox import Inbox
 from evkit.runtime.key_version import KeyVersions, Version
@@ -32,6 +35,7 @@ from evkit.runtime.lane import Lane
 from evkit.runtime.outcome import Counts
 from evkit.runtime.parking import Parking
 from evkit.runtime.retry import Retry
+from evkit.runtime.standing import Memory, Standing
 from evkit.runtime.watchdog import Watchdog
 from evkit.system import System, connect
 
@@ -85,6 +89,9 @@ class Consumer:
         unknown           events of a type without a handler: "skip" them (counted), or "dead" to make dead letters of them
         protocol          Kafka's group protocol: "consumer" (KIP-848, Kafka 4.0 on) or "classic"; None: the first one the
                           broker knows
+
+    Attributes:
+        metrics  what it has counted: see consumer_metrics.py
     """
 
     def __init__(
@@ -133,6 +140,8 @@ class Consumer:
         self.handlers = Handlers(decode, unknown)
         self.counts = Counts()
         self.breakers = None if breaker is None else Breakers(group, breaker)
+        self.metrics = ConsumerMetrics()
+        self._memory = Memory()
         self.assigned = threading.Event()
         self._stop = threading.Event()
         self._client: Any = None
@@ -196,22 +205,32 @@ class Consumer:
             UsageError: there is no handler.
             MemoryError: as it comes.
         """
-        said = False
-        try:
-            while not self._stop.is_set():
-                try:
-                    self._look(self._started(), 0.25)
-                except BrokerUnreachable as error:  # at the start; later the client itself waits for its broker
-                    if not said:
-                        log.warning("group %s waits: %s", self.group, error)
-                        said = True
-                    self._stop.wait(1.0)
-        finally:
-            self.close()
+        with self._memory.running():
+            try:
+                while not self._stop.is_set():
+                    try:
+                        self._look(self._started(), 0.25)
+                    except BrokerUnreachable as error:  # at the start; later the client itself waits for its broker
+                        self._memory.no_broker(self.group, error)
+                        self._stop.wait(1.0)
+            finally:
+                self.close()
 
     def stop(self) -> None:
         """Ask `run` to end; may be called from any thread or a signal handler."""
         self._stop.set()
+
+    def standing(self) -> Standing:
+        """How it stands at this moment: at once, and without asking anybody."""
+        return self._memory.standing(self)
+
+    def health(self) -> ConsumerHealth:
+        """Whether it does its work, judged from how it stands."""
+        return ConsumerHealth.of(self.group, self.standing())
+
+    def reading(self) -> ConsumerReading:
+        """Its numbers and its group's, for `metrics.Collector` and `metrics.export`."""
+        return ConsumerReading(self)
 
     def step(self, timeout_seconds: float = 1.0) -> int:
         """Poll once, bring what came to its end, and return how many records that was. For scripts and tests.
@@ -260,14 +279,14 @@ class Consumer:
     def _started(self) -> Any:
         if self._client is not None:
             return self._client
-        if not self.handlers:
-            raise UsageError(f"consumer '{self.group}' has no handler: register one with @consumer.handler('type')")
+        self.handlers.require_any(self.group)
         self.system = self.system or connect()
         kafka.require_broker(self.system.settings, self.system.admin)
         self._lanes = [Lane(self, n, self.inbox(self.system, breakers=self.breakers)) for n in range(self.concurrency)]
         for lane in self._lanes:
             lane.start()
         self._watchdog = Watchdog(self.group, self.system.admin)
+        self._memory.started(self.system)
         self._client = self._subscribed(self.protocol or "consumer")
         return self._client
 
@@ -291,6 +310,7 @@ class Consumer:
 
     def inbox(self, system: System, **more: Any) -> Inbox:
         """An inbox for this group and these handlers; replay and redrive take theirs from here too."""
+        metrics.export(self)
         parks = self.park_key or self.handlers.any_parks_key
         ours = {
             "code_version": self.code_version,
@@ -298,6 +318,7 @@ class Consumer:
             "parking": Parking(self.group, by_default=self.park_key) if parks else None,
             "versions": KeyVersions(self.group, self.version) if self.version is not None else None,
             "dedupe": self.dedupe,
+            "metrics": self.metrics,
         }
         return Inbox(system, self.group, self.handlers, self.retry, **(ours | more))
 
@@ -310,12 +331,7 @@ class Consumer:
     @property
     def stuck(self) -> list[str]:
         """Partitions that have records, are not paused, and do not move although they were pushed; as sentences."""
-        found = {} if self._watchdog is None else dict(self._watchdog.stuck)
-        return [
-            f"{topic}/{partition} has not moved from offset {position} for {time.monotonic() - since:.0f} s, although it "
-            f"ends at {end}"
-            for (topic, partition), (position, end, since, _) in sorted(found.items())
-        ]
+        return [] if self._watchdog is None else self._watchdog.sentences()
 
     def _look(self, client: Any, timeout_seconds: float) -> None:
         """One turn of the poll loop: take in what came, store what is done, pause what is full."""
@@ -329,6 +345,7 @@ class Consumer:
         self._pause(client, full)
         if self._watchdog is not None:
             self._watchdog.look(client, [place for place in idle if place not in self._paused], ended_at)
+        self._memory.look(client, self._assignment, self._changed)
         for lane in self._lanes:
             lane.report_if_hung()
 
@@ -437,6 +454,7 @@ class Consumer:
 
     def _on_assign(self, _client: Any, partitions: list[TopicPartition]) -> None:
         log.info("group %s is assigned %s", self.group, _names(partitions))
+        self.metrics.rebalances.add(1, "assigned")
         with self._changed:
             self._epoch += 1
             self._assignment.assign([(tp.topic, tp.partition) for tp in partitions], self._epoch)
@@ -450,6 +468,7 @@ class Consumer:
             self._assignment.wind_up(places)
             while self._assignment.in_hand(places) and self._error is None and time.monotonic() < until:
                 self._changed.wait(0.1)
+                self._memory.beat()
             if self._assignment.in_hand(places):
                 log.warning("group %s gives up %s with events in hand; they come again", self.group, _names(partitions))
         self._store(client)
@@ -459,11 +478,13 @@ class Consumer:
             if error.args[0].code() != kafka.KafkaError._NO_OFFSET:
                 log.warning("group %s: offsets not committed before a rebalance: %s", self.group, error)
         self._forget(places)
+        self.metrics.rebalances.add(1, "revoked")
         log.info("group %s gave up %s", self.group, _names(partitions))
 
     def _on_lost(self, _client: Any, partitions: list[TopicPartition]) -> None:
         """The group went on without us: commit nothing, forget what is in hand."""
         self._forget([(tp.topic, tp.partition) for tp in partitions])
+        self.metrics.rebalances.add(1, "lost")
         log.warning("group %s lost %s: another member has them", self.group, _names(partitions))
 
     def _forget(self, places: list[Place]) -> None:

@@ -155,6 +155,11 @@ class Handlers:
                 raise UsageError(f"{what}: {known[-1].name} and {handler.name}{more}")
             known.append(handler)
 
+    def require_any(self, group: str) -> None:
+        """Raise UsageError when no function is registered."""
+        if not self._by_type:
+            raise UsageError(f"consumer '{group}' has no handler: register one with @consumer.handler('type')")
+
     def knows(self, event_type: str) -> bool:
         """Whether there is a handler for this type, whatever its filter says of an event."""
         return event_type in self._by_type or None in self._by_type

@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -28,10 +28,11 @@ from evkit.errors import RedriveRefused
 from evkit.kafka import Record
 from evkit.runtime import claims
 from evkit.runtime.breaker import Breakers, HandlerHeld
+from evkit.runtime.consumer_metrics import ConsumerMetrics
 from evkit.runtime.delivery import Delivery
 from evkit.runtime.handler import Handler, Handlers, Tx
 from evkit.runtime.key_version import KeyVersions
-from evkit.runtime.outcome import Counts, Outcome
+from evkit.runtime.outcome import Counts, HandlerRaised, Outcome
 from evkit.runtime.parking import FULL_SECONDS, Parking, ParkingFull
 from evkit.runtime.retry import NOBODYS_FAULT, Retry
 from evkit.runtime.session import Session, Stopped
@@ -53,7 +54,7 @@ _LOSSES_MAX = 3
 _CLAIM_SECONDS_MAX = 0.05
 
 
-class _FailedAt(Exception):
+class _FailedAt(HandlerRaised):
     """A handler raised (`__cause__`) at this event of its run, after so many seconds."""
 
     def __init__(self, index: int, seconds: float) -> None:
@@ -75,6 +76,9 @@ class Inbox:
         versions      how far each key has come; None: nobody asked
         dedupe        False: no inbox row is written for what is handled, so it is handled at least once
         stop          when set, waiting ends and `handle` raises Stopped
+        metrics       counts what comes to its end, and what fails
+        calls, at     how often handlers were called, and at which event of its run the last one is: they move while it does
+        has_parked    whether keys of the group were parked when it last handled something
     """
 
     system: System
@@ -89,12 +93,16 @@ class Inbox:
     versions: KeyVersions | None = None
     dedupe: bool = True
     stop: threading.Event = field(default_factory=threading.Event)
+    metrics: ConsumerMetrics = field(default_factory=ConsumerMetrics)
+    calls: int = field(default=0, init=False)
+    at: int = field(default=0, init=False)
+    has_parked: bool = field(default=False, init=False)
     _session: Session = field(init=False)
     _verdict: Verdict = field(init=False)
 
     def __post_init__(self) -> None:
         self._session = Session(self.system, f"evkit consumer {self.group}", self.name, self.stop)
-        self._verdict = Verdict(self, self._session, self.retry, self.parking, self.breakers)
+        self._verdict = Verdict(self, self._session, self.retry, self.parking, self.breakers, self.metrics)
 
     @property
     def name(self) -> str:
@@ -102,9 +110,10 @@ class Inbox:
         return f"group {self.group}" if self.replay_id is None else f"group {self.group} in {self.replay_id}"
 
     @property
-    def waits_for(self) -> str | None:
-        """Why PostgreSQL is waited for, in the words of the error; None while it answers."""
-        return self._session.waits_for
+    def waits(self) -> tuple[str, float] | None:
+        """Why PostgreSQL is waited for, in the words of the error, and since when; None while it answers."""
+        waits_for = self._session.waits_for
+        return None if waits_for is None else (waits_for, self._session.waits_since)
 
     def handle(self, records: Sequence[Record]) -> Counts:
         """Bring each record to its end, in the given order: handled, known already, skipped, or a dead letter.
@@ -162,6 +171,7 @@ class Inbox:
                 done = self._try_batch([deliveries[i] for i in part])
             if isinstance(done, Counts):
                 outcome.counts += done
+                self.metrics.ended(done, replay=self.replay_id is not None)
                 together_max = min(2 * together_max, len(deliveries))
             elif isinstance(done, tuple):
                 outcome.put_off(part[0], records[part[0]], *done)
@@ -249,10 +259,14 @@ class Inbox:
             raise RedriveRefused(
                 f"group '{self.group}' has no handler for '{delivery.event_type}': give the application that has one"
             )
-        waited = claims.reclaim(connection, self, delivery)
-        if not waited and not claims.claim(connection, self, [delivery], attempts=attempt)[0]:
-            return
-        self._call(connection, delivery.handler, [delivery], attempt, self._stale(connection, [delivery]))
+        with self._observed([delivery]):
+            waited = claims.reclaim(connection, self, delivery)
+            if not waited and not claims.claim(connection, self, [delivery], attempts=attempt)[0]:
+                return
+            self._call(connection, delivery.handler, [delivery], attempt, self._stale(connection, [delivery]))
+
+    def _observed(self, batch: list[Delivery]) -> AbstractContextManager[None]:
+        return self.metrics.processing(self.group, (d.record for d in batch), len(batch), self.replay_id)
 
     def close(self) -> None:
         """Close the connection; an open transaction is rolled back by the server."""
@@ -291,7 +305,7 @@ class Inbox:
 
     def _batch(self, batch: list[Delivery]) -> Counts:
         connection = self._session.connected()
-        with connection.transaction():
+        with self._observed(batch), connection.transaction():
             started = time.monotonic()
             new, conflicting = claims.claim(connection, self, batch, attempts=1) if self.dedupe else (batch, 0)
             wanted, skipped, parked = self._wanted(connection, new)
@@ -327,7 +341,7 @@ class Inbox:
             _FailedAt: in a batch, from what the handler raised, when it is known at which event that was.
         """
         group, replay_id = self.group, self.replay_id
-        at, started = 0, time.monotonic()
+        self.calls, self.at, started = self.calls + 1, 0, time.monotonic()
         try:
             if handler.batch:
                 events = [handler.prepared(d.event, replay_id) for d in run if d.event is not None]
@@ -336,13 +350,13 @@ class Inbox:
                 function, prepared = handler.function, handler.prepared
                 # Statements go out without waiting for their answers; an error shows with a later one, or at the end.
                 with connection.pipeline() if handler.pipeline else nullcontext():
-                    for at, delivery in enumerate(run):  # noqa: B007 - which one it was
+                    for self.at, delivery in enumerate(run):
                         event = prepared(delivery.event, replay_id)  # type: ignore[arg-type]
                         function(event, Tx(connection, group, event, delivery.record, attempt, replay_id, stale))
         except Exception as error:
             known = not (handler.batch or (handler.pipeline and isinstance(error, psycopg.Error))) or len(run) == 1
             if in_batch and known:
-                raise _FailedAt(at, (time.monotonic() - started) / (at + 1)) from error
+                raise _FailedAt(self.at, (time.monotonic() - started) / (self.at + 1)) from error
             raise
         # COMMIT of a failed transaction is a rollback without an error: the inbox row would be gone and the offset kept.
         if connection.info.transaction_status != TransactionStatus.INTRANS:
@@ -365,6 +379,7 @@ class Inbox:
         row = connection.execute(_SQL["gates"], {"group": self.group}).fetchone()
         assert row is not None
         parked, held = row
+        self.has_parked = bool(parked)
         if self.breakers is not None and (held or self.breakers.open) and not tried:
             self.breakers.require_free(held, {d.handler.name for d in wanted if d.handler is not None})
         now = wanted
@@ -432,7 +447,7 @@ class Inbox:
 
     def _attempt(self, delivery: Delivery, attempt: int, *, tried: bool) -> Counts:
         connection = self._session.connected()
-        with connection.transaction():
+        with self._observed([delivery]), connection.transaction():
             started = time.monotonic()
             new, conflicting = (
                 claims.claim(connection, self, [delivery], attempts=attempt) if self.dedupe else ([delivery], 0)

@@ -43,6 +43,8 @@ class Lane(threading.Thread):
         self.inbox = inbox
         self._batch: list[Work] = []
         self._since: float | None = None
+        self._mark = (0, 0)
+        self._still_since = 0.0
         self._reported = False
 
     def run(self) -> None:
@@ -58,16 +60,33 @@ class Lane(threading.Thread):
         finally:
             self.inbox.close()
 
-    def report_if_hung(self) -> None:
-        """Say once where a handler is that does not come back."""
+    def hung(self) -> str | None:
+        """Which handler does not come back, and what it holds; None while none hangs.
+
+        A handler that takes its time for each event of a batch does not hang, and neither does one whose batch waits for
+        PostgreSQL.
+        """
         since, batch = self._since, self._batch
-        if since is None or self._reported or time.monotonic() - since < HUNG_SECONDS or self.ident is None:
+        if since is None or self.inbox.waits is not None:
+            return None
+        still = time.monotonic() - max(since, self._still_since)
+        if still < HUNG_SECONDS:
+            return None
+        first, places = batch[0].record, sorted({(w.record.topic, w.record.partition) for w in batch})
+        return (
+            f"a handler has not come back for {still:.0f} s: it is at a batch of {len(batch)} from "
+            f"{first.topic}/{first.partition} offset {first.offset} on, and holds "
+            f"{', '.join(f'{topic}/{partition}' for topic, partition in places)}; its stack is in the log"
+        )
+
+    def report_if_hung(self) -> None:
+        """Say once where a handler is that does not come back; for the poll loop, which comes by in every turn."""
+        mark = (self.inbox.calls, self.inbox.at)
+        if mark != self._mark or self.inbox.waits is not None:
+            self._mark, self._still_since = mark, time.monotonic()
+        if self._reported or self.ident is None or (sentence := self.hung()) is None:
             return
         self._reported = True
         frame = sys._current_frames().get(self.ident)
-        first = batch[0].record
-        log.warning(
-            "group %s: a handler has been at a batch of %s for %.0f s, from %s/%s offset %s on; it is at\n%s",
-            self._consumer.group, len(batch), time.monotonic() - since, first.topic, first.partition, first.offset,
-            "".join(traceback.format_stack(frame)) if frame is not None else "(ended)",
-        )  # fmt: skip
+        where = "".join(traceback.format_stack(frame)) if frame is not None else "(ended)"
+        log.warning("group %s: %s; it is at\n%s", self._consumer.group, sentence, where)

@@ -6,6 +6,11 @@ from dataclasses import dataclass, field
 
 from evkit.kafka import Record
 
+
+class HandlerRaised(Exception):
+    """Stands for what a handler raised, which is its `__cause__`."""
+
+
 Key = tuple[str, bytes | None]  # topic and key of a record
 
 

@@ -24,6 +24,7 @@ from evkit.runtime.delivery import Delivery
 from evkit.runtime.failure import Failure
 from evkit.runtime.inbox import Inbox
 from evkit.runtime.letters import DeadLetter, Selection, letters, require_group, show
+from evkit.runtime.outcome import Counts
 from evkit.runtime.release import ParkedKey, parked_keys
 from evkit.sql import named
 from evkit.system import System
@@ -254,6 +255,7 @@ def _redrive_one(
             inbox.redrive(connection, delivery, attempt=letter.retry_count + 2)
             connection.execute(_SQL["resolve"], {"letter_id": letter.letter_id, "replay_id": result.redrive_id})
         result.resolved.append(letter.letter_id)
+        inbox.metrics.ended(Counts(handled=1), replay=True)
         return None
     except Exception as error:
         if delivery is None or postgres.is_lost(connection, error) or isinstance(error, MemoryError):
@@ -266,6 +268,7 @@ def _redrive_one(
         connection.execute(_INBOX["attempt"], values)
         connection.execute(_SQL["failed_again"], values | {"letter_id": letter.letter_id})
     result.failed.append(letter.letter_id)
+    inbox.metrics.failed("dead", replay=True)
     return failure
 
 

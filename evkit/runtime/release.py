@@ -23,6 +23,7 @@ from evkit.runtime.attempt import attempt_values, letter_values
 from evkit.runtime.delivery import Delivery
 from evkit.runtime.failure import Failure
 from evkit.runtime.inbox import Inbox
+from evkit.runtime.outcome import Counts
 from evkit.sql import named
 from evkit.system import System
 
@@ -145,8 +146,10 @@ def _step(connection: postgres.Connection, key: ParkedKey, inbox: Inbox, result:
                 connection.execute(_SQL["remove"], key.parameters | {"parked_id": parked_id})
             if delivery.handler is None:
                 result.skipped += 1
+                inbox.metrics.ended(Counts(skipped=1), replay=True)
             else:
                 result.handled += 1
+                inbox.metrics.ended(Counts(handled=1), replay=True)
             return True
         except Exception as error:
             if delivery is None or postgres.is_lost(connection, error) or isinstance(error, MemoryError):
@@ -193,6 +196,8 @@ def _bury(
         _settle(connection, delivery, inbox, "dead")
         connection.execute(_SQL["remove"], key.parameters | {"parked_id": parked_id})
         connection.execute(_SQL["park"], key.parameters | {"key": key.key, "letter_id": letter[0]})
+    inbox.metrics.failed("dead", replay=True)
+    inbox.metrics.ended(Counts(dead=1), replay=True)
     return int(letter[0])
 
 

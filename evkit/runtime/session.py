@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -35,7 +36,8 @@ class Session:
         stop   when set, waiting ends and raises Stopped
 
     Attributes:
-        waits_for  what it waits for now, in the words of the error; None: for nothing
+        waits_for    what it waits for now, in the words of the error; None: for nothing
+        waits_since  since when, on the monotonic clock
     """
 
     def __init__(self, system: System, name: str, who: str, stop: threading.Event) -> None:
@@ -45,6 +47,7 @@ class Session:
         self._stop = stop
         self._connection: postgres.Connection | None = None
         self.waits_for: str | None = None
+        self.waits_since = 0.0
 
     def connected(self) -> postgres.Connection:
         """The connection; waits as long as PostgreSQL is away."""
@@ -99,4 +102,5 @@ class Session:
     def _say(self, error: Exception) -> None:
         if self.waits_for is None:
             log.warning("%s waits: %s", self._who, error)
+            self.waits_since = time.monotonic()
         self.waits_for = str(error)

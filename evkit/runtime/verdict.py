@@ -12,6 +12,7 @@ from evkit.errors import TryLater
 from evkit.runtime import claims
 from evkit.runtime.attempt import attempt_values, letter_values
 from evkit.runtime.breaker import Breakers
+from evkit.runtime.consumer_metrics import ConsumerMetrics
 from evkit.runtime.delivery import Delivery
 from evkit.runtime.failure import Failure
 from evkit.runtime.handler import Handler
@@ -37,12 +38,14 @@ class Verdict:
         retry: Retry,
         parking: Parking | None,
         breakers: Breakers | None,
+        metrics: ConsumerMetrics,
     ) -> None:
         self._who = who
         self._session = session
         self._retry = retry
         self._parking = parking
         self._breakers = breakers
+        self._metrics = metrics
 
     def of(
         self, delivery: Delivery, error: Exception, attempt: int, seconds: float, *, lost: bool, tried: int
@@ -68,6 +71,7 @@ class Verdict:
             return FULL_SECONDS, attempt
         if known is not None:
             return known
+        self._metrics.failed(disposition, replay=self._who.replay_id is not None)
         if held:
             return wait, attempt
         if again:

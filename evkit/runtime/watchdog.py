@@ -57,6 +57,14 @@ class Watchdog:
             self._next_look = time.monotonic() + LOOK_SECONDS
             self._asked = kafka.ask_stable_ends(self._admin, idle)
 
+    def sentences(self) -> list[str]:
+        """What is stuck, for people."""
+        return [
+            f"{topic}/{partition} has not moved from offset {position} for {time.monotonic() - since:.0f} s, although it "
+            f"ends at {end}"
+            for (topic, partition), (position, end, since, _) in sorted(dict(self.stuck).items())
+        ]
+
     def _judge(
         self,
         client: Any,

@@ -8,8 +8,8 @@ SELECT topic, raw_key, letter_id, events FROM evkit.parked_key
    FOR NO KEY UPDATE;
 
 -- name: waiting
--- How many events of a group wait, over all keys.
-SELECT coalesce(sum(events), 0)::bigint FROM evkit.parked_key WHERE consumer_group = %(group)s;
+-- How many events of a group wait, and behind how many keys.
+SELECT coalesce(sum(events), 0)::bigint, count(*) FROM evkit.parked_key WHERE consumer_group = %(group)s;
 
 -- name: mark
 UPDATE evkit.inbox SET outcome = 'parked'

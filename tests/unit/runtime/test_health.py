@@ -17,6 +17,7 @@ from evkit.runtime.consumer_health import ConsumerHealth
 from evkit.runtime.health import serve
 from evkit.runtime.relay_health import RelayHealth
 from evkit.runtime.relay_metrics import RelayMetrics, RelayReading
+from evkit.runtime.standing import Standing
 from evkit.settings import Settings
 from evkit.system import System
 
@@ -121,14 +122,14 @@ def test_metrics_are_prometheus_text_or_openmetrics(relay, server):
 def test_a_process_with_several_parts_is_red_as_soon_as_one_of_them_is(relay):
     consumer = Relay()
     consumer.system = System(Settings(postgres_dsn="postgresql://db:5432/bills", kafka={"bootstrap.servers": "b:9092"}))
-    consumer.said = ConsumerHealth.of(group="billing", alive=True, last_loop_seconds=0.1)
+    consumer.said = ConsumerHealth.of("billing", Standing(running=True, last_loop_seconds=0.1))
     relay.said = RelayHealth.of(**(WELL | {"held_keys": 1}))
     both = serve(relay, consumer)
     try:
         status, _, body = get(both, "/health")
         assert (status, json.loads(body)["status"]) == (200, "degraded")
 
-        consumer.said = ConsumerHealth.of(group="billing", alive=False, last_loop_seconds=None)
+        consumer.said = ConsumerHealth.of("billing", Standing())
         status, _, body = get(both, "/health")
         document = json.loads(body)
         assert (status, document["status"]) == (503, "red")
