@@ -30,6 +30,10 @@ class LogFormat(StrEnum):
     json = "json"
 
 
+# Number of this process among those of `evkit consume --processes`, which all write to one stderr; None: it is alone.
+process: int | None = None
+_asked: list[str] = []
+
 # What every record has; the rest is what a call gave as `extra`.
 _ALWAYS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _FIRST = ("time", "level", "logger", "message")
@@ -48,6 +52,7 @@ def setup(format: LogFormat | None = None, *, verbose: bool = False) -> None:
         if named not in list(LogFormat):
             raise UsageError(f"EVKIT_LOG_FORMAT is '{named}': it is text or json")
         format = LogFormat(named)
+    _asked[:] = ["--log-format", format.value, *(["--verbose"] if verbose else [])]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if format is LogFormat.json else Lines())
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
@@ -56,6 +61,11 @@ def setup(format: LogFormat | None = None, *, verbose: bool = False) -> None:
         output.remarks.setLevel(logging.INFO)
     # jupyter_client tells of sockets that it could not close while a kernel ends; nobody can do anything about it.
     logging.getLogger("traitlets").setLevel(logging.ERROR)
+
+
+def arguments() -> list[str]:
+    """Options of `evkit` with which another process logs as this one does."""
+    return list(_asked)
 
 
 class _Redacting(logging.Formatter):
@@ -74,13 +84,14 @@ class _Redacting(logging.Formatter):
 
 
 class Lines(_Redacting):
-    """For people: time, level, logger, message."""
+    """For people: time, level, logger, message; the number of the process first, where there are several."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        return self.redactor.text(super().format(record))
+        line = self.redactor.text(super().format(record))
+        return line if process is None else f"[{process}] {line}"
 
 
 class JsonLines(_Redacting):
@@ -95,6 +106,8 @@ class JsonLines(_Redacting):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if process is not None:
+            document["process"] = process
         for name, value in vars(record).items():
             if name not in _ALWAYS:
                 # An extra that is called like one of ours must not hide it.

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from types import FrameType
 
 
-def on_stop(stop: Callable[[], None]) -> None:
-    """Call `stop` at the first SIGTERM or SIGINT; the second one has its default effect."""
+def on_stop(stop: Callable[[], None], at_once: Callable[[], None] | None = None) -> None:
+    """Call `stop` at the first SIGTERM or SIGINT; the second one has its default effect, after `at_once` if given."""
 
     def asked(number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_DFL if at_once is None else asked_again)
         stop()
+
+    def asked_again(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        assert at_once is not None
+        at_once()
+        os.kill(os.getpid(), number)
 
     signal.signal(signal.SIGTERM, asked)
     signal.signal(signal.SIGINT, asked)

@@ -49,6 +49,21 @@ def test_a_line_is_one_json_object_with_time_level_logger_message_and_what_was_g
     assert datetime.fromisoformat(found["time"]).utcoffset() is not None
 
 
+def test_of_several_processes_each_line_says_which_one_wrote_it(monkeypatch):
+    monkeypatch.setattr(logs, "process", 2)
+
+    assert Lines().format(record()).startswith("[2] ")
+    assert list(in_json(record(position=7)).items())[4:] == [("process", 2), ("position", 7)]
+
+
+def test_another_process_can_be_told_to_log_as_this_one_does(monkeypatch):
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+
+    logs.setup(LogFormat.text, verbose=True)
+
+    assert logs.arguments() == ["--log-format", "text", "--verbose"]
+
+
 def test_a_message_of_several_lines_and_any_value_stay_one_line():
     found = in_json(record("first\nsecond", value={"path": Path("a/b"), "raw": b"\xff", "set": {1}}))
 
