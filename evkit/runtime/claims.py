@@ -33,9 +33,15 @@ class Who(Protocol):
 
 
 def claim(
-    connection: postgres.Connection, who: Who, batch: list[Delivery], *, attempts: int, outcome: str | None = None
+    connection: postgres.Connection,
+    who: Who,
+    batch: list[Delivery],
+    *,
+    attempts: int,
+    outcome: str | None = None,
+    ahead_seconds: float = 0.0,
 ) -> tuple[list[Delivery], int]:
-    """Write the inbox rows of a batch.
+    """Write the inbox rows of a batch, whose handlers are expected to be through in so many seconds.
 
     Returns the deliveries that are new to this group, in their order, and how many of the others were no copies of what
     it knows but other events under the same id.
@@ -45,6 +51,7 @@ def claim(
         "group": who.group,
         "generation": who.generation,
         "attempts": attempts,
+        "ahead": ahead_seconds,
         "replay_id": who.replay_id,
         "code_version": who.code_version,
         "event_id": text_array([d.event_id for d in batch]),

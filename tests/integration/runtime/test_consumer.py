@@ -380,6 +380,23 @@ def test_processed_at_is_the_end_of_the_handler_and_not_its_beginning(evkit_syst
     assert late == (True,)
 
 
+def test_processed_at_is_not_in_the_future_when_a_batch_is_faster_than_the_one_before(evkit_system, evkit_topic, make):
+    topic = evkit_topic()
+    publish(evkit_system, *[Event("a.b", "k", {"i": i}, topic=topic) for i in range(4)])
+    consumer = make(topic, batch_events_max=2)
+    consumer.handler("a.b")(
+        lambda event, tx: tx.execute("SELECT pg_sleep(%s)", (1.5 if event.payload["i"] < 2 else 0,))
+    )
+
+    consume(consumer, 4)
+
+    with evkit_system.reading() as connection:
+        (rows, future) = connection.execute(
+            "SELECT count(*), count(*) FILTER (WHERE processed_at > clock_timestamp()) FROM evkit.inbox"
+        ).fetchone()
+    assert (rows, future) == (4, 0), "three seconds were expected"
+
+
 def test_second_member_takes_over_and_nothing_is_handled_twice(evkit_system, evkit_topic, make, effects):
     topic = evkit_topic(partitions=4)
     ids = publish(evkit_system, *[Event("a.b", f"k{i}", {"i": i}, topic=topic) for i in range(400)])
