@@ -58,7 +58,7 @@ class Verdict:
             tried    above 0 for an event of a held handler: how often in a row its key was the one that was tried
         """
         failure = Failure.of(error)
-        held, wait = self._held(delivery, error, failure, lost=lost, tried=tried)
+        held, wait = self._held(delivery, error, failure, attempt, lost=lost, tried=tried)
         again = False
         if not held:
             failing = self._session.repeated(self._before, delivery)[1] if self._retry.end_seconds(error) else 0.0
@@ -83,11 +83,12 @@ class Verdict:
         return Counts(dead=1)
 
     def _held(
-        self, delivery: Delivery, error: Exception, failure: Failure, *, lost: bool, tried: int
+        self, delivery: Delivery, error: Exception, failure: Failure, attempt: int, *, lost: bool, tried: int
     ) -> tuple[bool, float]:
         """Whether this failure is nobody's fault, and how long to wait then."""
         if self._breakers is not None and delivery.handler is not None:
-            self._breakers.count(delivery.handler.name, failed=1)
+            if attempt == 1:  # an event that fails three times is still one event of those that fail
+                self._breakers.count(delivery.handler.name, failed=1)
             seconds = self._breakers.policy.probe_seconds
             if tried and not self._breakers.is_lonely(tried):
                 # Twice the time until the next is tried, so that it is another one's turn then.
