@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 from collections.abc import Callable
@@ -13,7 +14,9 @@ def on_stop(stop: Callable[[], None], at_once: Callable[[], None] | None = None)
 
     def asked(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL if at_once is None else asked_again)
-        stop()
+        # On a thread: here it could meet, in this very thread, a lock that it needs and that is held below. Not by
+        # `threading`, which has such locks itself.
+        _thread.start_new_thread(stop, ())
 
     def asked_again(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
