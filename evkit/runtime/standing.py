@@ -163,6 +163,7 @@ class Memory:
 
     def started(self, system: System) -> None:
         """A broker has answered, and the consumer has its client."""
+        self.beat()
         self._no_broker, self._pulse = None, Pulse(system.admin)
         self._brokers = system.settings.bootstrap_servers
 
