@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evkit.cli.output import Format, FormatOption, print_json, print_rows, say
+from evkit.cli.output import Format, FormatOption, print_json, print_rows, print_text, safe, say
 from evkit.cli.view import GroupOption, SinceOption, UntilOption, window_given
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _print_verdict(verdict: Verdict, seen: Window) -> None:
     if steps:
         print("next:")
         for step in steps:
-            print(f"  {step}")
+            print_text(f"  {step}")
 
 
 def _print_findings(rows: list[dict[str, Any]]) -> None:
@@ -132,6 +132,5 @@ def _print_findings(rows: list[dict[str, Any]]) -> None:
     width = max(80, shutil.get_terminal_size((120, 24)).columns)
     for row in rows:
         head = f"{row['severity']:<8}  {row['monitor']:<12}  "
-        # What an event or an error message says must not reach the terminal as a control sequence.
-        sentence = "".join(c if c.isprintable() else " " for c in row["sentence"])
+        sentence = safe(row["sentence"])
         print(textwrap.fill(sentence, width, initial_indent=head, subsequent_indent=" " * len(head)))

@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from evkit.cli import output
-from evkit.cli.output import plain
+from evkit.cli.output import json_safe, plain, safe
 from evkit.errors import EvkitError, UsageError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Lines(_Redacting):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        line = self.redactor.text(super().format(record))
+        line = safe(self.redactor.text(super().format(record)), lines=True)
         return line if process is None else f"[{process}] {line}"
 
 
@@ -117,4 +117,4 @@ class JsonLines(_Redacting):
         if record.stack_info:
             document["stack"] = self.formatStack(record.stack_info)
         hidden = self.redactor.document(document)
-        return json.dumps(hidden, ensure_ascii=False, default=lambda value: self.redactor.text(str(value)))
+        return json_safe(json.dumps(hidden, ensure_ascii=False, default=lambda value: self.redactor.text(str(value))))

@@ -1,4 +1,9 @@
-"""How commands print: facts as table, JSON or CSV on stdout, everything else on stderr; and how they ask."""
+"""How commands print: facts as table, JSON or CSV on stdout, everything else on stderr; and how they ask.
+
+What payloads, keys, headers and error messages say is somebody else's text: it may hold control sequences that clear a
+terminal, rename its window or type into it, and marks that make text read in another order than it is stored. All of it
+goes through `safe` (JSON: `json_safe`) on its way out.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import dataclasses
 import json
 import logging
 import math
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -30,6 +36,56 @@ FormatOption = Annotated[
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show the plan and change nothing.")]
 ReasonOption = Annotated[str | None, typer.Option("--reason", help="Why; kept in the audit table.", show_default=False)]
+
+
+# C0 and C1 controls and DEL; marks that change the direction of text; separators that some terminals take for line ends;
+# halves of surrogate pairs, which no terminal's encoding has; invisible tag characters.
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
+)
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+# What a spreadsheet takes for the start of a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def safe(text: str, *, lines: bool = False) -> str:
+    r"""Text that only says something when it is printed: what would do something becomes `\x1b`, `\n`, `\u202e`.
+
+    With `lines` line feeds stay, and tabs become spaces: for text that is allowed more than one line.
+    """
+
+    def escaped(found: re.Match[str]) -> str:
+        character = found.group()
+        if lines and character in "\n\t":
+            return "\n" if character == "\n" else "    "
+        code = ord(character)
+        return _SHORT.get(character) or (
+            f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+        )
+
+    return _UNSAFE.sub(escaped, text)
+
+
+def json_safe(document: str) -> str:
+    """A JSON document in which such characters are escaped as JSON has it: the same document to whoever reads it."""
+
+    def escaped(found: re.Match[str]) -> str:
+        character = found.group()
+        return character if character == "\n" else json.dumps(character)[1:-1]
+
+    return _UNSAFE.sub(escaped, document)
+
+
+def csv_cell(value: Any) -> Any:
+    """A value in a CSV file: control characters escaped (line ends stay, in quotes), and text that a spreadsheet would
+    run as a formula after a `'`. JSON has the text as it is."""
+    if value is None:
+        return ""
+    value = plain(value)
+    if not isinstance(value, str):
+        return value
+    text = safe(value, lines=True)
+    return f"'{text}" if value.startswith(_FORMULA) else text
 
 
 def plain(value: Any) -> Any:
@@ -64,7 +120,12 @@ def print_json(document: Any) -> None:
             return [finite(v) for v in value]
         return value
 
-    print(json.dumps(finite(plain(document)), ensure_ascii=False, indent=2, default=str))
+    print(json_safe(json.dumps(finite(plain(document)), ensure_ascii=False, indent=2, default=str)))
+
+
+def print_text(text: str = "") -> None:
+    """Sentences and documents on stdout, in as many lines as they have."""
+    print(safe(text, lines=True))
 
 
 def print_rows(
@@ -82,9 +143,9 @@ def print_rows(
     elif format is Format.csv:
         writer = csv.writer(sys.stdout)
         writer.writerow(columns)
-        writer.writerows([["" if v is None else plain(v) for v in row.values()] for row in kept])
+        writer.writerows([[csv_cell(v) for v in row.values()] for row in kept])
     elif not kept:
-        print(empty)
+        print_text(empty)
     else:
         print_table(kept, columns, title=title)
 
@@ -105,9 +166,11 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, ti
     from rich.text import Text
 
     numeric = {c for c in columns if all(isinstance(r.get(c), (int, float)) or r.get(c) is None for r in rows)}
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD, title=None if title is None else Text(safe(title)), title_justify="left", pad_edge=False
+    )
     for column in columns:
-        table.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
+        table.add_column(Text(safe(column)), justify="right" if column in numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(shown(row.get(c))) for c in columns))
     console = Console()
@@ -118,7 +181,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, ti
 
 
 def shown(value: Any) -> str:
-    """A value as a person reads it; unknown is a dash, never 0."""
+    """A value as a person reads it, in one line; unknown is a dash, never 0."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -129,7 +192,7 @@ def shown(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, datetime):
         return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
-    return str(plain(value))
+    return safe(str(plain(value)))
 
 
 # Set by logs.setup when stderr is for machines: then a remark is a line of the log like any other.
@@ -139,7 +202,7 @@ remarks: logging.Logger | None = None
 def say(sentence: str, level: int = logging.INFO) -> None:
     """A remark for the person at the terminal: stderr, so that stdout stays a document."""
     if remarks is None:
-        print(sentence if level < logging.ERROR else f"evkit: {sentence}", file=sys.stderr)
+        print(safe(sentence if level < logging.ERROR else f"evkit: {sentence}", lines=True), file=sys.stderr)
     else:
         remarks.log(level, sentence)
 
@@ -159,7 +222,7 @@ def confirmed(question: str, *, yes: bool, dry_run: bool = False) -> bool:
         return True
     if not sys.stdin.isatty():
         raise UsageError("this changes something and there is no terminal to ask on: add --yes, or --dry-run to look")
-    if typer.confirm(question, err=True):
+    if typer.confirm(safe(question), err=True):
         return True
     say("nothing was changed")
     return False

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evkit.cli.output import Format, FormatOption, print_json, print_rows, say
+from evkit.cli.output import Format, FormatOption, print_json, print_rows, print_text, say
 from evkit.errors import EvkitError, UsageError
 
 if TYPE_CHECKING:
@@ -189,9 +189,9 @@ def _print(done: ReportRun, format: Format) -> None:
         columns = ("monitor", "severity", "subject", "value", "unit", "threshold", "findings", "sentence")
         print_rows([m.model_dump() for m in done.summary.monitors], columns, format)
     else:
-        print(done.summary.sentence)
+        print_text(done.summary.sentence)
         if done.summary.compared_with:
-            print(f"since the report before: {done.summary.compared_with['sentence']}")
+            print_text(f"since the report before: {done.summary.compared_with['sentence']}")
         print(f"{done.path / 'report.html'}")
 
 
@@ -223,7 +223,7 @@ def diff(
                "subject_before", "subject_after")  # fmt: skip
     print_rows([change.row() for change in found.monitors], columns, format)
     if format is Format.table:
-        print(found.sentence)
+        print_text(found.sentence)
         for label, findings in (("gone", found.gone), ("new", found.new), ("still there", found.still)):
             for finding in findings:
-                print(f"  {label:<11}  {finding.severity:<8}  {finding.monitor:<12}  {finding.sentence}")
+                print_text(f"  {label:<11}  {finding.severity:<8}  {finding.monitor:<12}  {finding.sentence}")
