@@ -12,6 +12,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     options = parser.getgroup("evkit fault run")
     options.addoption("--events", type=int, help="events that the writers commit, at least; default: 20000")
     options.addoption("--seconds", type=float, help="how long they take for it; default: one for 500 events")
+    options.addoption(
+        "--letters", type=int, help="dead letters of tests/integration/runtime/test_letters_speed.py; times too"
+    )
     options.addoption("--seed", type=int, help="draws what the writers do and which fault comes when; default: any")
 
 

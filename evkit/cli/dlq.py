@@ -32,8 +32,13 @@ _TABLE_COLUMNS = (
     "letter_id", "consumer_group", "state", "event_type", "key", "error_class", "error_message", "retry_count", "failed_at",
 )  # fmt: skip
 _GROUP_COLUMNS = (
-    "consumer_group", "fingerprint", "letters", "keys", "error_class", "error_message", "handler", "first_failed_at",
-    "failed_at", "sample_letter_id",
+    "group", "fingerprint", "title", "error_class", "error_message", "handler", "n_letters", "n_open", "n_new",
+    "n_resolved", "n_archived", "n_keys", "n_event_types", "spread", "letters_per_minute", "first_seen_at", "last_seen_at",
+    "oldest_open_seconds", "first_code_version", "last_code_version", "regressed", "replay", "sample_letter_id",
+)  # fmt: skip
+_GROUP_TABLE_COLUMNS = (
+    "group", "fingerprint", "title", "error_message", "n_letters", "n_keys", "spread", "letters_per_minute",
+    "first_seen_at", "last_seen_at", "last_code_version", "regressed", "sample_letter_id",
 )  # fmt: skip
 
 IdsArgument = Annotated[list[int] | None, typer.Argument(metavar="[LETTER_ID]...", show_default=False)]
@@ -98,7 +103,8 @@ def groups(group: GroupOption = None, state: StateOption = None, format: FormatO
     import evkit
 
     found = evkit.dead_letters.groups(evkit.connect(), group, _states(state) or _STATES)
-    print_rows(found, _GROUP_COLUMNS, format, empty="no dead letters")
+    columns = _GROUP_TABLE_COLUMNS if format is Format.table else _GROUP_COLUMNS
+    print_rows(found, columns, format, empty="no dead letters")
 
 
 def show(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from psycopg.rows import class_row, dict_row
@@ -19,11 +19,26 @@ _INBOX = named("inbox")
 
 # More than this are not listed unless asked for; acts take all that their filter names.
 LETTERS_MAX = 1_000
+GROUPS_MAX = 1_000
+
+STATES = ("open", "retrying", "resolved", "archived", "purged")
+# Up to here the data is suspected, above it the code: a bug seldom stops at three keys, a broken record seldom has four.
+POISON_KEYS_MAX = 3
+
+# Letters that an export fetches at once: 1,000 of the largest records (1 MB each) still fit into memory.
+_FETCH_LETTERS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """An event that a group gave up on. Times are UTC; `retry_count` counts attempts after the first, redrives included."""
+    """An event that a group gave up on. Times are UTC.
+
+    Attributes, beside the columns of evkit.dead_letter that say it by their names:
+        retry_count   attempts after the first, redrives included
+        held_at       on hold since then: no redrive takes it; None: it is not
+        edited_from   letter whose event was edited into this one; the event of this letter was never in the topic
+        replaced_by   letter of the edited event, which resolved this one
+    """
 
     letter_id: int
     consumer_group: str
@@ -48,12 +63,19 @@ class DeadLetter:
     note: str | None
     replay_id: str | None
     state_changed_at: datetime
+    ticket: str | None = None
+    assignee: str | None = None
+    held_at: datetime | None = None
+    hold_reason: str | None = None
+    edited_from: int | None = None
+    replaced_by: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FullLetter(DeadLetter):
-    """A letter with the record as it was, its stack and every attempt."""
+    """A letter with the record as it was, its stack and every attempt; `edit` says what an edited one was before."""
 
+    edit: dict[str, Any] | None = None
     leader_epoch: int | None
     appended_at: datetime | None
     timestamp_type: str
@@ -72,7 +94,15 @@ class FullLetter(DeadLetter):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which letters; every filter that is None lets all pass. `states` defaults to the open ones."""
+    """Which letters; every filter that is None lets all pass. `states` defaults to the open ones.
+
+    Attributes:
+        text                        found in the error's class or message, the note or the ticket (in whatever case), or
+                                    byte for byte in the record's value; reads every letter that the others leave
+        since, until                of the first failure, UTC; until is not in it
+        attempts_min, attempts_max  how often it was tried, the first attempt included
+        held                        only those on hold (True), or only the others
+    """
 
     ids: tuple[int, ...] | None = None
     group: str | None = None
@@ -82,6 +112,12 @@ class Selection:
     key: str | None = None
     fingerprint: str | None = None
     error_class: str | None = None
+    text: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    attempts_min: int | None = None
+    attempts_max: int | None = None
+    held: bool | None = None
 
     def parameters(self, letters_max: int | None) -> dict[str, Any]:
         return {
@@ -93,6 +129,13 @@ class Selection:
             "key": self.key,
             "fingerprint": self.fingerprint,
             "error_class": self.error_class,
+            # PostgreSQL has no NUL in a text: no letter has one either, in its texts.
+            "text": None if self.text is None else self.text.replace("\x00", "\\x00"),
+            "since": self.since,
+            "until": self.until,
+            "attempts_min": self.attempts_min,
+            "attempts_max": self.attempts_max,
+            "held": self.held,
             "letters_max": letters_max,
         }
 
@@ -124,14 +167,63 @@ def require_group(connection: postgres.Connection, group: str) -> None:
         raise UnknownGroup(group, known, where="to evkit's tables")
 
 
-def groups(system: System, group: str | None = None, states: Sequence[str] = ("open",)) -> list[dict[str, Any]]:
-    """Equal failures together, the largest first: consumer_group, fingerprint, error_class, error_message, handler,
-    letters, keys, first_failed_at, failed_at, sample_letter_id. Changes nothing."""
+def ids_of(system: System, selection: Selection) -> list[int]:
+    """The ids of all letters of a selection, frozen for an act, the one that failed first at the top. Changes nothing.
+
+    Raises: see `letters`.
+    """
+    with system.reading() as connection:
+        if selection.group is not None:
+            require_group(connection, selection.group)
+        return [row[0] for row in connection.execute(_SQL["letter_ids"], selection.parameters(None)).fetchall()]
+
+
+def records(system: System, selection: Selection | None = None) -> Iterator[FullLetter]:
+    """All letters of a selection with their records (without attempts), the one that failed first at the top.
+
+    One snapshot, read as it is asked for: a million letters take no more memory than a thousand. Changes nothing.
+
+    Raises: see `letters`; at the first letter.
+    """
+    selection = selection or Selection()
+    with system.reading() as connection:
+        if selection.group is not None:
+            require_group(connection, selection.group)
+        with connection.cursor("evkit_records", row_factory=class_row(FullLetter)) as cursor:
+            cursor.itersize = _FETCH_LETTERS
+            yield from cursor.execute(_SQL["records"], selection.parameters(None))
+
+
+def groups(
+    system: System,
+    group: str | None = None,
+    states: Sequence[str] = ("open",),
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    groups_max: int | None = GROUPS_MAX,
+) -> list[dict[str, Any]]:
+    """Equal failures together, the one with most open letters first. Changes nothing.
+
+    The keys are the columns of `views.dead_letter_groups`, which see, beside them n_letters (of the asked states). Counted
+    (n_keys, n_event_types, the sample) are the open letters where there are any. `since` and `until` say what n_new counts;
+    default: the last hour.
+
+    Raises: see `letters`.
+    """
+    until = until or datetime.now(UTC)
+    values = {
+        "group": group,
+        "states": list(states),
+        "since": since or until - timedelta(hours=1),
+        "until": until,
+        "groups_max": groups_max,
+        "poison_keys_max": POISON_KEYS_MAX,
+    }
     with system.reading() as connection:
         if group is not None:
             require_group(connection, group)
-        cursor = connection.cursor(row_factory=dict_row)
-        return cursor.execute(_SQL["groups"], {"group": group, "states": list(states)}).fetchall()
+        return connection.cursor(row_factory=dict_row).execute(_SQL["groups"], values).fetchall()
 
 
 def show(system: System, letter_id: int) -> FullLetter:

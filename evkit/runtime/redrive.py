@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evkit import postgres
@@ -100,11 +100,16 @@ def plan_redrive(system: System, selection: Selection) -> RedrivePlan:
         UnknownLetter: an id that does not exist.
         RedriveRefused: the letters are of several groups (each has handlers of its own), or none is open.
     """
-    found = letters(system, selection, letters_max=None)
+    found = letters(system, replace(selection, held=False), letters_max=None)
     if selection.ids is not None:
         missing = sorted(set(selection.ids) - {letter.letter_id for letter in found})
         if missing:
             letter = show(system, missing[0])  # raises UnknownLetter when there is none
+            if letter.state == "open" and letter.held_at is not None:
+                raise RedriveRefused(
+                    f"dead letter {missing[0]} is on hold since {letter.held_at:%Y-%m-%d %H:%M} "
+                    f"({letter.hold_reason}): `evkit dlq unhold {missing[0]}` first"
+                )
             raise RedriveRefused(
                 f"dead letter {missing[0]} of group '{letter.consumer_group}' is {letter.state}, only open ones are "
                 "redriven" + (": restore it first" if letter.state in ("archived", "purged") else "")
@@ -274,10 +279,18 @@ def _redrive_one(
 
 def _delivery(row: tuple[Any, ...], letter: DeadLetter, inbox: Inbox) -> Delivery:
     """The letter's record as if it had just been polled."""
-    _, _, topic, partition, offset, leader_epoch, appended_at, timestamp_type, key, value, names, values = row
+    (
+        event_id, _, topic, partition, offset, leader_epoch, appended_at, timestamp_type, key, value, names, values,
+        edited_from,
+    ) = row  # fmt: skip
     record = Record(
         topic=topic, partition=partition, offset=offset, key=key, value=value,
         headers=list(zip(names, values, strict=True)), timestamp=appended_at, timestamp_type=timestamp_type,
         leader_epoch=leader_epoch, received_at=letter.failed_at,
     )  # fmt: skip
-    return Delivery.of(record, inbox.handlers)
+    delivery = Delivery.of(record, inbox.handlers)
+    if edited_from is not None:
+        # A decode function of the consumer's own may find the id of the event before the edit in the record: under that one
+        # the event would be taken for handled.
+        delivery.event_id = event_id
+    return delivery

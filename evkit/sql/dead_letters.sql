@@ -21,37 +21,114 @@ VALUES (%(group)s, %(event_id)s, %(generation)s, %(event_type)s, %(topic)s, %(pa
 RETURNING letter_id;
 
 -- name: letters
--- Letters by filter, oldest first failure first. Every filter is optional; ids win over nothing else.
+-- Letters by filter, oldest first failure first; every filter is optional. Which they are is read from the index
+-- dead_letter_list alone, whatever the filter: it has all that a filter asks for, long texts as hashes (only "text" is
+-- looked for in the letters themselves). What they say is read of those few. Hashes that collide are sorted out at the end.
+WITH chosen AS MATERIALIZED (
+  SELECT letter_id FROM evkit.dead_letter
+   WHERE (%(ids)s::bigint[] IS NULL OR letter_id = ANY (%(ids)s::bigint[]))
+     AND (%(group)s::text IS NULL OR consumer_group = %(group)s)
+     AND (%(states)s::text[] IS NULL OR state = ANY (%(states)s::text[]))
+     AND (%(topic)s::text IS NULL OR topic = %(topic)s)
+     AND (%(event_type)s::text IS NULL OR event_type_hash = hashtextextended(%(event_type)s::text, 0))
+     AND (%(key)s::text IS NULL OR key_hash = hashtextextended(%(key)s::text, 0))
+     AND (%(fingerprint)s::text IS NULL OR fingerprint = %(fingerprint)s)
+     AND (%(error_class)s::text IS NULL OR error_class_hash = hashtextextended(%(error_class)s::text, 0))
+     AND (%(since)s::timestamptz IS NULL OR first_failed_at >= %(since)s)
+     AND (%(until)s::timestamptz IS NULL OR first_failed_at < %(until)s)
+     AND (%(attempts_min)s::bigint IS NULL OR retry_count + 1 >= %(attempts_min)s)
+     AND (%(attempts_max)s::bigint IS NULL OR retry_count + 1 <= %(attempts_max)s)
+     AND (%(held)s::boolean IS NULL OR (held_at IS NOT NULL) = %(held)s)
+     AND (%(text)s::text IS NULL
+          OR position(lower(%(text)s::text) IN lower(concat_ws(' ', error_class, error_message, note, ticket))) > 0
+          OR position(convert_to(%(text)s::text, 'UTF8') IN coalesce(raw_value, '')) > 0)
+   ORDER BY first_failed_at, letter_id
+   LIMIT %(letters_max)s
+)
 SELECT letter_id, consumer_group, event_id, generation, event_type, topic, partition, "offset", key, state, error_class,
        error_message, fingerprint, handler, code_version, schema_version, created_at, first_failed_at, failed_at,
-       retry_count, note, replay_id, state_changed_at
-  FROM evkit.dead_letter
- WHERE (%(ids)s::bigint[] IS NULL OR letter_id = ANY (%(ids)s::bigint[]))
-   AND (%(group)s::text IS NULL OR consumer_group = %(group)s)
-   AND (%(states)s::text[] IS NULL OR state = ANY (%(states)s::text[]))
-   AND (%(topic)s::text IS NULL OR topic = %(topic)s)
-   AND (%(event_type)s::text IS NULL OR event_type = %(event_type)s)
-   AND (%(key)s::text IS NULL OR key = %(key)s)
-   AND (%(fingerprint)s::text IS NULL OR fingerprint = %(fingerprint)s)
-   AND (%(error_class)s::text IS NULL OR error_class = %(error_class)s)
- ORDER BY first_failed_at, letter_id
- LIMIT %(letters_max)s;
+       retry_count, note, replay_id, state_changed_at, ticket, assignee, held_at, hold_reason, edited_from, replaced_by
+  FROM chosen JOIN evkit.dead_letter l USING (letter_id)
+ WHERE (%(key)s::text IS NULL OR l.key = %(key)s) AND (%(event_type)s::text IS NULL OR l.event_type = %(event_type)s)
+   AND (%(error_class)s::text IS NULL OR l.error_class = %(error_class)s)
+ ORDER BY l.first_failed_at, l.letter_id;
+
+-- name: letter_ids
+-- The same letters, as nothing but their ids.
+WITH chosen AS MATERIALIZED (
+  SELECT letter_id FROM evkit.dead_letter
+   WHERE (%(ids)s::bigint[] IS NULL OR letter_id = ANY (%(ids)s::bigint[]))
+     AND (%(group)s::text IS NULL OR consumer_group = %(group)s)
+     AND (%(states)s::text[] IS NULL OR state = ANY (%(states)s::text[]))
+     AND (%(topic)s::text IS NULL OR topic = %(topic)s)
+     AND (%(event_type)s::text IS NULL OR event_type_hash = hashtextextended(%(event_type)s::text, 0))
+     AND (%(key)s::text IS NULL OR key_hash = hashtextextended(%(key)s::text, 0))
+     AND (%(fingerprint)s::text IS NULL OR fingerprint = %(fingerprint)s)
+     AND (%(error_class)s::text IS NULL OR error_class_hash = hashtextextended(%(error_class)s::text, 0))
+     AND (%(since)s::timestamptz IS NULL OR first_failed_at >= %(since)s)
+     AND (%(until)s::timestamptz IS NULL OR first_failed_at < %(until)s)
+     AND (%(attempts_min)s::bigint IS NULL OR retry_count + 1 >= %(attempts_min)s)
+     AND (%(attempts_max)s::bigint IS NULL OR retry_count + 1 <= %(attempts_max)s)
+     AND (%(held)s::boolean IS NULL OR (held_at IS NOT NULL) = %(held)s)
+     AND (%(text)s::text IS NULL
+          OR position(lower(%(text)s::text) IN lower(concat_ws(' ', error_class, error_message, note, ticket))) > 0
+          OR position(convert_to(%(text)s::text, 'UTF8') IN coalesce(raw_value, '')) > 0)
+   ORDER BY first_failed_at, letter_id
+   LIMIT %(letters_max)s
+)
+SELECT letter_id
+  FROM chosen JOIN evkit.dead_letter l USING (letter_id)
+ WHERE (%(key)s::text IS NULL OR l.key = %(key)s) AND (%(event_type)s::text IS NULL OR l.event_type = %(event_type)s)
+   AND (%(error_class)s::text IS NULL OR l.error_class = %(error_class)s)
+ ORDER BY l.first_failed_at, l.letter_id;
+
+-- name: records
+-- The same letters, with the records as they were: for export, by a cursor.
+WITH chosen AS MATERIALIZED (
+  SELECT letter_id FROM evkit.dead_letter
+   WHERE (%(ids)s::bigint[] IS NULL OR letter_id = ANY (%(ids)s::bigint[]))
+     AND (%(group)s::text IS NULL OR consumer_group = %(group)s)
+     AND (%(states)s::text[] IS NULL OR state = ANY (%(states)s::text[]))
+     AND (%(topic)s::text IS NULL OR topic = %(topic)s)
+     AND (%(event_type)s::text IS NULL OR event_type_hash = hashtextextended(%(event_type)s::text, 0))
+     AND (%(key)s::text IS NULL OR key_hash = hashtextextended(%(key)s::text, 0))
+     AND (%(fingerprint)s::text IS NULL OR fingerprint = %(fingerprint)s)
+     AND (%(error_class)s::text IS NULL OR error_class_hash = hashtextextended(%(error_class)s::text, 0))
+     AND (%(since)s::timestamptz IS NULL OR first_failed_at >= %(since)s)
+     AND (%(until)s::timestamptz IS NULL OR first_failed_at < %(until)s)
+     AND (%(attempts_min)s::bigint IS NULL OR retry_count + 1 >= %(attempts_min)s)
+     AND (%(attempts_max)s::bigint IS NULL OR retry_count + 1 <= %(attempts_max)s)
+     AND (%(held)s::boolean IS NULL OR (held_at IS NOT NULL) = %(held)s)
+     AND (%(text)s::text IS NULL
+          OR position(lower(%(text)s::text) IN lower(concat_ws(' ', error_class, error_message, note, ticket))) > 0
+          OR position(convert_to(%(text)s::text, 'UTF8') IN coalesce(raw_value, '')) > 0)
+   ORDER BY first_failed_at, letter_id
+   LIMIT %(letters_max)s
+)
+SELECT letter_id, consumer_group, event_id, generation, event_type, topic, partition, "offset", key, state, error_class,
+       error_message, fingerprint, handler, code_version, schema_version, created_at, first_failed_at, failed_at,
+       retry_count, note, replay_id, state_changed_at, ticket, assignee, held_at, hold_reason, edited_from, replaced_by,
+       leader_epoch, appended_at, timestamp_type, raw_key, raw_value, header_names, header_values, stack_trace
+  FROM chosen JOIN evkit.dead_letter l USING (letter_id)
+ WHERE (%(key)s::text IS NULL OR l.key = %(key)s) AND (%(event_type)s::text IS NULL OR l.event_type = %(event_type)s)
+   AND (%(error_class)s::text IS NULL OR l.error_class = %(error_class)s)
+ ORDER BY l.first_failed_at, l.letter_id;
 
 -- name: letter
 -- One letter with the record as it was.
 SELECT letter_id, consumer_group, event_id, generation, event_type, topic, partition, "offset", key, state, error_class,
        error_message, fingerprint, handler, code_version, schema_version, created_at, first_failed_at, failed_at,
-       retry_count, note, replay_id, state_changed_at,
-       leader_epoch, appended_at, timestamp_type, raw_key, raw_value, header_names, header_values, stack_trace
+       retry_count, note, replay_id, state_changed_at, ticket, assignee, held_at, hold_reason, edited_from, replaced_by,
+       edit, leader_epoch, appended_at, timestamp_type, raw_key, raw_value, header_names, header_values, stack_trace
   FROM evkit.dead_letter
  WHERE letter_id = %s;
 
 -- name: letter_to_redrive
--- Locked, so that two redrives of one letter do not run its handler twice; skipped when another has it.
+-- Locked, so that two redrives of one letter do not run its handler twice; skipped when another has it, or it is on hold.
 SELECT event_id, generation, topic, partition, "offset", leader_epoch, appended_at, timestamp_type, raw_key, raw_value,
-       header_names, header_values
+       header_names, header_values, edited_from
   FROM evkit.dead_letter
- WHERE letter_id = %(letter_id)s AND consumer_group = %(group)s AND state = 'open'
+ WHERE letter_id = %(letter_id)s AND consumer_group = %(group)s AND state = 'open' AND held_at IS NULL
    FOR UPDATE SKIP LOCKED;
 
 -- name: attempts
@@ -94,14 +171,60 @@ UPDATE evkit.dead_letter
 RETURNING letter_id;
 
 -- name: groups
--- Equal failures together: how many letters, how many keys, since when. Many keys: the code or a dependency; few: the data.
-SELECT consumer_group, fingerprint, min(error_class) AS error_class, min(error_message) AS error_message,
-       min(handler) AS handler, count(*) AS letters, count(DISTINCT coalesce(key, '')) AS keys,
-       min(first_failed_at) AS first_failed_at, max(failed_at) AS failed_at, min(letter_id) AS sample_letter_id
-  FROM evkit.dead_letter
- WHERE state = ANY (%(states)s::text[]) AND (%(group)s::text IS NULL OR consumer_group = %(group)s)
- GROUP BY consumer_group, fingerprint
- ORDER BY letters DESC, first_failed_at;
+-- Equal failures together. Counted (keys, types, the sample) are the open letters where there are any, else all of the asked
+-- states, so that what was decided no longer blurs the picture. One pass over the index dead_letter_groups has all numbers:
+-- its order is that of the groups and of the keys in them, so nothing is sorted. Only where a failure has letters of several
+-- types, or in several states, its keys are counted once more, over all of these. Texts come from the letters of the groups
+-- that are shown.
+WITH part AS MATERIALIZED (
+    SELECT consumer_group, fingerprint, state, event_type_hash, state IN ('open', 'retrying') AS is_open, count(*) AS letters,
+           count(DISTINCT key_hash) AS keys,
+           count(*) FILTER (WHERE first_failed_at >= %(since)s::timestamptz AND first_failed_at < %(until)s::timestamptz) AS new,
+           count(*) FILTER (WHERE failed_at >= statement_timestamp() - interval '5 minutes') AS lately,
+           min(first_failed_at) AS first_first, max(first_failed_at) AS last_first, max(failed_at) AS last_seen,
+           min(letter_id) AS first_id, max(letter_id) AS last_id, max(generation) AS generation
+      FROM evkit.dead_letter
+     WHERE state = ANY (%(states)s::text[]) AND (%(group)s::text IS NULL OR consumer_group = %(group)s)
+     GROUP BY state, consumer_group, fingerprint, event_type_hash
+), counted AS (
+    SELECT *, is_open OR NOT bool_or(is_open) OVER (PARTITION BY consumer_group, fingerprint) AS counts FROM part
+), folded AS (
+    SELECT consumer_group, fingerprint, sum(letters)::bigint AS n_letters,
+           coalesce(sum(letters) FILTER (WHERE is_open), 0)::bigint AS n_open, sum(new)::bigint AS n_new,
+           coalesce(sum(letters) FILTER (WHERE state = 'resolved'), 0)::bigint AS n_resolved,
+           coalesce(sum(letters) FILTER (WHERE state IN ('archived', 'purged')), 0)::bigint AS n_archived,
+           max(keys) FILTER (WHERE counts) AS keys, count(*) FILTER (WHERE counts) AS parts,
+           array_agg(DISTINCT state) FILTER (WHERE counts) AS states,
+           count(DISTINCT event_type_hash) FILTER (WHERE counts) AS n_event_types,
+           min(first_first) AS first_seen_at, max(last_seen) AS last_seen_at, sum(lately) / 5.0 AS letters_per_minute,
+           min(first_first) FILTER (WHERE is_open) AS oldest_open_at, max(last_first) FILTER (WHERE is_open) AS newest_open_at,
+           min(first_id) FILTER (WHERE counts) AS first_id, max(last_id) FILTER (WHERE counts) AS last_id,
+           max(generation) > 0 AS replay
+      FROM counted
+     GROUP BY consumer_group, fingerprint
+     ORDER BY n_open DESC, n_letters DESC, last_seen_at DESC, consumer_group, fingerprint COLLATE "C"
+     LIMIT %(groups_max)s
+), keyed AS MATERIALIZED (
+    SELECT f.*, CASE WHEN f.parts = 1 THEN f.keys
+                     ELSE (SELECT count(DISTINCT l.key_hash) FROM evkit.dead_letter l
+                            WHERE l.state = ANY (f.states) AND l.consumer_group = f.consumer_group
+                              AND l.fingerprint = f.fingerprint) END AS n_keys
+      FROM folded f
+)
+SELECT k.consumer_group AS "group", k.fingerprint, newest.error_class || coalesce(' in ' || newest.handler, '') AS title,
+       newest.error_class, newest.error_message, newest.handler, k.n_letters, k.n_open, k.n_new, k.n_resolved, k.n_archived,
+       k.n_keys, k.n_event_types, k.first_seen_at, k.last_seen_at, k.letters_per_minute::float8 AS letters_per_minute,
+       extract(epoch FROM clock_timestamp() - k.oldest_open_at)::float8 AS oldest_open_seconds,
+       oldest.code_version AS first_code_version, newest.code_version AS last_code_version,
+       EXISTS (SELECT FROM evkit.dead_letter r
+                WHERE r.state = 'resolved' AND r.consumer_group = k.consumer_group AND r.fingerprint = k.fingerprint
+                  AND r.state_changed_at < k.newest_open_at) AS regressed,
+       k.last_id AS sample_letter_id,
+       CASE WHEN k.n_keys <= %(poison_keys_max)s THEN 'poison' ELSE 'systemic' END AS spread, k.replay
+  FROM keyed k
+  JOIN evkit.dead_letter oldest ON oldest.letter_id = k.first_id
+  JOIN evkit.dead_letter newest ON newest.letter_id = k.last_id
+ ORDER BY k.n_open DESC, k.n_letters DESC, k.last_seen_at DESC, "group", k.fingerprint COLLATE "C";
 
 -- name: known_ids
 SELECT letter_id FROM evkit.dead_letter ORDER BY letter_id DESC LIMIT 1000;
@@ -128,39 +251,6 @@ SELECT letter_id, consumer_group AS "group", state, event_type, event_id, key, t
 SELECT letter_id, raw_value, header_names, header_values, stack_trace
   FROM evkit.dead_letter
  WHERE letter_id = ANY (%(ids)s::bigint[]);
-
--- name: view_groups
--- Equal failures together. Keys are counted among the open letters, so that what was decided no longer blurs the picture.
-WITH letter AS (
-    SELECT *, state IN ('open', 'retrying') AS is_open,
-           bool_or(state IN ('open', 'retrying')) OVER (PARTITION BY consumer_group, fingerprint) AS any_open
-      FROM evkit.dead_letter
-     WHERE %(group)s::text IS NULL OR consumer_group = %(group)s
-), folded AS (
-    SELECT consumer_group, fingerprint,
-           (array_agg(error_class ORDER BY is_open DESC, letter_id DESC))[1] AS error_class,
-           (array_agg(error_message ORDER BY is_open DESC, letter_id DESC))[1] AS error_message,
-           (array_agg(handler ORDER BY is_open DESC, letter_id DESC))[1] AS handler,
-           (array_agg(letter_id ORDER BY is_open DESC, letter_id DESC))[1] AS sample_letter_id,
-           count(*) FILTER (WHERE is_open) AS n_open,
-           count(*) FILTER (WHERE first_failed_at >= %(since)s AND first_failed_at < %(until)s) AS n_new,
-           count(*) FILTER (WHERE state = 'resolved') AS n_resolved,
-           count(*) FILTER (WHERE state IN ('archived', 'purged')) AS n_archived,
-           count(DISTINCT coalesce(key, '')) FILTER (WHERE is_open = any_open) AS n_keys,
-           count(DISTINCT event_type) FILTER (WHERE is_open = any_open) AS n_event_types,
-           min(first_failed_at) AS first_seen_at, max(failed_at) AS last_seen_at,
-           extract(epoch FROM clock_timestamp() - min(first_failed_at) FILTER (WHERE is_open))::float8
-               AS oldest_open_seconds,
-           bool_or(generation > 0) AS replay
-      FROM letter
-     GROUP BY consumer_group, fingerprint
-)
-SELECT consumer_group AS "group", fingerprint, error_class || coalesce(' in ' || handler, '') AS title, error_class,
-       error_message, handler, n_open, n_new, n_resolved, n_archived, n_keys, n_event_types, first_seen_at, last_seen_at,
-       oldest_open_seconds, sample_letter_id,
-       CASE WHEN n_keys <= %(poison_keys_max)s THEN 'poison' ELSE 'systemic' END AS spread, replay
-  FROM folded
- ORDER BY n_open DESC, last_seen_at DESC, "group", fingerprint;
 
 -- name: view_count
 -- Groups that have letters, and groups that have none but are known: 0 is a measurement.

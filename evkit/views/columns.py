@@ -210,7 +210,13 @@ DEAD_LETTER_GROUPS = (
     _count("n_event_types", "distinct event types among the same letters", "types"),
     _time("first_seen_at", "first failure of any of its letters"),
     _time("last_seen_at", "last failure of any of its letters"),
+    Column(
+        "letters_per_minute", "float64", "1/min", "letters whose last failure lies in the last 5 minutes, per minute"
+    ),
     _seconds("oldest_open_seconds", "age of the oldest open letter; null when none is open"),
+    _text("first_code_version", "code version of the oldest letter, open ones first; null when none was given"),
+    _text("last_code_version", "code version of the newest one"),
+    _flag("regressed", "true when an open letter first failed after another of this failure was resolved"),
     _count("sample_letter_id", "the newest letter, open ones first", ""),
     _text("spread", "poison (few keys: the data) or systemic (many keys: the code or a dependency)"),
     _flag("replay", "true when any of its letters died in a replay that handled events again"),

@@ -123,11 +123,13 @@ def dead_letter_groups(
     rows = fetch(
         system,
         "dead_letters",
-        "view_groups",
+        "groups",
         COLUMNS["dead_letter_groups"],
         since=seen.start,
         until=seen.end,
         group=group,
+        states=list(STATES),
+        groups_max=None,
         poison_keys_max=POISON_KEYS_MAX,
     )
     return frame("dead_letter_groups", rows, frames)
@@ -171,19 +173,30 @@ def dead_letter_count(
 def folded(letters: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of `dead_letters` as rows of `dead_letter_groups`: the same fold as the query's, for a frame already in hand.
 
-    `n_new` is null: it needs the window that only the query knows.
+    `n_new` and `letters_per_minute` are null: they need a window and a now that only the query knows.
     """
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for letter in letters:
         groups.setdefault((letter["group"], letter["fingerprint"]), []).append(letter)
     rows = [_fold(of_group) for of_group in groups.values()]
-    return sorted(rows, key=lambda r: (-r["n_open"], -r["last_seen_at"].timestamp(), r["group"], r["fingerprint"]))
+    return sorted(
+        rows,
+        key=lambda r: (
+            -r["n_open"],
+            -r["n_resolved"] - r["n_archived"],
+            -r["last_seen_at"].timestamp(),
+            r["group"],
+            r["fingerprint"],
+        ),
+    )
 
 
 def _fold(letters: list[dict[str, Any]]) -> dict[str, Any]:
     still_open = [x for x in letters if x["state"] in ("open", "retrying")]
     counted = still_open or letters
     newest = max(counted, key=lambda x: x["letter_id"])
+    newest_open = max((x["first_failed_at"] for x in still_open), default=None)
+    resolved = [x["state_changed_at"] for x in letters if x["state"] == "resolved"]
     keys = len({x["key"] or "" for x in counted})
     return {
         "group": newest["group"],
@@ -200,7 +213,11 @@ def _fold(letters: list[dict[str, Any]]) -> dict[str, Any]:
         "n_event_types": len({x["event_type"] for x in counted}),
         "first_seen_at": min(x["first_failed_at"] for x in letters),
         "last_seen_at": max(x["failed_at"] for x in letters),
+        "letters_per_minute": None,
         "oldest_open_seconds": max((x["age_seconds"] for x in still_open), default=None),
+        "first_code_version": min(counted, key=lambda x: x["letter_id"])["code_version"],
+        "last_code_version": newest["code_version"],
+        "regressed": newest_open is not None and any(at < newest_open for at in resolved),
         "sample_letter_id": newest["letter_id"],
         "spread": "poison" if keys <= POISON_KEYS_MAX else "systemic",
         "replay": any(x["replay"] for x in letters),

@@ -202,4 +202,4 @@ def test_unknown_names_are_one_sentence_with_near_matches(evkit_system, billing)
 def test_equal_failures_are_one_group(evkit_system, billing):
     (group,) = dead_letters.groups(evkit_system)
 
-    assert (group["letters"], group["keys"], group["error_class"]) == (5, 5, "ValueError")
+    assert (group["n_letters"], group["n_keys"], group["error_class"]) == (5, 5, "ValueError")
