@@ -13,7 +13,7 @@ Each message says what happened, with which values, and what to do.
     │   ├── InvalidEvent         an event that must not enter the outbox (size, topic, type, JSON)
     │   ├── SchemaIncompatible   a change of an event type that old consumers would not survive
     │   ├── SchemaMismatch       a payload that its event type's model does not accept
-    │   ├── RedriveRefused, PurgeRefused, ReplayRefused
+    │   ├── RedriveRefused, EditRefused, PurgeRefused, ReplayRefused
     │   ├── BrokerRefused        Kafka answers, and says no: a wrong password, no authorisation
     │   ├── RelayStopped         the brokers will never take this relay's events until somebody does something
     │   └── NotMigrated          the database has no evkit tables, or older ones
@@ -185,6 +185,10 @@ class SchemaMismatch(Refused):
 
 class RedriveRefused(Refused):
     """Raised when letters must not be redriven as asked."""
+
+
+class EditRefused(Refused):
+    """Raised when a dead letter cannot be edited as asked."""
 
 
 class PurgeRefused(Refused):

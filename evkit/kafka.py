@@ -414,6 +414,29 @@ def offsets_at(
     return offsets(settings, partitions, OffsetSpec.for_timestamp(millis), client)
 
 
+def record_at(settings: Settings, topic: str, partition: int, offset: int) -> Record | None:
+    """The record at one offset; None when the topic does not have it (any more). Joins no group, commits nothing.
+
+    Raises:
+        BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
+    """
+    require_broker(settings)
+    reader = consumer(settings, "evkit-record", **{"enable.partition.eof": True, "auto.offset.reset": "error",
+                                                   "fetch.min.bytes": 1, "queued.min.messages": 1})  # fmt: skip
+    try:
+        reader.assign([TopicPartition(topic, partition, offset)])
+        until = time.monotonic() + settings.kafka_timeout_seconds
+        while (left := until - time.monotonic()) > 0:
+            message = reader.poll(left)
+            if message is None or message.error() is not None:
+                return None  # out of the topic's range, at its end, or not in this topic: nothing of it is here
+            found = record_of(message, datetime.now(UTC))
+            return found if found.offset == offset else None
+        return None
+    finally:
+        reader.close()
+
+
 def scan(
     settings: Settings, topic: str, client: AdminClient | None = None, *, since: datetime | None = None
 ) -> Iterator[Record]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evkit.cli.dlq_acts import archive, edit, hold, note, purge, restore, unhold
+from evkit.cli.dlq_filters import STATES, states_of, takes_filters
+from evkit.cli.dlq_show import document, print_story
 from evkit.cli.output import (
     DryRunOption,
     Format,
@@ -13,20 +18,22 @@ from evkit.cli.output import (
     ReasonOption,
     YesOption,
     confirmed,
+    csv_cell,
     plain,
     print_json,
     print_rows,
+    print_text,
     say,
-    shown,
 )
 from evkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from evkit.runtime.dead_letters import FullLetter, RedrivePlan, Selection
+    from evkit.runtime.dead_letters import RedrivePlan, Selection
 
 _COLUMNS = (
     "letter_id", "consumer_group", "state", "event_type", "key", "error_class", "error_message", "retry_count",
-    "first_failed_at", "failed_at", "topic", "partition", "offset", "event_id", "fingerprint", "note", "replay_id",
+    "first_failed_at", "failed_at", "topic", "partition", "offset", "event_id", "fingerprint", "note", "ticket", "assignee",
+    "held_at", "hold_reason", "edited_from", "replaced_by", "replay_id",
 )  # fmt: skip
 _TABLE_COLUMNS = (
     "letter_id", "consumer_group", "state", "event_type", "key", "error_class", "error_message", "retry_count", "failed_at",
@@ -41,6 +48,13 @@ _GROUP_TABLE_COLUMNS = (
     "first_seen_at", "last_seen_at", "last_code_version", "regressed", "sample_letter_id",
 )  # fmt: skip
 
+
+class ExportFormat(StrEnum):
+    jsonl = "jsonl"
+    csv = "csv"
+    parquet = "parquet"
+
+
 IdsArgument = Annotated[list[int] | None, typer.Argument(metavar="[LETTER_ID]...", show_default=False)]
 GroupOption = Annotated[str | None, typer.Option("--group", "-g", help="Consumer group.", show_default=False)]
 FingerprintOption = Annotated[str | None, typer.Option("--fingerprint", help="Equal failures.", show_default=False)]
@@ -49,48 +63,28 @@ TypeOption = Annotated[str | None, typer.Option("--type", help="Event type.", sh
 KeyOption = Annotated[str | None, typer.Option("--key", show_default=False)]
 StateOption = Annotated[list[str] | None, typer.Option("--state", help="open, resolved, archived, purged; or all.")]
 
-_STATES = ("open", "retrying", "resolved", "archived", "purged")
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     dlq = typer.Typer(help="Dead letters: what consumer groups gave up on.", no_args_is_help=True)
     for name, command in (
-        ("list", list_letters), ("groups", groups), ("show", show), ("redrive", redrive),
-        ("parked", parked), ("release", release), ("archive", archive), ("restore", restore), ("purge", purge),
+        ("list", list_letters), ("groups", groups), ("show", show), ("export", export), ("redrive", redrive),
+        ("parked", parked), ("release", release), ("edit", edit), ("note", note), ("hold", hold), ("unhold", unhold),
+        ("archive", archive), ("restore", restore), ("purge", purge),
     ):  # fmt: skip
         dlq.command(name)(command)
     app.add_typer(dlq, name="dlq")
 
 
-def _states(given: list[str] | None) -> tuple[str, ...] | None:
-    if not given:
-        return ("open",)
-    if "all" in given:
-        return None
-    for state in given:
-        if state not in _STATES:
-            raise UsageError(f"'{state}' is no state of a dead letter: {', '.join(_STATES)}, or all")
-    return tuple(given)
-
-
+@takes_filters()
 def list_letters(
-    group: GroupOption = None,
-    state: StateOption = None,
-    fingerprint: FingerprintOption = None,
-    topic: TopicOption = None,
-    type_: TypeOption = None,
-    key: KeyOption = None,
+    selection: Selection,
     limit: Annotated[int, typer.Option(min=1, help="Most letters to list.")] = 100,
     format: FormatOption = Format.table,
 ) -> None:
     """List letters, the one that failed first at the top; without payloads."""
     import evkit
-    from evkit.runtime.dead_letters import Selection
 
-    selection = Selection(
-        group=group, states=_states(state), fingerprint=fingerprint, topic=topic, event_type=type_, key=key
-    )
     found = [plain(letter) for letter in evkit.dead_letters.letters(evkit.connect(), selection, letters_max=limit)]
     columns = _TABLE_COLUMNS if format is Format.table else _COLUMNS
     print_rows(found, columns, format, empty="no dead letters")
@@ -98,65 +92,62 @@ def list_letters(
         say(f"the first {limit}; there may be more (--limit)")
 
 
-def groups(group: GroupOption = None, state: StateOption = None, format: FormatOption = Format.table) -> None:
+def groups(
+    group: GroupOption = None,
+    state: StateOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most groups to list.")] = 100,
+    format: FormatOption = Format.table,
+) -> None:
     """Equal failures together: how many letters and keys, since when. Many keys: the code. Few keys: the data."""
     import evkit
 
-    found = evkit.dead_letters.groups(evkit.connect(), group, _states(state) or _STATES)
+    states = states_of(state) or STATES
+    found = evkit.dead_letters.groups(evkit.connect(), group, states, groups_max=limit)
     columns = _GROUP_TABLE_COLUMNS if format is Format.table else _GROUP_COLUMNS
     print_rows(found, columns, format, empty="no dead letters")
+    if len(found) == limit:
+        say(f"the first {limit}; there may be more (--limit)")
 
 
 def show(
     letter_id: Annotated[int, typer.Argument(metavar="LETTER_ID")],
+    compare: Annotated[bool, typer.Option(help="With the last good event of its type.")] = True,
     format: FormatOption = Format.table,
 ) -> None:
-    """The whole story of one letter: the record as it was, every attempt, and how to redrive it."""
+    """The whole story of one letter: the record as it was, every attempt, what waits behind it, and how to redrive it.
+
+    The payload is compared with that of the last event of its type that the group has handled.
+    """
     import evkit
 
-    letter = evkit.dead_letters.show(evkit.connect(), letter_id)
-    if format is not Format.table:
-        print_json(letter)
-        return
-    _print_letter(letter)
+    found = evkit.dead_letters.story(evkit.connect(), letter_id, compare=compare)
+    if format is Format.table:
+        print_story(found)
+    else:
+        print_json(document(found))
 
 
-def _print_letter(letter: FullLetter) -> None:
-    facts = [
-        ("letter", f"{letter.letter_id} ({letter.state} since {shown(letter.state_changed_at)})"),
-        ("group", letter.consumer_group),
-        ("event", f"{letter.event_type} {letter.event_id} (schema version {shown(letter.schema_version)})"),
-        ("written", shown(letter.created_at)),
-        (
-            "where",
-            f"{letter.topic}/{letter.partition} offset {letter.offset}, leader epoch {shown(letter.leader_epoch)}",
-        ),
-        ("appended", f"{shown(letter.appended_at)} ({letter.timestamp_type} time)"),
-        (
-            "failed",
-            f"first {shown(letter.first_failed_at)}, last {shown(letter.failed_at)}, {letter.retry_count} retries",
-        ),
-        ("handler", f"{shown(letter.handler)}, code version {shown(letter.code_version)}"),
-        ("error", f"{letter.error_class}: {letter.error_message}"),
-        ("fingerprint", letter.fingerprint),
-        ("note", shown(letter.note)),
-        ("key", shown(letter.raw_key)),
-        ("value", shown(letter.raw_value)),
-    ]
-    for name, value in facts:
-        print(f"{name:12} {value}")
-    print("headers")
-    for header, content in letter.headers:
-        print(f"  {header}: {shown(content)}")
-    print_rows(
-        letter.attempts,
-        ("attempt", "failed_at", "duration_seconds", "error_class", "error_message", "disposition", "replay_id"),
-        Format.table,
-        title="attempts",
-    )
-    print(letter.stack_trace)
-    if letter.state == "open":
-        print(f"to redrive it: evkit dlq redrive {letter.letter_id} --app MODULE:CONSUMER")
+@takes_filters(states=None)
+def export(
+    selection: Selection,
+    format: Annotated[ExportFormat, typer.Option("--format", "-f", help="How to write them.")] = ExportFormat.jsonl,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File; without it, stdout.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Write letters with their records to a file, whatever their state: a line or row each, the first to fail first.
+
+    Key and value are text, or base64 where they are none: record_value_encoding says which. In CSV, text that a spreadsheet
+    would run as a formula starts with a '; JSONL and Parquet have it as it is.
+    """
+    import sys
+
+    import evkit
+
+    to = sys.stdout if out is None else out
+    n = evkit.dead_letters.export(evkit.connect(), selection, format.value, to, force=force, cell=csv_cell)
+    say(f"{n:,} letters" + ("" if out is None else f" in {out}"))
 
 
 def _selection(
@@ -231,7 +222,7 @@ def _run(
     outcome = result.summary()
     if format is Format.table:
         shown_first = ("resolved", "failed", "skipped", "not_tried", "released")
-        print(", ".join(f"{outcome[n]} {n.replace('_', ' ')}" for n in shown_first))
+        print_text(", ".join(f"{outcome[n]} {n.replace('_', ' ')}" for n in shown_first))
         if result.failed:
             say(f"letter {result.failed[0]} failed again: `evkit dlq show {result.failed[0]}`")
         if result.failed_behind:
@@ -293,72 +284,3 @@ def release(
     if not confirmed("release them?", yes=yes, dry_run=dry_run):
         return
     _run(plan, app, reason, go_on=go_on, rate=rate, format=format)
-
-
-def _ids_of(selection: Selection) -> list[int]:
-    import evkit
-
-    if selection.ids is not None:
-        return list(selection.ids)
-    return [x.letter_id for x in evkit.dead_letters.letters(evkit.connect(), selection, letters_max=None)]
-
-
-def archive(
-    ids: IdsArgument = None,
-    note: Annotated[str, typer.Option("--note", help="Why these need no handling.")] = "",
-    group: GroupOption = None,
-    fingerprint: FingerprintOption = None,
-    topic: TopicOption = None,
-    type_: TypeOption = None,
-    key: KeyOption = None,
-    yes: YesOption = False,
-    dry_run: DryRunOption = False,
-) -> None:
-    """Decide that open letters need no handling; `restore` takes it back."""
-    import evkit
-
-    if not note:
-        raise UsageError("an archived letter needs a --note: who will know in a month why it was not handled?")
-    chosen = _ids_of(_selection(ids, group, fingerprint, topic, type_, key))
-    say(f"archive {len(chosen)} letters with the note: {note}")
-    if chosen and confirmed("archive them?", yes=yes, dry_run=dry_run):
-        done = evkit.dead_letters.archive(evkit.connect(), chosen, note=note)
-        print(
-            f"{len(done)} archived" + (f", {len(chosen) - len(done)} were not open" if len(done) < len(chosen) else "")
-        )
-
-
-def restore(
-    ids: Annotated[list[int], typer.Argument(metavar="LETTER_ID...")],
-    reason: ReasonOption = None,
-    yes: YesOption = False,
-    dry_run: DryRunOption = False,
-) -> None:
-    """Bring archived or purged letters back to the state they had."""
-    import evkit
-
-    say(f"restore {len(ids)} letters")
-    if confirmed("restore them?", yes=yes, dry_run=dry_run):
-        done = evkit.dead_letters.restore(evkit.connect(), ids, reason=reason)
-        print(f"{len(done)} restored")
-
-
-def purge(
-    ids: IdsArgument = None,
-    group: GroupOption = None,
-    fingerprint: FingerprintOption = None,
-    topic: TopicOption = None,
-    type_: TypeOption = None,
-    key: KeyOption = None,
-    reason: ReasonOption = None,
-    yes: YesOption = False,
-    dry_run: DryRunOption = False,
-) -> None:
-    """Take letters out of sight, softly: `evkit dlq restore` brings them back. Open ones need a --reason."""
-    import evkit
-
-    chosen = _ids_of(_selection(ids, group, fingerprint, topic, type_, key))
-    say(f"purge {len(chosen)} letters" + (f": {reason}" if reason else ""))
-    if chosen and confirmed("purge them?", yes=yes, dry_run=dry_run):
-        done = evkit.dead_letters.purge(evkit.connect(), chosen, reason=reason)
-        print(f"{len(done)} purged; `evkit dlq restore` brings them back")

@@ -103,7 +103,13 @@ SELECT (SELECT count(*) FROM flights.flight) AS flights,
            AS published_without_row;
 
 -- name: inbox_counts
-SELECT consumer_group, outcome, count(*) FROM evkit.inbox WHERE generation = 0 GROUP BY 1, 2;
+-- Of events of the topic: what a person made by editing a dead letter never was in it.
+SELECT consumer_group, outcome, count(*) FROM evkit.inbox i
+ WHERE generation = 0
+   AND NOT EXISTS (SELECT FROM evkit.dead_letter l
+                    WHERE (l.consumer_group, l.event_id, l.generation) = (i.consumer_group, i.event_id, i.generation)
+                      AND l.edited_from IS NOT NULL)
+ GROUP BY 1, 2;
 
 -- name: inbox_missing
 -- Events of the outbox that a group has no inbox row for.
@@ -111,7 +117,7 @@ SELECT count(*) FROM evkit.outbox o
  WHERE NOT EXISTS (SELECT FROM evkit.inbox i WHERE i.consumer_group = %s AND i.event_id = o.id AND i.generation = 0);
 
 -- name: letter_counts
-SELECT consumer_group, state, count(*) FROM evkit.dead_letter GROUP BY 1, 2;
+SELECT consumer_group, state, count(*) FROM evkit.dead_letter WHERE edited_from IS NULL GROUP BY 1, 2;
 
 -- name: punctuality
 SELECT carrier, scheduled, departed, arrived, cancelled, late, delay_minutes FROM flights.punctuality

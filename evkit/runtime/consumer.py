@@ -32,6 +32,7 @@ from evkit.runtime.handler import Function, Handlers, Where
 from evkit.runtime.inbox import Inbox
 from evkit.runtime.key_version import KeyVersions, Version
 from evkit.runtime.lane import Lane
+from evkit.runtime.mirror import Mirror, make_topics
 from evkit.runtime.outcome import Counts
 from evkit.runtime.parking import Parking
 from evkit.runtime.retry import Retry
@@ -84,6 +85,8 @@ class Consumer:
                           `tx.stale` that a newer event of the key was applied before; costs two statements a batch
         inbox             False: no inbox rows, so events are handled at least once; for handlers whose effect may happen
                           twice. Keys are not parked, and views know only the failures of such a group
+        mirror            also write an event for each dead letter to topic `dlq.<group>.<topic>`, through the outbox; the
+                          topics are made at the start where they are missing (mirror.py)
         code_version      kept with each failure, to tell releases apart
         decode            record → Event, or None for a record to pass over; default: the formats of evkit.decoding
         unknown           events of a type without a handler: "skip" them (counted), or "dead" to make dead letters of them
@@ -107,6 +110,7 @@ class Consumer:
         breaker: Breaker | None = DEFAULT_BREAKER,
         version: Version | None = None,
         inbox: bool = True,
+        mirror: bool = False,
         code_version: str | None = None,
         decode: Decode | None = None,
         unknown: Literal["skip", "dead"] = "skip",
@@ -135,6 +139,7 @@ class Consumer:
         self.breaker = breaker
         self.version = version
         self.dedupe = inbox
+        self.mirror = mirror
         self.code_version = code_version
         self.protocol = protocol
         self.handlers = Handlers(decode, unknown)
@@ -282,6 +287,8 @@ class Consumer:
         self.handlers.require_any(self.group)
         self.system = self.system or connect()
         kafka.require_broker(self.system.settings, self.system.admin)
+        if self.mirror:
+            make_topics(self.system, self.group, self.topics)
         self._lanes = [Lane(self, n, self.inbox(self.system, breakers=self.breakers)) for n in range(self.concurrency)]
         for lane in self._lanes:
             lane.start()
@@ -319,6 +326,7 @@ class Consumer:
             "versions": KeyVersions(self.group, self.version) if self.version is not None else None,
             "dedupe": self.dedupe,
             "metrics": self.metrics,
+            "mirror": Mirror(self.group, system.settings.event_bytes_max) if self.mirror else None,
         }
         return Inbox(system, self.group, self.handlers, self.retry, **(ours | more))
 

@@ -32,6 +32,7 @@ from evkit.runtime.consumer_metrics import ConsumerMetrics
 from evkit.runtime.delivery import Delivery
 from evkit.runtime.handler import Handler, Handlers, Tx
 from evkit.runtime.key_version import KeyVersions
+from evkit.runtime.mirror import Mirror
 from evkit.runtime.outcome import Counts, HandlerRaised, Outcome
 from evkit.runtime.parking import FULL_SECONDS, Parking, ParkingFull
 from evkit.runtime.retry import NOBODYS_FAULT, Retry
@@ -76,6 +77,7 @@ class Inbox:
         breakers      who holds a handler whose events fail alike; None: nobody does
         versions      how far each key has come; None: nobody asked
         dedupe        False: no inbox row is written for what is handled, so it is handled at least once
+        mirror        writes an event for each dead letter; None: nobody asked
         stop          when set, waiting ends and `handle` raises Stopped
         metrics       counts what comes to its end, and what fails
         calls, at     how often handlers were called, and at which event of its run the last one is: they move while it does
@@ -93,6 +95,7 @@ class Inbox:
     breakers: Breakers | None = None
     versions: KeyVersions | None = None
     dedupe: bool = True
+    mirror: Mirror | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     metrics: ConsumerMetrics = field(default_factory=ConsumerMetrics)
     calls: int = field(default=0, init=False)
@@ -106,7 +109,7 @@ class Inbox:
 
     def __post_init__(self) -> None:
         self._session = Session(self.system, f"evkit consumer {self.group}", self.name, self.stop)
-        self._verdict = Verdict(self, self._session, self.retry, self.parking, self.breakers, self.metrics)
+        self._verdict = Verdict(self, self._session, self.retry, self.parking, self.breakers, self.metrics, self.mirror)
 
     @property
     def name(self) -> str:

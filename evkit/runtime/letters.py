@@ -97,6 +97,7 @@ class Selection:
     """Which letters; every filter that is None lets all pass. `states` defaults to the open ones.
 
     Attributes:
+        key                         readable form of the record's key; "" for those without one
         text                        found in the error's class or message, the note or the ticket (in whatever case), or
                                     byte for byte in the record's value; reads every letter that the others leave
         since, until                of the first failure, UTC; until is not in it

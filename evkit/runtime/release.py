@@ -191,8 +191,11 @@ def _bury(
     with connection.transaction():
         values = attempt_values(inbox, delivery, failure, attempt=1, seconds=seconds, disposition="dead")
         connection.execute(_INBOX["attempt"], values)
-        letter = connection.execute(_LETTERS["park"], letter_values(inbox, delivery, failure, attempt=1)).fetchone()
+        values = letter_values(inbox, delivery, failure, attempt=1)
+        letter = connection.execute(_LETTERS["park"], values).fetchone()
         assert letter is not None
+        if inbox.mirror is not None:
+            inbox.mirror.write(connection, letter[0], values)
         _settle(connection, delivery, inbox, "dead")
         connection.execute(_SQL["remove"], key.parameters | {"parked_id": parked_id})
         connection.execute(_SQL["park"], key.parameters | {"key": key.key, "letter_id": letter[0]})

@@ -16,6 +16,7 @@ from evkit.runtime.consumer_metrics import ConsumerMetrics
 from evkit.runtime.delivery import Delivery
 from evkit.runtime.failure import Failure
 from evkit.runtime.handler import Handler
+from evkit.runtime.mirror import Mirror
 from evkit.runtime.outcome import Counts
 from evkit.runtime.parking import FULL_SECONDS, Parking, ParkingFull
 from evkit.runtime.retry import Retry
@@ -39,6 +40,7 @@ class Verdict:
         parking: Parking | None,
         breakers: Breakers | None,
         metrics: ConsumerMetrics,
+        mirror: Mirror | None = None,
     ) -> None:
         self._who = who
         self._session = session
@@ -46,6 +48,7 @@ class Verdict:
         self._parking = parking
         self._breakers = breakers
         self._metrics = metrics
+        self._mirror = mirror
 
     def of(
         self, delivery: Delivery, error: Exception, attempt: int, seconds: float, *, lost: bool, tried: int
@@ -138,6 +141,8 @@ class Verdict:
             if dead:
                 values = letter_values(self._who, delivery, failure, attempt=attempt)
                 letter = connection.execute(_LETTERS["park"], values).fetchone()
+                if self._mirror is not None and letter is not None:
+                    self._mirror.write(connection, letter[0], values)
                 if parking is not None and self._who.replay_id is None and letter is not None:
                     parking.park(connection, delivery, letter[0])
         return None

@@ -49,7 +49,7 @@ SELECT letter_id, consumer_group, event_id, generation, event_type, topic, parti
        error_message, fingerprint, handler, code_version, schema_version, created_at, first_failed_at, failed_at,
        retry_count, note, replay_id, state_changed_at, ticket, assignee, held_at, hold_reason, edited_from, replaced_by
   FROM chosen JOIN evkit.dead_letter l USING (letter_id)
- WHERE (%(key)s::text IS NULL OR l.key = %(key)s) AND (%(event_type)s::text IS NULL OR l.event_type = %(event_type)s)
+ WHERE (%(key)s::text IS NULL OR coalesce(l.key, '') = %(key)s) AND (%(event_type)s::text IS NULL OR l.event_type = %(event_type)s)
    AND (%(error_class)s::text IS NULL OR l.error_class = %(error_class)s)
  ORDER BY l.first_failed_at, l.letter_id;
 
@@ -78,7 +78,7 @@ WITH chosen AS MATERIALIZED (
 )
 SELECT letter_id
   FROM chosen JOIN evkit.dead_letter l USING (letter_id)
- WHERE (%(key)s::text IS NULL OR l.key = %(key)s) AND (%(event_type)s::text IS NULL OR l.event_type = %(event_type)s)
+ WHERE (%(key)s::text IS NULL OR coalesce(l.key, '') = %(key)s) AND (%(event_type)s::text IS NULL OR l.event_type = %(event_type)s)
    AND (%(error_class)s::text IS NULL OR l.error_class = %(error_class)s)
  ORDER BY l.first_failed_at, l.letter_id;
 
@@ -110,7 +110,7 @@ SELECT letter_id, consumer_group, event_id, generation, event_type, topic, parti
        retry_count, note, replay_id, state_changed_at, ticket, assignee, held_at, hold_reason, edited_from, replaced_by,
        leader_epoch, appended_at, timestamp_type, raw_key, raw_value, header_names, header_values, stack_trace
   FROM chosen JOIN evkit.dead_letter l USING (letter_id)
- WHERE (%(key)s::text IS NULL OR l.key = %(key)s) AND (%(event_type)s::text IS NULL OR l.event_type = %(event_type)s)
+ WHERE (%(key)s::text IS NULL OR coalesce(l.key, '') = %(key)s) AND (%(event_type)s::text IS NULL OR l.event_type = %(event_type)s)
    AND (%(error_class)s::text IS NULL OR l.error_class = %(error_class)s)
  ORDER BY l.first_failed_at, l.letter_id;
 
@@ -169,6 +169,109 @@ UPDATE evkit.dead_letter
    SET state = coalesce(state_before, 'open'), state_before = NULL, state_changed_at = clock_timestamp()
  WHERE letter_id = ANY (%(ids)s::bigint[]) AND state IN ('archived', 'purged')
 RETURNING letter_id;
+
+-- name: hold
+UPDATE evkit.dead_letter SET held_at = clock_timestamp(), hold_reason = %(note)s
+ WHERE letter_id = ANY (%(ids)s::bigint[]) AND state IN ('open', 'retrying') AND held_at IS NULL
+RETURNING letter_id;
+
+-- name: unhold
+UPDATE evkit.dead_letter SET held_at = NULL, hold_reason = NULL
+ WHERE letter_id = ANY (%(ids)s::bigint[]) AND held_at IS NOT NULL
+RETURNING letter_id;
+
+-- name: annotate
+-- What is NULL stays as it is; '' takes it away.
+UPDATE evkit.dead_letter
+   SET note = nullif(coalesce(%(note)s, note), ''), ticket = nullif(coalesce(%(ticket)s, ticket), ''),
+       assignee = nullif(coalesce(%(assignee)s, assignee), '')
+ WHERE letter_id = ANY (%(ids)s::bigint[])
+RETURNING letter_id;
+
+-- name: known
+SELECT letter_id FROM evkit.dead_letter WHERE letter_id = ANY (%(ids)s::bigint[]);
+
+-- name: expired
+-- Purged letters whose time to be restored is over; and whether a key is parked behind them, which must not lose its letter.
+SELECT letter_id, EXISTS (SELECT FROM evkit.parked_key p WHERE p.letter_id = l.letter_id) AS waited_for
+  FROM evkit.dead_letter l
+ WHERE state = 'purged' AND state_changed_at < clock_timestamp() - %(older_than)s::interval
+ ORDER BY letter_id;
+
+-- name: delete
+-- For good. What has become of them meanwhile counts: a restored letter is not deleted, nor one that events wait behind.
+DELETE FROM evkit.dead_letter l
+ WHERE letter_id = ANY (%(ids)s::bigint[]) AND state = 'purged'
+   AND state_changed_at < clock_timestamp() - %(older_than)s::interval
+   AND NOT EXISTS (SELECT FROM evkit.parked_key p WHERE p.letter_id = l.letter_id)
+RETURNING letter_id;
+
+-- name: last_good
+-- The newest event of a type that a group has handled, among the newest rows of the inbox: a type that never was would else
+-- read all of it. Of a record that is no event the type is not known; then one of its topic.
+SELECT event_id, event_type, topic, partition, "offset", processed_at
+  FROM (SELECT * FROM evkit.inbox ORDER BY processed_at DESC LIMIT %(rows_max)s) AS i
+ WHERE consumer_group = %(group)s AND outcome = 'handled' AND event_id <> %(event_id)s
+   AND CASE WHEN %(event_type)s = '(unknown)' THEN topic = %(topic)s ELSE event_type = %(event_type)s END
+ ORDER BY processed_at DESC LIMIT 1;
+
+-- name: written_payload
+SELECT convert_to(payload::text, 'UTF8') FROM evkit.outbox WHERE id = %(event_id)s LIMIT 1;
+
+-- name: behind
+-- What waits behind a letter, in order.
+SELECT e.event_id, e.event_type, e."offset", e.parked_at
+  FROM evkit.parked_key p JOIN evkit.parked e USING (consumer_group, topic, raw_key)
+ WHERE p.letter_id = %(letter_id)s ORDER BY e.parked_id LIMIT %(events_max)s;
+
+-- name: events_behind
+SELECT coalesce(sum(events), 0)::bigint AS events FROM evkit.parked_key WHERE letter_id = %(letter_id)s;
+
+-- name: inbox_outcome
+SELECT outcome FROM evkit.inbox
+ WHERE consumer_group = %(group)s AND event_id = %(event_id)s AND generation = %(generation)s;
+
+-- name: lock_letter
+SELECT state FROM evkit.dead_letter WHERE letter_id = %(letter_id)s FOR UPDATE;
+
+-- name: settle_edited
+-- The event before the edit is dealt with, and will not be handled. One that is handled already is not edited.
+UPDATE evkit.inbox SET outcome = 'skipped'
+ WHERE consumer_group = %(group)s AND event_id = %(event_id)s AND generation = %(generation)s AND outcome = 'dead';
+
+-- name: edited_letter
+-- The letter of the edited event: it failed when the other did, it runs in its place, and it is as old.
+INSERT INTO evkit.dead_letter (consumer_group, event_id, generation, event_type, topic, partition, "offset", leader_epoch,
+                               appended_at, timestamp_type, key, raw_key, raw_value, header_names, header_values,
+                               schema_version, created_at, handler, error_class, error_message, stack_trace, fingerprint,
+                               code_version, first_failed_at, failed_at, retry_count, replay_id, note, ticket, assignee,
+                               edited_from, edit)
+SELECT consumer_group, %(new_event_id)s, generation, %(event_type)s, topic, partition, "offset", leader_epoch, appended_at,
+       timestamp_type, key, raw_key, %(raw_value)s, %(header_names)s::text[], %(header_values)s::bytea[], schema_version,
+       created_at, handler, error_class, error_message, stack_trace, fingerprint, code_version, first_failed_at, failed_at,
+       retry_count, replay_id, note, ticket, assignee, letter_id, %(edit)s
+  FROM evkit.dead_letter WHERE letter_id = %(letter_id)s
+RETURNING letter_id;
+
+-- name: edited_inbox_row
+-- Dead, so that a redrive handles it as any other. It is no event of the topic: whoever counts those leaves out the events of
+-- letters with edited_from.
+INSERT INTO evkit.inbox (consumer_group, event_id, generation, event_type, topic, partition, "offset", key, outcome, attempts,
+                         created_at, appended_at, received_at, processed_at, payload_crc32, handler, code_version)
+SELECT consumer_group, %(new_event_id)s, generation, %(event_type)s, topic, partition, "offset", key, 'dead', attempts,
+       created_at, appended_at, received_at, processed_at, %(payload_crc32)s, handler, code_version
+  FROM evkit.inbox
+ WHERE consumer_group = %(group)s AND event_id = %(event_id)s AND generation = %(generation)s;
+
+-- name: replace
+UPDATE evkit.dead_letter
+   SET state = 'resolved', state_before = 'open', state_changed_at = clock_timestamp(), replaced_by = %(new_letter_id)s,
+       held_at = NULL, hold_reason = NULL
+ WHERE letter_id = %(letter_id)s;
+
+-- name: wait_behind
+-- What waited behind the one waits behind the other.
+UPDATE evkit.parked_key SET letter_id = %(new_letter_id)s WHERE letter_id = %(letter_id)s;
 
 -- name: groups
 -- Equal failures together. Counted (keys, types, the sample) are the open letters where there are any, else all of the asked

@@ -24,7 +24,10 @@ WITH stop AS (
                 WHEN EXISTS (SELECT FROM evkit.replay_run r WHERE r.replay_id = i.replay_id) THEN 'replayed'
                 ELSE 'redriven' END,
            i.consumer_group, i.topic, i.partition, i."offset",
-           CASE i.outcome WHEN 'skipped' THEN 'no handler for ' || i.event_type
+           CASE i.outcome WHEN 'skipped' THEN
+                coalesce((SELECT 'edited: the event of dead letter ' || l.replaced_by || ' took its place' FROM evkit.dead_letter l
+                           WHERE (l.consumer_group, l.event_id, l.generation) = (i.consumer_group, i.event_id, i.generation)
+                             AND l.replaced_by IS NOT NULL), 'no handler for ' || i.event_type)
                           WHEN 'parked' THEN 'behind a dead letter of its key' END, i.attempts, NULL, NULL, NULL,
            i.replay_id
       FROM evkit.inbox i

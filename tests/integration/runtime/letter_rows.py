@@ -5,8 +5,8 @@ from __future__ import annotations
 # 5 groups, 40 kinds of failure, 20 types; a few letters are of a failure that hardly anything else has.
 FILL = """
 INSERT INTO evkit.dead_letter (consumer_group, event_id, event_type, topic, partition, "offset", timestamp_type, key,
-                               raw_key, raw_value, header_names, header_values, handler, error_class, error_message, stack_trace,
-                               fingerprint, code_version, first_failed_at, failed_at, retry_count, state)
+                               raw_key, raw_value, header_names, header_values, handler, error_class, error_message,
+                               stack_trace, fingerprint, code_version, first_failed_at, failed_at, retry_count, state)
 SELECT 'group-' || i %% 5, 'event-' || i, 'order.type' || i %% 20, 'topic-' || i %% 10, i %% 12, i, 'append',
        'key-' || i %% 300000, convert_to('key-' || i %% 300000, 'UTF8'),
        convert_to('{"pad": "' || repeat('x', 200) || i || '"}', 'UTF8'), '{ce_id,ce_type}',
