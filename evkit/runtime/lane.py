@@ -67,7 +67,7 @@ class Lane(threading.Thread):
         PostgreSQL.
         """
         since, batch = self._since, self._batch
-        if since is None or self.inbox.waits is not None:
+        if since is None:
             return None
         still = time.monotonic() - max(since, self._still_since)
         if still < HUNG_SECONDS:

@@ -16,6 +16,7 @@ import urllib.request
 import pytest
 
 from evkit.cli import processes as module
+from evkit.cli.lifeline import ParentsEnd
 from evkit.cli.processes import Processes
 from evkit.runtime import health
 
@@ -245,6 +246,14 @@ def test_a_child_that_is_told_twice_drains_all_the_same(run):
     running.processes.stop()
 
     assert running.ended() == 0
+
+
+def test_what_is_not_answered_yet_is_not_asked_again():
+    line = ParentsEnd(lambda about: None)
+
+    assert line.ask("health") is line.ask("health")
+    assert line.ask("health") is not line.ask("metrics")
+    os.close(line.childs_fd)
 
 
 PARENT = """

@@ -119,9 +119,9 @@ def test_the_age_of_the_last_progress_grows_only_while_there_is_something_to_do(
     assert consumer.now().partitions[0].still_seconds == 5
 
     consumer._assignment.finish(consumer._assignment.take(1, clock.seconds))
-    consumer.turn()
-    clock.seconds += 500
-    consumer.turn()
+    for seconds in (1, 500):
+        clock.seconds += seconds
+        consumer.turn()
     assert consumer.now().partitions[0].still_seconds == 0
 
 
@@ -248,9 +248,13 @@ def silent_broker():
     return socket.create_server(("127.0.0.1", 0))
 
 
-def test_a_broker_that_takes_the_connection_and_says_nothing_is_silent_since_the_first_question(monkeypatch):
-    monkeypatch.setattr(pulse_module, "ANSWER_SECONDS", 0.2)
-    monkeypatch.setattr(pulse_module, "PULSE_SECONDS", 0.5)
+@pytest.mark.parametrize(("answer_seconds", "pulse_seconds"), [(0.2, 60.0), (60.0, 0.5)])
+def test_a_broker_that_takes_the_connection_and_says_nothing_is_silent_since_the_first_question(
+    monkeypatch, answer_seconds, pulse_seconds
+):
+    """Noticed while the answer is still awaited, and when the client has given up on it; then it is asked again."""
+    monkeypatch.setattr(pulse_module, "ANSWER_SECONDS", answer_seconds)
+    monkeypatch.setattr(pulse_module, "PULSE_SECONDS", pulse_seconds)
     with silent_broker() as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         pulse = Pulse(kafka.admin(Settings(postgres_dsn="", kafka={"bootstrap.servers": address})))
@@ -265,5 +269,5 @@ def test_a_broker_that_takes_the_connection_and_says_nothing_is_silent_since_the
             seen.add(pulse.silent_since)
             time.sleep(0.02)
 
-    (since,) = seen - {None}  # asked again and again, and silent since the first time
+    (since,) = seen - {None}
     assert started <= since < started + 0.2
