@@ -195,6 +195,15 @@ _NOT_LET_IN = {
 }
 
 
+def is_refusal(error: KafkaError) -> bool:
+    """Whether a broker says that we may not: a right that is lacking, which no waiting cures."""
+    return error.code() in {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    }
+
+
 def failed(settings: Settings, error: KafkaException, client: AdminClient | None = None) -> EvkitError:
     """The sentence for a client's error: nobody answers, or somebody refuses (no authorisation, a wrong password)."""
     cause = error.args[0]

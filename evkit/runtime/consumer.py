@@ -383,9 +383,10 @@ class Consumer:
                 self._client = self._subscribed("classic")
                 return 0
             elif error.fatal():
-                raise kafka.KafkaException(error)
+                raise kafka.failed(self.system.settings, kafka.KafkaException(error))  # type: ignore[union-attr]
             else:
-                log.warning("group %s: %s", self.group, error.str())
+                self._memory.told(self.group, message.topic(), error)
+        self._memory.heard(records, ends)
         with self._changed:
             self._assignment.add(records)
             for place, offset in ends:
@@ -463,6 +464,7 @@ class Consumer:
     def _on_assign(self, _client: Any, partitions: list[TopicPartition]) -> None:
         log.info("group %s is assigned %s", self.group, _names(partitions))
         self.metrics.rebalances.add(1, "assigned")
+        self._memory.assigned(partitions)
         with self._changed:
             self._epoch += 1
             self._assignment.assign([(tp.topic, tp.partition) for tp in partitions], self._epoch)

@@ -22,7 +22,7 @@ class ConsumerHealth(Health):
     Red (`ok` is False) is what keeps its partitions from moving and will not end by itself, or not soon:
 
     - it does not run, was stopped by an error, its poll loop is silent, or one of its lanes has ended
-    - PostgreSQL or the broker has not answered for longer than ten seconds
+    - PostgreSQL or the broker has not answered for longer than ten seconds, or Kafka refuses the group or a topic
     - a handler has not come back for longer than `lane.HUNG_SECONDS`: what it holds does not move, and offsets stand still
     - no more events may be parked behind dead letters, so they stay in Kafka and their partitions pause
     - a partition gives no records although it has some and nothing is paused
@@ -39,6 +39,7 @@ class ConsumerHealth(Health):
         last_loop_seconds  since its poll loop was last heard of; None when it has not run yet
         waits_for          what it waits for, in the words of the error; None when for nothing
         waits_seconds      for how long
+        refused            what Kafka does not let it do, in its words
         hung               a sentence for each handler that does not come back
         stuck              a sentence for each partition that gives nothing although it has something
         held               handlers whose events are held, because they fail alike on many keys
@@ -52,6 +53,7 @@ class ConsumerHealth(Health):
     last_loop_seconds: float | None = None
     waits_for: str | None = None
     waits_seconds: float | None = None
+    refused: Sequence[str] = ()
     hung: Sequence[str] = ()
     stuck: Sequence[str] = ()
     held: Sequence[str] = ()
@@ -79,7 +81,7 @@ class ConsumerHealth(Health):
         if now.waits_for is not None:
             waits = now.waits_seconds or 0.0
             (red if waits > WAIT_SECONDS else notes).append(f"waits for {waits:.1f} s: {now.waits_for}")
-        red += [*now.hung, *now.stuck, *now.parking_full]
+        red += [*now.refused, *now.hung, *now.stuck, *now.parking_full]
         if now.held:
             red.append(
                 f"holds {', '.join(now.held)}, whose events fail alike on many keys: `evkit breaker list` says why; one is "
@@ -92,7 +94,7 @@ class ConsumerHealth(Health):
             notes.append("events wait behind dead letters of their keys: `evkit dlq parked` shows which")
         return cls(
             not red, red + notes, group, len(now.partitions), now.last_loop_seconds, now.waits_for, now.waits_seconds,
-            now.hung, now.stuck, now.held, now.waiting_keys, now.parked, now.parking_full,
+            now.refused, now.hung, now.stuck, now.held, now.waiting_keys, now.parked, now.parking_full,
         )  # fmt: skip
 
     @property

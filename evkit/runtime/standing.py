@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from evkit.kafka import TopicPartition
+from evkit import kafka
+from evkit.kafka import KafkaError, Record, TopicPartition
 from evkit.runtime.assignment import Assignment, Place
 from evkit.runtime.breaker import Breakers
 from evkit.runtime.pulse import Pulse
@@ -71,6 +72,7 @@ class Standing:
         held               handlers whose events are held by the breaker
         parked             whether keys of the group were parked when it handled its last batch
         parking_full       why events stay in Kafka although their keys are parked; a sentence each
+        refused            what Kafka does not let this group do, until it does; a sentence each
     """
 
     running: bool = False
@@ -89,6 +91,7 @@ class Standing:
     held: Sequence[str] = ()
     parked: bool = False
     parking_full: Sequence[str] = ()
+    refused: Sequence[str] = ()
 
 
 class _Inbox(Protocol):
@@ -139,6 +142,7 @@ class Memory:
         self._no_broker: tuple[str, float] | None = None  # at the start
         self._pulse: Pulse | None = None
         self._brokers = ""
+        self._refusals: dict[str | None, str] = {}  # by topic; None: the group itself
         self._lags: dict[Place, int] = {}
         self._moved: dict[Place, tuple[int | None, float]] = {}  # position, and since when it has been there
 
@@ -146,6 +150,7 @@ class Memory:
     def running(self) -> Iterator[None]:
         """Around `run`: what ends it is remembered."""
         self._running, self._fatal, self._looped_at, self._no_broker = True, None, None, None
+        self._refusals.clear()
         try:
             yield
         except BaseException as error:
@@ -166,6 +171,23 @@ class Memory:
         self.beat()
         self._no_broker, self._pulse = None, Pulse(system.admin)
         self._brokers = system.settings.bootstrap_servers
+
+    def told(self, group: str, topic: str | None, error: KafkaError) -> None:
+        """The client says something that does not end it: an authorisation that lacks it says once, and then waits."""
+        log.warning("group %s: %s", group, error.str())
+        if kafka.is_refusal(error):
+            self._refusals[topic] = f"Kafka refuses: {error.str()} ({error.name()})"
+
+    def assigned(self, partitions: Sequence[TopicPartition]) -> None:
+        """These are ours, so nobody refuses them, or the group."""
+        for topic in (None, *(tp.topic for tp in partitions)):
+            self._refusals.pop(topic, None)
+
+    def heard(self, records: Sequence[Record], ends: Sequence[tuple[Place, int]]) -> None:
+        """These came, so their topics may be read."""
+        if self._refusals:
+            for topic in {*(r.topic for r in records), *(place[0] for place, _ in ends)}:
+                self._refusals.pop(topic, None)
 
     def beat(self) -> None:
         """The poll loop is alive, also where it waits for something."""
@@ -237,6 +259,7 @@ class Memory:
             held=[] if consumer.breakers is None else consumer.breakers.open,
             parked=any(lane.inbox.has_parked for lane in lanes),
             parking_full=consumer.parking_full,
+            refused=list(self._refusals.values()),
         )
 
     def _waits(self, lanes: Sequence[_Lane]) -> list[tuple[str, float]]:

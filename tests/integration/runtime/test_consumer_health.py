@@ -327,6 +327,27 @@ def test_a_broker_that_hangs_is_waited_for_also_on_an_idle_topic(
 
 
 @PROTOCOLS
+@pytest.mark.parametrize("lacks", ["group", "topic"])
+def test_a_right_that_is_lacking_is_red_until_it_is_given(evkit_secured_kafka, evkit_group, running, protocol, lacks):
+    """The client says it once, and then tries on in silence."""
+    user, group, topic = f"service-{protocol}-{lacks}", evkit_group(), evkit_secured_kafka.topic()
+    settings = evkit_secured_kafka.settings(user, topic_metadata_refresh_interval_ms="1000")
+    rights = {"group": ("READ", group), "topic": (["READ", "DESCRIBE"], topic)}
+    evkit_secured_kafka.allow(user, ["READ", "DESCRIBE"], topic="elsewhere")  # so that a broker answers at the start
+    for name, (operations, resource) in rights.items():
+        if name != lacks:
+            evkit_secured_kafka.allow(user, operations, **{name: resource})
+
+    one = running(topic, system=System(settings), protocol=protocol, group=group).start()
+
+    _, document = one.until(one.health, lambda answer: answer[0] == 503 and "refuses" in str(answer[1]["reasons"]))
+    assert f"{lacks.title()} authorization failed" in document["reasons"][0]
+    operations, resource = rights[lacks]
+    evkit_secured_kafka.allow(user, operations, **{lacks: resource})
+    one.until(one.health, lambda answer: answer[1]["status"] == "ok" and answer[1]["partitions"] == 1)
+
+
+@PROTOCOLS
 def test_a_handler_that_hangs_is_red_with_what_it_holds_and_its_stack_is_in_the_log(
     published, evkit_topic, running, gate, monkeypatch, caplog, protocol
 ):

@@ -38,6 +38,7 @@ def test_a_consumer_whose_loop_turns_is_well_also_without_partitions(more):
         ({"waits_for": "PostgreSQL is away", "waits_seconds": 10.4}, "waits for 10.4 s: PostgreSQL is away"),
         ({"hung": ["a handler has been at it for 70 s"]}, "a handler has been at it for 70 s"),
         ({"parking_full": ["too many wait behind letter 7"], "parked": True}, "too many wait behind letter 7"),
+        ({"refused": ["Kafka refuses: Group authorization failed"]}, "Kafka refuses: Group authorization failed"),
         ({"stuck": ["order/1 has not moved"]}, "order/1 has not moved"),
         (
             {"held": ["app.bill", "app.pay"]},
@@ -81,6 +82,7 @@ def test_the_worst_reason_comes_first_and_its_document_has_every_field():
     assert health.part == "consumer of billing"
     assert health.document() == {
         "status": "red", "ok": False, "reasons": health.reasons, "group": "billing", "partitions": 3,
-        "last_loop_seconds": 0.1, "waits_for": "PostgreSQL", "waits_seconds": 60, "hung": (), "stuck": (), "held": (),
+        "last_loop_seconds": 0.1, "waits_for": "PostgreSQL", "waits_seconds": 60, "refused": (),
+        "hung": (), "stuck": (), "held": (),
         "waiting_keys": 2, "parked": False, "parking_full": (),
     }  # fmt: skip
