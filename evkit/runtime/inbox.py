@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import attrgetter
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -54,6 +55,8 @@ _LOSSES_MAX = 3
 # Rows are claimed before their handlers run, with the processed_at that the pace of the last batch promises. A batch that
 # comes out further off writes it once more: end-to-end latency is to the effect, not to the claim.
 _OFF_SECONDS_MAX = 0.05
+
+_HANDLER = attrgetter("handler")
 
 
 class _FailedAt(HandlerRaised):
@@ -154,7 +157,7 @@ class Inbox:
         Raises: see `handle`.
         """
         outcome = Outcome()
-        numbers = dict(enumerate(attempts))
+        numbers = dict(enumerate(attempts)) if any(attempts) else {}
         deliveries = [Delivery.of(record, self.handlers) for record in records]
         parts: list[list[int]] = []
         for together, stretch in groupby(
@@ -320,7 +323,7 @@ class Inbox:
             )
             wanted, skipped, parked = self._wanted(connection, new)
             stale = self._stale(connection, wanted)
-            runs = [(handler, list(run)) for handler, run in groupby(wanted, key=lambda d: d.handler)]
+            runs = [(handler, list(run)) for handler, run in groupby(wanted, key=_HANDLER)]
             for handler, run in runs:
                 assert handler is not None
                 try:
