@@ -16,14 +16,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from evkit import kafka
 from evkit.decoding import Decode
 from evkit.errors import BrokerUnreachable, UsageError
-from evkit.kafka import Record, TopicPartition
-from evkit.runtime import metrics
+from evkit.kafka import TopicPartition
+from evkit.runtime import metrics, polled
 from evkit.runtime.assignment import Assignment, Place, Work
 from evkit.runtime.breaker import Breaker, Breakers
 from evkit.runtime.consumer_health import ConsumerHealth
@@ -367,25 +366,17 @@ class Consumer:
         return [first, *client.consume(self.batch_events_max - 1, 0)] if self.batch_events_max > 1 else [first]
 
     def _take_in(self, client: Any, messages: list[Any]) -> int:
-        now = datetime.now(UTC)
-        records: list[Record] = []
-        ends: list[tuple[Place, int]] = []
-        for message in messages:
-            error = message.error()
-            if error is None:
-                records.append(kafka.record_of(message, now))
-            elif error.code() == kafka.KafkaError._PARTITION_EOF:
-                ends.append(((message.topic(), message.partition()), message.offset()))
-            elif error.code() == kafka.KafkaError.UNSUPPORTED_VERSION and self.protocol is None:
+        records, ends, errors = polled.read(messages)
+        for topic, error in errors:
+            if error.code() == kafka.KafkaError.UNSUPPORTED_VERSION and self.protocol is None:
                 log.warning("group %s: the broker does not know KIP-848 groups, so it joins a classic one", self.group)
                 self.protocol = "classic"
                 client.close()
                 self._client = self._subscribed("classic")
                 return 0
-            elif error.fatal():
+            if error.fatal():
                 raise kafka.failed(self.system.settings, kafka.KafkaException(error))  # type: ignore[union-attr]
-            else:
-                self._memory.told(self.group, message.topic(), error)
+            self._memory.told(self.group, topic, error)
         self._memory.heard(records, ends)
         with self._changed:
             self._assignment.add(records)
@@ -462,7 +453,7 @@ class Consumer:
     # --- rebalances ---------------------------------------------------------------------------------------------------
 
     def _on_assign(self, _client: Any, partitions: list[TopicPartition]) -> None:
-        log.info("group %s is assigned %s", self.group, _names(partitions))
+        log.info("group %s is assigned %s", self.group, polled.names(partitions))
         self.metrics.rebalances.add(1, "assigned")
         self._memory.assigned(partitions)
         with self._changed:
@@ -480,7 +471,9 @@ class Consumer:
                 self._changed.wait(0.1)
                 self._memory.beat()
             if self._assignment.in_hand(places):
-                log.warning("group %s gives up %s with events in hand; they come again", self.group, _names(partitions))
+                log.warning(
+                    "group %s gives up %s with events in hand; they come again", self.group, polled.names(partitions)
+                )
         self._store(client)
         try:
             client.commit(asynchronous=False)
@@ -489,20 +482,16 @@ class Consumer:
                 log.warning("group %s: offsets not committed before a rebalance: %s", self.group, error)
         self._forget(places)
         self.metrics.rebalances.add(1, "revoked")
-        log.info("group %s gave up %s", self.group, _names(partitions))
+        log.info("group %s gave up %s", self.group, polled.names(partitions))
 
     def _on_lost(self, _client: Any, partitions: list[TopicPartition]) -> None:
         """The group went on without us: commit nothing, forget what is in hand."""
         self._forget([(tp.topic, tp.partition) for tp in partitions])
         self.metrics.rebalances.add(1, "lost")
-        log.warning("group %s lost %s: another member has them", self.group, _names(partitions))
+        log.warning("group %s lost %s: another member has them", self.group, polled.names(partitions))
 
     def _forget(self, places: list[Place]) -> None:
         with self._changed:
             self._assignment.give_up(places)
             self._changed.notify_all()
         self._paused -= set(places)
-
-
-def _names(partitions: list[TopicPartition]) -> str:
-    return ", ".join(f"{tp.topic}/{tp.partition}" for tp in partitions) or "nothing"
