@@ -12,6 +12,22 @@ ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results"
 BEGIN, END = "<!-- performance: made by tests/benchmarks/readme.py -->", "<!-- performance: end -->"
 
+# What is fair to say of each way beside its figures.
+CONSUMER_WAYS = {
+    "naive": "the form that everybody writes first: a transaction an event, with an inbox row",
+    "own": "the handler's own statements: a transaction a polled batch, no inbox, not deduplicated",
+    "plain": "`def bill(event, tx)`",
+    "pipeline": "the same with `pipeline=True`",
+    "batch": "`def bill(events, tx)` with `batch=True`",
+    "faststream": "FastStream, its default policy (the offset before the handler: a crash loses the event)",
+    "faststream-ack": "FastStream, `AckPolicy.ACK`",
+    "quix": "Quix Streams",
+    "bare": "the client alone, same settings, nothing looked at",
+    "noop": "an `Event`, its payload parsed, to a handler that does nothing",
+    "noop_read": "the same, and the handler reads the payload",
+    "sleep_16": "5 ms of sleep an event, 16 lanes",
+}
+
 WAYS = {
     "naive": "the loop that everybody writes first: poll every 100 ms, publish one, wait, mark one",
     "bare": "the bare producer: from memory, same headers, a callback for each event, nothing marked",
@@ -30,6 +46,61 @@ def load(name):
 def table(head, rows):
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def measured(document, what):
+    """The last line under a table: where and with what."""
+    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
+    when, machine = document["measured_at"][:10], document["machine"]
+    return f"Measured {when} on {machine}, broker, database and {what} sharing them; {versions}."
+
+
+def consumer_section():
+    throughput, concurrency = load("consumer_throughput"), load("consumer_concurrency")
+    noop, memory = load("consumer_noop"), load("consumer_memory")
+    rows = [
+        [
+            CONSUMER_WAYS[r["way"]],
+            f"{r['events_per_second']:,.0f}",
+            f"{r['ratio_to_naive']:.2g}",
+            f"{r['ratio_to_own']:.2g}",
+            f"{r['cpu_seconds_per_100k']:.1f}",
+            f"{r['postgres_cpu_seconds_per_100k']:.1f}",
+        ]
+        for r in throughput["rows"]
+    ]
+    noop_rows = [
+        [
+            CONSUMER_WAYS[r["way"]],
+            f"{r['events_per_second']:,.0f}",
+            f"{r['ratio_to_bare']:.2g}",
+            f"{r['cpu_seconds_per_100k']:.2f}",
+        ]
+        for r in noop["rows"]
+    ]
+    parallel = next(r for r in concurrency["rows"] if r["way"] == "sleep_16")
+    most = max(r["rss_mb"] for r in memory["rows"])
+    events = max(r["events"] for r in throughput["rows"])
+    return f"""### The consumer
+
+A backlog of {events:,} events, one upsert an event, batches of 500; every way but the handler's own statements writes an
+inbox row in the transaction of the effect, and the effects were counted at the end: each once. Medians of
+{throughput["rows"][0]["rounds"]} interleaved rounds, each way in a process of its own (the slow ones with fewer events):
+
+{table(["way", "events/s", "× naive", "× own statements", "CPU-s per 100,000", "PostgreSQL CPU-s per 100,000"], rows)}
+
+A handler that waits for something else, 5 ms for each of {parallel["events"]:,} events of 64 keys in one partition:
+`concurrency=16` is {parallel["ratio_to_sleep"]:.1f} times as fast as 1, each key in order.
+
+From the topic to a handler without inbox (`inbox=False`), {noop["rows"][0]["events"]:,} events:
+
+{table(["way", "events/s", "× the client alone", "CPU-s per 100,000"], noop_rows)}
+
+Memory is bounded whatever the backlog: at most {most:.0f} MB with {memory["rows"][0]["events"]:,} records waiting, also
+with 16 lanes and handlers slower than the fetch.
+
+{measured(throughput, "consumer")} Again: `uv run pytest tests/benchmarks/consumer -s`, then
+`uv run python tests/benchmarks/readme.py`."""
 
 
 def section():
@@ -56,10 +127,11 @@ def section():
         ]
         for r in latency["rows"]
     ]
-    versions = ", ".join(f"{name} {version}" for name, version in throughput["versions"].items())
     most = max(memory["rows"], key=lambda r: r["events"])
     least = min(memory["rows"], key=lambda r: r["events"])
     return f"""{BEGIN}
+### The relay
+
 A backlog of {throughput["rows"][-1]["events"]:,} events of 256 bytes with six headers each: read, published, confirmed one
 by one and marked; medians of {throughput["rows"][0]["rounds"]} interleaved rounds, each way in a process of its own:
 
@@ -73,9 +145,11 @@ From the commit to a consumer's hands, at
 
 {table(["what wakes the relay", "p50 ms", "p99 ms", "p50 × the writer's own commit", "CPU of an idle relay"], latency_rows)}
 
-Measured {throughput["measured_at"][:10]} on {throughput["machine"]}, broker, database and relay sharing them; {versions}.
-Absolute figures are that machine's, the ratios travel. Again: `uv run pytest tests/benchmarks/relay -s`, then
+{measured(throughput, "relay")} Absolute
+figures are that machine's, the ratios travel. Again: `uv run pytest tests/benchmarks/relay -s`, then
 `uv run python tests/benchmarks/readme.py`.
+
+{consumer_section()}
 {END}"""
 
 

@@ -140,6 +140,6 @@ def _proof(dsn, name, group, events, keys):
     assert rows == (0 if name == "own" else events), rows
     if name.startswith("sleep"):
         return "an inbox row each, each key in order"
-    numbers = {f"k{k}": range(k, events, keys) for k in range(keys)}
+    numbers = {f"k{k}": range(k, events, keys) for k in range(min(keys, events))}
     assert effects == {key: [len(of), sum(of)] for key, of in numbers.items()}
     return "each effect once"
