@@ -193,6 +193,7 @@ class Inbox:
             elif isinstance(done, HandlerHeld):
                 parts.append(part)
             else:
+                deliveries = self._anew(deliveries, part)
                 together_max = max(1, len(part) // 2)
                 at = self._at(done, part, failures)
                 parts += reversed([p for p in (part[:at], [part[at]], part[at + 1 :]) if p])
@@ -282,6 +283,11 @@ class Inbox:
         """Close the connection; an open transaction is rolled back by the server."""
         self._session.close()
 
+    def _anew(self, deliveries: list[Delivery], part: Sequence[int] | None = None) -> list[Delivery]:
+        """Deliveries of which these (None: all) are handed over once more: a handler may have changed what it was given."""
+        again = range(len(deliveries)) if part is None else set(part)
+        return [Delivery.of(d.record, self.handlers) if i in again else d for i, d in enumerate(deliveries)]
+
     # --- the optimistic batch -----------------------------------------------------------------------------------------
 
     def _try_batch(self, batch: list[Delivery]) -> Counts | ParkingFull | HandlerHeld | _FailedAt | int:
@@ -306,6 +312,7 @@ class Inbox:
             if self._session.lost(error) and losses < _LOSSES_MAX:
                 losses += 1
                 self._session.renew(error)
+                batch = self._anew(batch)
                 continue
             log.info("batch of %s for %s is taken again in parts: %s", len(batch), self.name, error)
             # What PostgreSQL asks to repeat is no failure of the event: it is walked, and repeated.
@@ -428,6 +435,8 @@ class Inbox:
         transient = losses = 0
         while True:
             started = time.monotonic()
+            if transient or losses:
+                (delivery,) = self._anew([delivery])
             try:
                 counts = self._attempt(delivery, attempt, tried=tried > 0)
             except (Stopped, *NOBODYS_FAULT):

@@ -455,6 +455,30 @@ def test_waiting_for_another_attempt_keeps_back_its_key_and_nobody_else(evkit_sy
     assert final.index((b"y", 5)) < final.index((b"x", 0))
 
 
+@pytest.mark.parametrize("batch", [False, True])
+def test_handler_that_changes_its_payload_is_given_it_anew_when_a_neighbour_has_failed(
+    batch, evkit_system, evkit_topic, make
+):
+    topic = evkit_topic()
+    publish(evkit_system, *[Event("a.b", f"k{n}", {"n": n}, topic=topic) for n in range(10)])
+    consumer = make(topic, retry=Retry(attempts=1), breaker=None)
+
+    def handle(event, tx):
+        if event.payload.pop("n") == 7:
+            raise ValueError("bad")
+
+    if batch:
+        consumer.handler("a.b", batch=True)(lambda events, tx: [handle(event, tx) for event in events])
+    else:
+        consumer.handler("a.b")(handle)
+
+    counts = consume(consumer, 10)
+
+    assert (counts.handled, counts.dead) == (9, 1)
+    with evkit_system.reading() as connection:
+        assert connection.execute("SELECT error_class, key FROM evkit.dead_letter").fetchall() == [("ValueError", "k7")]
+
+
 def test_pipelined_handler_has_the_same_effects_and_its_failures_are_found(evkit_system, evkit_topic, make):
     topic = evkit_topic()
     publish(evkit_system, *[Event("a.b", f"k{n % 5}", {"n": n}, topic=topic) for n in range(60)])
