@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import shutil
 
+import hypothesis
 import pytest
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+hypothesis.settings.register_profile("evkit", deadline=None)
+hypothesis.settings.load_profile("evkit")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

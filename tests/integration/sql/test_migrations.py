@@ -98,7 +98,7 @@ def test_every_query_fits_the_tables(noun, name, evkit_database):
             names.append(match[1])
         return f"${len(names) if match[1] is None else names.index(match[1]) + 1}"
 
-    prepared = re.sub(r"%(?:\((\w+)\))?s", numbered, query).replace("%%", "%")
+    prepared = re.sub(r"%(?:\((\w+)\))?[sb]", numbered, query).replace("%%", "%")
 
     with psycopg.connect(evkit_database) as connection:
         connection.execute(b"PREPARE q AS " + prepared.encode())
