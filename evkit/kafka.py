@@ -320,6 +320,23 @@ def stable_offset(settings: Settings, group: str, partition: TopicPartition) -> 
     return max(int(answer.offset), -1)
 
 
+# What a broker says to who asks it as the leader that it was once, or is not any more.
+OTHER_LEADER = {
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+}
+
+
+def refresh_leaders(client: AdminClient) -> None:
+    """Let a client learn who leads now. librdkafka's questions for offsets go on with the leader epoch that it has, and are
+    refused for ever, until somebody asks for the topics (measured after a broker's restart). Waits for a second at most."""
+    try:
+        client.list_topics(timeout=1.0)
+    except KafkaException as error:
+        log.info("the leaders of partitions are not known yet: %s", error)
+
+
 def ask_stable_ends(
     client: AdminClient, places: Iterable[tuple[str, int]]
 ) -> dict[TopicPartition, Future[ListOffsetsResultInfo]]:
