@@ -57,7 +57,9 @@ def measured(document, what):
 
 def consumer_section():
     if not (RESULTS / "consumer_throughput.json").exists():
-        return "The consumer has not been measured on a quiet machine yet: `uv run pytest tests/benchmarks/consumer -s`."
+        return (
+            "The consumer has not been measured on a quiet machine yet: `uv run pytest tests/benchmarks/consumer -s`."
+        )
     throughput, concurrency = load("consumer_throughput"), load("consumer_concurrency")
     noop, memory = load("consumer_noop"), load("consumer_memory")
     rows = [
