@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, cast
@@ -77,9 +77,6 @@ class Record(NamedTuple):
     received_at: datetime
 
 
-# What Record() does, without a call in Python: a topic is read record by record.
-_new_record: Callable[[type[Record], tuple[Any, ...]], Record] = tuple.__new__
-
 _TIMESTAMP_TYPES = {TIMESTAMP_LOG_APPEND_TIME: "append", TIMESTAMP_CREATE_TIME: "create"}
 
 
@@ -91,20 +88,17 @@ def record_of(message: Message, received_at: datetime) -> Record:
         timestamp = None if timestamp_type == "none" else datetime.fromtimestamp(millis / 1000, UTC)
     except (ValueError, OverflowError, OSError):  # a producer may write any number there
         timestamp = None
-    return _new_record(
-        Record,
-        (
-            message.topic(),
-            message.partition(),
-            message.offset(),
-            message.key(),
-            message.value(),
-            message.headers() or [],
-            timestamp,
-            timestamp_type,
-            message.leader_epoch(),
-            received_at,
-        ),
+    return Record(
+        message.topic(),  # type: ignore[arg-type]
+        message.partition(),  # type: ignore[arg-type]
+        message.offset(),  # type: ignore[arg-type]
+        message.key(),
+        message.value(),
+        message.headers() or [],  # type: ignore[arg-type]
+        timestamp,
+        timestamp_type,
+        message.leader_epoch(),
+        received_at,
     )
 
 

@@ -217,7 +217,7 @@ def _fold(letters: list[dict[str, Any]]) -> dict[str, Any]:
         "oldest_open_seconds": max((x["age_seconds"] for x in still_open), default=None),
         "first_code_version": min(counted, key=lambda x: x["letter_id"])["code_version"],
         "last_code_version": newest["code_version"],
-        "regressed": newest_open is not None and any(at < newest_open for at in resolved),
+        "regressed": newest_open is not None and any(at is not None and at < newest_open for at in resolved),
         "sample_letter_id": newest["letter_id"],
         "spread": "poison" if keys <= POISON_KEYS_MAX else "systemic",
         "replay": any(x["replay"] for x in letters),

@@ -22,7 +22,7 @@ def demo():
     home.chmod(0o755)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("EVKIT_")} | {"EVKIT_LOCAL_HOME": str(home)}
 
-    def run(*arguments, timeout=200):
+    def run(*arguments, timeout=500):
         command = [sys.executable, "-m", "evkit", *arguments]
         return subprocess.run(
             command, capture_output=True, text=True, check=False, env=environment, cwd=home, timeout=timeout
@@ -35,7 +35,7 @@ def demo():
     shutil.rmtree(home, ignore_errors=True)
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(600)
 def test_demo_reconciles_to_the_event(demo):
     assert demo.done.returncode == 0, demo.done.stderr
     told = json.loads(demo.done.stdout)
@@ -69,7 +69,7 @@ def test_first_report_names_each_incident_and_the_second_none(demo):
     assert [f["severity"] for f in after["findings"] if f["severity"] != "ok"] == []
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -98,7 +98,7 @@ def test_commands_that_come_next_answer_or_refuse_in_one_sentence(demo, argument
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("damage", "repair", "named"),
     [
@@ -132,7 +132,7 @@ def test_number_that_is_broken_by_hand_makes_the_demo_exit_1(demo, damage, repai
     assert (whole.returncode, whole.stdout.strip()) == (0, "everything adds up"), whole.stderr
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_letter_that_was_archived_is_restored_and_redriven_by_hand(demo):
     """The maintenance letters are poison for ever: a redrive fails again, says so, and the letter stays open."""
     listed = json.loads(demo("dlq", "list", "--state", "archived", "--format", "json").stdout)
