@@ -315,16 +315,13 @@ def stable_offset(settings: Settings, group: str, partition: TopicPartition) -> 
 
 
 # What a broker says to who asks it as the leader that it was once, or is not any more.
-OTHER_LEADER = {
-    KafkaError.FENCED_LEADER_EPOCH,
-    KafkaError.UNKNOWN_LEADER_EPOCH,
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-}
+_MOVED = ("FENCED_LEADER_EPOCH", "UNKNOWN_LEADER_EPOCH", "NOT_LEADER_FOR_PARTITION")
+OTHER_LEADER = {getattr(KafkaError, name) for name in _MOVED}
 
 
 def refresh_leaders(client: AdminClient) -> None:
-    """Let a client learn who leads now. librdkafka's questions for offsets go on with the leader epoch that it has, and are
-    refused for ever, until somebody asks for the topics (measured after a broker's restart). Waits for a second at most."""
+    """Let a client learn who leads now, in a second at most: until somebody asks for the topics, librdkafka's questions for
+    offsets go on with the leader epoch that it has, and are refused (measured after a broker's restart)."""
     try:
         client.list_topics(timeout=1.0)
     except KafkaException as error:
