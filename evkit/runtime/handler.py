@@ -105,7 +105,10 @@ class Handler:
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", f"{self.function.__module__}.{self.function.__qualname__}")
+        # A partial, or an object that can be called, is named by what is behind it.
+        function = getattr(self.function, "func", self.function)
+        named = function if hasattr(function, "__qualname__") else type(function)
+        object.__setattr__(self, "name", f"{named.__module__}.{named.__qualname__}")
 
     def prepared(self, event: Event, replay_id: str | None) -> Event:
         """The event as this handler gets it: its payload as the declared model, marked when it is a replay.

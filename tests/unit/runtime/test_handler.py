@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,3 +59,28 @@ def test_handler_behind_one_that_takes_all_is_refused():
         handlers(("a.b", "all", None), ("a.b", "again", None))
     with pytest.raises(UsageError, match="two default handlers"):
         handlers((None, "all", None), (None, "again", None))
+
+
+class Biller:
+    def __call__(self, event, tx):
+        pass
+
+    def bill(self, event, tx):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (functools.partial(Biller.bill, Biller()), "Biller.bill"),
+        (Biller(), "Biller"),
+        (Biller().bill, "Biller.bill"),
+        (functools.partial(Biller()), "Biller"),
+    ],
+)
+def test_whatever_can_be_called_has_a_name(function, name):
+    handlers = Handlers()
+
+    handlers.add(["a.b"], function, None, False)
+
+    assert handlers.of(Event("a.b", "k", {})).name.endswith(f".{name}")
