@@ -38,8 +38,8 @@ def chromium() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Only when they are asked for: the consumer's fault run, and, until it is understood, what has ended with a segmentation
-    fault (the first test of test_consumer_health.py), with the processes of test_consume.py, which ask in the same way."""
+    """Only when they are asked for: the consumer's fault run; and what has ended with a segmentation fault, until that is
+    understood (the first test of test_consumer_health.py, and test_consume.py, whose processes ask in the same way)."""
     if config.getoption("--faults"):
         return
     names = {"test_consumer_faults.py", "test_consumer_health.py", "test_consume.py"}
