@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import confluent_kafka as ck
 from confluent_kafka import (
@@ -184,7 +184,6 @@ _NO_ANSWER = {
     KafkaError.BROKER_NOT_AVAILABLE,
 }
 
-
 # What a client says while it goes on trying to get in.
 _NOT_LET_IN = {
     KafkaError._AUTHENTICATION,
@@ -295,28 +294,44 @@ def cluster_id(settings: Settings) -> str:
         raise failed(settings, error, client) from None
 
 
-def stable_offset(settings: Settings, group: str, partition: TopicPartition) -> int:
-    """A group's committed offset that no open transaction can change any more; -1 when it has none.
+# The coordinator of a group moves, or has not begun yet: it, or another one, answers in a moment.
+_NOT_READY = {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS}
+
+
+def committed(
+    settings: Settings, group: str, partitions: Iterable[TopicPartition], *, stable: bool = False
+) -> dict[tuple[str, int], int]:
+    """Next offset a group will read of these, where it has committed one; `stable`: that no open transaction can change.
+
+    A consumer that never joins asks: an admin client ends its process by a segmentation fault when the coordinator is not
+    ready (measured with librdkafka 2.16.1 on a new broker).
 
     Raises:
-        BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
-        BrokerRefused: no authorisation.
+        BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`. BrokerRefused: no authorisation.
     """
-    client = admin(settings)
-    request = [ck.ConsumerGroupTopicPartitions(group, [partition])]
+    asker = consumer(settings, group, **{"isolation.level": "read_committed" if stable else "read_uncommitted"})
+    until = time.monotonic() + settings.kafka_timeout_seconds
     try:
-        futures = client.list_consumer_group_offsets(
-            request, require_stable=True, request_timeout=settings.kafka_timeout_seconds
-        )
-        (answer,) = futures[group].result().topic_partitions
-    except KafkaException as error:
-        raise failed(settings, error, client) from None
-    return max(int(answer.offset), -1)
+        while True:
+            try:
+                answers = asker.committed(list(partitions), timeout=max(until - time.monotonic(), 0.1))
+                return {(tp.topic, tp.partition): tp.offset for tp in answers if tp.offset >= 0}
+            except KafkaException as error:
+                if error.args[0].code() not in _NOT_READY or time.monotonic() > until:
+                    raise failed(settings, error) from None
+                time.sleep(0.1)
+    finally:
+        asker.close()
 
 
 # What a broker says to who asks it as the leader that it was once, or is not any more.
-_MOVED = ("FENCED_LEADER_EPOCH", "UNKNOWN_LEADER_EPOCH", "NOT_LEADER_FOR_PARTITION")
-OTHER_LEADER = {getattr(KafkaError, name) for name in _MOVED}
+_OTHER_LEADER = {KafkaError.FENCED_LEADER_EPOCH, KafkaError.UNKNOWN_LEADER_EPOCH, KafkaError.NOT_LEADER_FOR_PARTITION}
+
+
+def is_moved(asked: Future[Any]) -> bool:
+    """Whether the partition has another leader, or epoch, than the client that asked knows; waits for the answer."""
+    error = asked.exception()
+    return isinstance(error, KafkaException) and error.args[0].code() in _OTHER_LEADER
 
 
 def refresh_leaders(client: AdminClient) -> None:
@@ -325,7 +340,7 @@ def refresh_leaders(client: AdminClient) -> None:
     try:
         client.list_topics(timeout=1.0)
     except KafkaException as error:
-        log.info("the leaders of partitions are not known yet: %s", error)
+        log.info("no leaders yet: %s", error)
 
 
 def ask_stable_ends(
@@ -338,16 +353,7 @@ def ask_stable_ends(
     request = {TopicPartition(*place): OffsetSpec.latest() for place in places}  # type: ignore[no-untyped-call]
     if not request:
         return {}
-    answers: dict[TopicPartition, Future[ListOffsetsResultInfo]] = client.list_offsets(
-        request, isolation_level=ck.IsolationLevel.READ_COMMITTED
-    )
-    return answers
-
-
-def ask_who_is_there(client: AdminClient, timeout_seconds: float) -> Future[Any]:
-    """Ask which brokers there are, without waiting for the answer; needs no authorisation."""
-    answer: Future[Any] = client.describe_cluster(request_timeout=timeout_seconds)
-    return answer
+    return client.list_offsets(request, isolation_level=ck.IsolationLevel.READ_COMMITTED)
 
 
 def was_answered(asked: Future[Any]) -> bool:
@@ -389,7 +395,7 @@ def groups(settings: Settings, client: AdminClient | None = None) -> dict[str, s
 
 
 def committed_offsets(settings: Settings, group: str, client: AdminClient | None = None) -> dict[tuple[str, int], int]:
-    """Next offset a group will read, by (topic, partition); only where it has committed one."""
+    """Next offset a group will read, wherever it has committed one, by (topic, partition). Services ask by `committed`."""
     request = [ck.ConsumerGroupTopicPartitions(group)]
     client = admin(settings) if client is None else client
     try:
@@ -415,9 +421,12 @@ def offsets(
     if not wanted:
         return {}
     client = admin(settings) if client is None else client
+    asked = client.list_offsets(wanted, request_timeout=settings.kafka_timeout_seconds)
+    if any(is_moved(future) for future in asked.values()):
+        refresh_leaders(client)
+        asked = client.list_offsets(wanted, request_timeout=settings.kafka_timeout_seconds)
     try:
-        futures = client.list_offsets(wanted, request_timeout=settings.kafka_timeout_seconds)
-        return {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
+        return {(tp.topic, tp.partition): future.result().offset for tp, future in asked.items()}
     except KafkaException as error:
         raise failed(settings, error, client) from None
 
@@ -435,64 +444,3 @@ def offsets_at(
     """First offset whose record's timestamp is `at` or later; -1 where there is none yet."""
     millis = int(at.timestamp() * 1000)
     return offsets(settings, partitions, OffsetSpec.for_timestamp(millis), client)
-
-
-def record_at(settings: Settings, topic: str, partition: int, offset: int) -> Record | None:
-    """The record at one offset; None when the topic does not have it (any more). Joins no group, commits nothing.
-
-    Raises:
-        BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
-    """
-    require_broker(settings)
-    reader = consumer(settings, "evkit-record", **{"enable.partition.eof": True, "auto.offset.reset": "error",
-                                                   "fetch.min.bytes": 1, "queued.min.messages": 1})  # fmt: skip
-    try:
-        reader.assign([TopicPartition(topic, partition, offset)])
-        until = time.monotonic() + settings.kafka_timeout_seconds
-        while (left := until - time.monotonic()) > 0:
-            message = reader.poll(left)
-            if message is None or message.error() is not None:
-                return None  # out of the topic's range, at its end, or not in this topic: nothing of it is here
-            found = record_of(message, datetime.now(UTC))
-            return found if found.offset == offset else None
-        return None
-    finally:
-        reader.close()
-
-
-def scan(
-    settings: Settings, topic: str, client: AdminClient | None = None, *, since: datetime | None = None
-) -> Iterator[Record]:
-    """Every record that a topic has at this moment, each partition in order, partitions interleaved.
-
-    The end is frozen before the first record. `since` starts at the first record of that time or later. Reads with
-    assign(): joins no group, commits nothing.
-
-    Raises:
-        UnknownTopic, BrokerUnreachable: at the first record.
-        KafkaException: the client cannot go on.
-    """
-    ends = offsets(settings, partitions_of(settings, [topic], client), client=client)
-    starts = dict.fromkeys(ends, OFFSET_BEGINNING)
-    if since is not None:
-        starts = offsets_at(settings, partitions_of(settings, [topic], client), since, client)
-    left = {where for where, end in ends.items() if end > 0 and (since is None or starts[where] >= 0)}
-    reader = consumer(settings, "evkit-scan", **{"enable.partition.eof": True})
-    try:
-        reader.assign([TopicPartition(*where, starts[where]) for where in sorted(left)])
-        while left:
-            for message in reader.consume(2000, 0.5):
-                where = (cast(str, message.topic()), cast(int, message.partition()))
-                error = message.error()
-                if error is None:
-                    record = record_of(message, datetime.now(UTC))
-                    if record.offset < ends[where]:
-                        yield record
-                    if record.offset >= ends[where] - 1:
-                        left.discard(where)
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    left.discard(where)  # what is left before the end are markers, or was deleted
-                elif error.fatal():
-                    raise KafkaException(error)
-    finally:
-        reader.close()

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from evkit import kafka, sql
+from evkit import records, sql
 from evkit.demo import flights
 from evkit.demo.scene import GROUPS
 from evkit.demo.service import TOPIC
@@ -119,5 +119,5 @@ def _differing(rows: list[Any], expected: pl.DataFrame) -> list[str]:
 
 def _topic(system: System) -> tuple[int, set[str]]:
     """Records in the topic, and the event ids in them."""
-    ids = [dict(r.headers).get(CE_ID) or b"" for r in kafka.scan(system.settings, TOPIC, system.admin)]
+    ids = [dict(r.headers).get(CE_ID) or b"" for r in records.scan(system.settings, TOPIC, system.admin)]
     return len(ids), {event_id.decode() for event_id in ids}

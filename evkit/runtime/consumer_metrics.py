@@ -258,13 +258,12 @@ class ConsumerReading(Reading):
         """End offset minus committed offset of the partitions that this consumer has, where something is committed."""
         assert consumer.system is not None
         settings, admin = consumer.system.settings, consumer.system.admin
-        ours = {(p.topic, p.partition) for p in consumer.standing().partitions}
+        ours = [TopicPartition(p.topic, p.partition) for p in consumer.standing().partitions]
         # Committed first: the other way round a group that is faster than the question had a lag below zero.
-        committed = {
-            place: offset
-            for place, offset in kafka.committed_offsets(settings, self._group, admin).items()
-            if place in ours
-        }
+        if not ours:
+            kafka.require_broker(settings, admin)
+            return {}
+        committed = kafka.committed(settings, self._group, ours)
         ends = kafka.offsets(settings, [TopicPartition(*place) for place in committed], client=admin)
         return {place: ends[place] - offset for place, offset in committed.items()}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from psycopg.rows import dict_row
 
-from evkit import decoding, kafka
+from evkit import decoding, kafka, records
 from evkit.errors import EvkitError, Undecodable
 from evkit.kafka import Record
 from evkit.runtime.letters import FullLetter, show
@@ -124,7 +124,7 @@ def _good(system: System, row: dict[str, Any], written: bytes | None, payload: d
         good, reason = object_or_reason(written)
     else:
         try:
-            record = kafka.record_at(system.settings, row["topic"], row["partition"], row["offset"])
+            record = records.record_at(system.settings, row["topic"], row["partition"], row["offset"])
             if record is None:
                 reason = "it is no longer in the outbox, nor in the topic"
             else:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from evkit import kafka
+from evkit import kafka, records
 from evkit.event import CE_ID
 from evkit.kafka import KafkaError, KafkaException, TopicPartition
 from evkit.runtime import refusal
@@ -65,7 +65,11 @@ class TransactionalPublisher(Publisher):
             raise refusal.failed(self._settings, error) from None
         self._take_back()
         self._producer = self._client()
-        return kafka.stable_offset(self._settings, self._name, self._cursor)
+        return self._stable_offset()
+
+    def _stable_offset(self) -> int:
+        found = kafka.committed(self._settings, self._name, [self._cursor], stable=True)
+        return found.get((kafka.RELAY_TOPIC, 0), -1)
 
     def find(self, rows: list[tuple[Any, ...]], claimed_at: datetime) -> dict[int, tuple[int, int]]:
         """Where claimed rows (topic, id, position, key) are that reached their topics: position → (partition, offset)."""
@@ -75,7 +79,7 @@ class TransactionalPublisher(Publisher):
         found = {}
         for topic, positions in wanted.items():
             # Minutes of slack for clocks that differ; a topic without the broker's time has the producer's.
-            for record in kafka.scan(self._settings, topic, since=claimed_at - timedelta(minutes=5)):
+            for record in records.scan(self._settings, topic, since=claimed_at - timedelta(minutes=5)):
                 raw_id = dict(record.headers).get(CE_ID) or b""
                 if raw_id in positions:
                     found[positions.pop(raw_id)] = (record.partition, record.offset)
@@ -211,7 +215,7 @@ class TransactionalPublisher(Publisher):
             log.warning("commit of claim %s has no known end: %s", batch.claim, error.str())
             self._take_back()
             self._producer = self._client()
-            if kafka.stable_offset(self._settings, self._name, self._cursor) < batch.claim:
+            if self._stable_offset() < batch.claim:
                 raise
 
     def _client(self) -> Any:

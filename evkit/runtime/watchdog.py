@@ -75,7 +75,7 @@ class Watchdog:
         now = time.monotonic()
         still: dict[Place, tuple[int, float, int]] = {}
         stuck: dict[Place, tuple[int, int, float, int]] = {}
-        if any(_moved(future) for future in asked.values()):
+        if any(kafka.is_moved(future) for future in asked.values()):
             kafka.refresh_leaders(self._admin)
         for partition, future in asked.items():
             place = (partition.topic, partition.partition)
@@ -103,12 +103,6 @@ class Watchdog:
         for place in self.stuck.keys() - stuck.keys():
             log.warning("group %s: %s/%s moves again, or is not ours any more", self._group, *place)
         self._still, self.stuck = still, stuck
-
-
-def _moved(future: Future[Any]) -> bool:
-    """Whether the partition has another leader, or epoch, than the admin client knows."""
-    error = future.exception()
-    return isinstance(error, kafka.KafkaException) and error.args[0].code() in kafka.OTHER_LEADER
 
 
 def _push(client: Any, place: Place, position: int) -> None:

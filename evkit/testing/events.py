@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from evkit import kafka
+from evkit import records
 from evkit.event import Event
 from evkit.kafka import Record
 from evkit.system import System
@@ -21,5 +21,5 @@ def read_topic(system: System, topic: str) -> list[Record]:
 
     Reads with assign(): joins no group, commits nothing.
     """
-    records = kafka.scan(system.settings, topic, system.admin)
-    return sorted(records, key=lambda r: (r.partition, r.offset))
+    found = records.scan(system.settings, topic, system.admin)
+    return sorted(found, key=lambda r: (r.partition, r.offset))

@@ -108,6 +108,20 @@ def test_partition_that_never_begins_is_taken_again(
     assert "it is pushed" in caplog.text
 
 
+def test_committed_offsets_are_asked_again_while_the_coordinator_moves(mock_broker, evkit_settings):
+    """An admin client, asked the same, ends the process by a segmentation fault."""
+    broker = mock_broker("orders", 2)
+    settings = evkit_settings.model_copy(update={"kafka": {"bootstrap.servers": broker.bootstrap_servers}})
+    client = kafka.consumer(settings, "billing")
+    client.commit(offsets=[kafka.TopicPartition("orders", 1, 7)], asynchronous=False)
+    client.close()
+    broker.answer_next(broker.OFFSET_FETCH, broker.NOT_COORDINATOR)
+
+    found = kafka.committed(settings, "billing", [kafka.TopicPartition("orders", n) for n in (0, 1)])
+
+    assert found == {("orders", 1): 7}
+
+
 def test_quiet_partitions_are_not_taken_for_stuck_ones(
     evkit_system, evkit_topic, published, new_consumer, running, monkeypatch, caplog
 ):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from evkit import Event, Relay, Retry, System, dead_letters, kafka
+from evkit import Event, Relay, Retry, System, dead_letters, kafka, records
 from evkit.decoding import decode
 from evkit.runtime.mirror import topic_of
 
@@ -46,7 +46,7 @@ def test_each_letter_is_an_event_in_the_mirror_topic_with_its_record(evkit_syste
 
     mirror = f"dlq.{consumer.group}.{consumer.topic}"
     assert kafka.topics(evkit_system.settings)[mirror] == 2
-    events = {e.payload["key"]: e for e in map(decode, kafka.scan(evkit_system.settings, mirror))}
+    events = {e.payload["key"]: e for e in map(decode, records.scan(evkit_system.settings, mirror))}
     letters = {x.key: x for x in dead_letters.letters(evkit_system)}
     assert set(events) == set(letters) == {"k1", "\\xfe"}
     first, second = events["k1"], events["\\xfe"]

@@ -58,7 +58,7 @@ class Consumer:
 @pytest.fixture
 def consumer(monkeypatch):
     """A consumer whose broker says 60 and whose database 2 parked events, or raises what the test puts there."""
-    said = {"committed": {("order", 3): 90, ("order", 8): 1}, "ends": {("order", 3): 160}, "parked": (2, 1)}
+    said = {"committed": {("order", 3): 90}, "ends": {("order", 3): 160}, "parked": (2, 1)}
 
     def answer(what):
         if isinstance(said[what], Exception):
@@ -66,8 +66,12 @@ def consumer(monkeypatch):
         return said[what]
 
     def ends(settings, partitions, client):
-        assert [(p.topic, p.partition) for p in partitions] == [("order", 3)]  # of those that it has
+        assert [(p.topic, p.partition) for p in partitions] == [("order", 3)]
         return answer("ends")
+
+    def committed(settings, group, partitions):
+        assert {(p.topic, p.partition) for p in partitions} == {("order", 3), ("order", 4)}  # those that it has
+        return answer("committed")
 
     class Connection:
         def execute(self, *_):
@@ -83,7 +87,7 @@ def consumer(monkeypatch):
         def __exit__(self, *_):
             pass
 
-    monkeypatch.setattr(consumer_metrics.kafka, "committed_offsets", lambda *_: answer("committed"))
+    monkeypatch.setattr(consumer_metrics.kafka, "committed", committed)
     monkeypatch.setattr(consumer_metrics.kafka, "offsets", ends)
     monkeypatch.setattr(System, "reading", lambda _: Connection())
     made = Consumer()
