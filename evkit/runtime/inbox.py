@@ -221,8 +221,7 @@ class Inbox:
         if len(part) > together_max:
             parts.append(part[together_max:])
             part = part[:together_max]
-        breakers = self.breakers if self.breakers is not None and self.breakers.open else None
-        if not outcome.waiting and breakers is None:
+        if not outcome.waiting and (self.breakers is None or not self.breakers.open):
             return part, 0
         now: list[int] = []
         for at, i in enumerate(part):
@@ -230,25 +229,29 @@ class Inbox:
             if outcome.waits(delivery.record):
                 outcome.untouched.append(i)
                 continue
-            handler = None if breakers is None or delivery.problem is not None else delivery.handler
-            seconds = None if handler is None or breakers is None else breakers.wait_seconds(handler.name)
-            if seconds is None or handler is None or breakers is None:
+            seconds = self._held_seconds(delivery)
+            if seconds is None:
                 now.append(i)
                 continue
             if seconds == 0:
                 if now:  # what comes before it is dealt with before it
                     parts.append(part[at:])
                     return now, 0
-                tried = self._session.repeated(self._may_try, breakers, handler, delivery)
+                assert self.breakers is not None
+                assert delivery.handler is not None
+                tried = self._session.repeated(self.breakers.may_try, delivery.handler.name, delivery.key)
                 if tried is not None:
                     parts.append(part[at + 1 :])
                     return [i], tried
-                seconds = breakers.wait_seconds(handler.name) or breakers.policy.probe_seconds
+                seconds = self._held_seconds(delivery) or self.breakers.policy.probe_seconds
             outcome.put_off(i, delivery.record, seconds, numbers.get(i, 0))
         return now, 0
 
-    def _may_try(self, breakers: Breakers, handler: Handler, delivery: Delivery) -> int | None:
-        return breakers.may_try(self._session.connected(), handler.name, delivery.key)
+    def _held_seconds(self, delivery: Delivery) -> float | None:
+        """How long its handler is held at least; 0: the database is to be asked. None: it is not held."""
+        if self.breakers is None or delivery.handler is None or delivery.problem is not None:
+            return None
+        return self.breakers.wait_seconds(delivery.handler.name)
 
     def redrive(self, connection: postgres.Connection, delivery: Delivery, *, attempt: int) -> None:
         """Handle a dead or parked event after all, inside the caller's open transaction; its inbox row turns to handled.
@@ -325,9 +328,7 @@ class Inbox:
         with self._observed(batch), connection.transaction():
             started = time.monotonic()
             ahead = self._event_seconds * len(batch)
-            new, conflicting = (
-                claims.claim(connection, self, batch, attempts=1, ahead_seconds=ahead) if self.dedupe else (batch, 0)
-            )
+            new, conflicting = self._claim(connection, batch, 1, ahead)
             wanted, skipped, parked = self._wanted(connection, new)
             stale = self._stale(connection, wanted)
             runs = [(handler, list(run)) for handler, run in groupby(wanted, key=_HANDLER)]
@@ -345,6 +346,14 @@ class Inbox:
             for handler, run in runs:
                 self.breakers.count(handler.name, done=len(run))
         return Counts(len(wanted), len(batch) - len(new), skipped, parked=parked, conflicting=conflicting)
+
+    def _claim(
+        self, connection: postgres.Connection, batch: list[Delivery], attempt: int, ahead_seconds: float = 0.0
+    ) -> tuple[list[Delivery], int]:
+        """Those that are new, and how many are other events under known ids; without an inbox all are new."""
+        if not self.dedupe:
+            return batch, 0
+        return claims.claim(connection, self, batch, attempts=attempt, ahead_seconds=ahead_seconds)
 
     def _call(
         self,
@@ -428,7 +437,7 @@ class Inbox:
         `tried` is above 0 for an event of a held handler: how often in a row its key was the one that was tried.
         `failed` is the attempt, when it was made in a batch.
         """
-        attempt = number or 1 + self._session.repeated(self._before, delivery)
+        attempt = number or 1 + self._session.repeated(claims.before, self, delivery)[0]
         if failed is not None:
             assert isinstance(failed.__cause__, Exception)
             return self._verdict.of(delivery, failed.__cause__, attempt, failed.seconds, lost=False, tried=tried)
@@ -461,22 +470,14 @@ class Inbox:
             if self.breakers is not None and delivery.handler is not None and counts.handled:
                 self.breakers.count(delivery.handler.name, done=1)
                 if tried:
-                    self._session.repeated(self._let_go, self.breakers, delivery.handler)
+                    self._session.repeated(self.breakers.succeeded, delivery.handler.name)
             return counts
-
-    def _before(self, delivery: Delivery) -> int:
-        return claims.before(self._session.connected(), self, delivery)[0]
-
-    def _let_go(self, breakers: Breakers, handler: Handler) -> None:
-        breakers.succeeded(self._session.connected(), handler.name)
 
     def _attempt(self, delivery: Delivery, attempt: int, *, tried: bool) -> Counts:
         connection = self._session.connected()
         with self._observed([delivery]), connection.transaction():
             started = time.monotonic()
-            new, conflicting = (
-                claims.claim(connection, self, [delivery], attempts=attempt) if self.dedupe else ([delivery], 0)
-            )
+            new, conflicting = self._claim(connection, [delivery], attempt)
             if not new:
                 return Counts(duplicate=1, conflicting=conflicting)
             if delivery.problem is not None:  # only now: a second copy does not fail once more

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from evkit import postgres
 from evkit.errors import DatabaseUnreachable
@@ -59,11 +59,16 @@ class Session:
                 self.wait(_RECONNECT_SECONDS)
         return self._connection
 
-    def repeated(self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        """The work's result; done again, on a new connection, for as long as PostgreSQL fails under it."""
+    def repeated(
+        self,
+        work: Callable[Concatenate[postgres.Connection, Arguments], Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        """The result of work(connection, …), done again on a new connection for as long as PostgreSQL fails under it."""
         while True:
             try:
-                result = work(*args, **kwargs)
+                result = work(self.connected(), *args, **kwargs)
             except Exception as error:
                 if not self.lost(error):
                     raise

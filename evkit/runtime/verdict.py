@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 
+from evkit import postgres
 from evkit.errors import TryLater
 from evkit.runtime import claims
 from evkit.runtime.attempt import attempt_values, letter_values
@@ -15,7 +16,6 @@ from evkit.runtime.breaker import Breakers
 from evkit.runtime.consumer_metrics import ConsumerMetrics
 from evkit.runtime.delivery import Delivery
 from evkit.runtime.failure import Failure
-from evkit.runtime.handler import Handler
 from evkit.runtime.mirror import Mirror
 from evkit.runtime.outcome import Counts
 from evkit.runtime.parking import FULL_SECONDS, Parking, ParkingFull
@@ -64,7 +64,9 @@ class Verdict:
         held, wait = self._held(delivery, error, failure, attempt, lost=lost, tried=tried)
         again = False
         if not held:
-            failing = self._session.repeated(self._before, delivery)[1] if self._retry.end_seconds(error) else 0.0
+            failing = (
+                self._session.repeated(claims.before, self._who, delivery)[1] if self._retry.end_seconds(error) else 0.0
+            )
             again = self._retry.again(error, attempt, failing_seconds=failing)
             wait = self._retry.wait_seconds(attempt, error, failing_seconds=failing)
         disposition = "held" if held else "retry" if again else "dead"
@@ -99,30 +101,29 @@ class Verdict:
             if (
                 not tried
                 and self._breakers.is_suspicious(delivery.handler.name, error)
-                and self._session.repeated(self._opens, self._breakers, delivery.handler, failure)
+                and self._session.repeated(self._breakers.opens, delivery.handler.name, failure)
             ):
                 return True, seconds
         if lost or self._retry.is_nobodys_fault(error):
             if isinstance(error, TryLater) and error.seconds is not None:
                 return True, error.seconds
-            so_far = self._session.repeated(self._before, delivery)[2]
+            so_far = self._session.repeated(claims.before, self._who, delivery)[2]
             return True, self._retry.wait_seconds(so_far + 1)
         return False, 0.0
 
-    def _opens(self, breakers: Breakers, handler: Handler, failure: Failure) -> bool:
-        return breakers.opens(self._session.connected(), handler.name, failure)
-
-    def _before(self, delivery: Delivery) -> tuple[int, float, int]:
-        return claims.before(self._session.connected(), self._who, delivery)
-
     def _record(
-        self, delivery: Delivery, failure: Failure, attempt: int, seconds: float, disposition: str
+        self,
+        connection: postgres.Connection,
+        delivery: Delivery,
+        failure: Failure,
+        attempt: int,
+        seconds: float,
+        disposition: str,
     ) -> Counts | None:
         """Write down a failed attempt; after the last one also the dead letter and its inbox mark, in one transaction.
 
         Returns what else became of it, when its id was dealt with already: then nothing is written down here.
         """
-        connection = self._session.connected()
         dead = disposition == "dead"
         parking = None
         if self._parking is not None and self._parking.parks(delivery) and not self._who.generation:

@@ -11,15 +11,27 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-_NAME = re.compile(r"^-- name: (\w+)\s*$", re.MULTILINE)
+_SECTION = re.compile(r"^-- (name|part): (\w+)\s*$", re.MULTILINE)
+_INCLUDE = re.compile(r"^-- include: (\w+)\s*$", re.MULTILINE)
 
 
 @cache
 def named(noun: str, package: str = __package__) -> dict[str, bytes]:
-    """All queries of `<noun>.sql`, by name, in the file's order."""
+    """All queries of `<noun>.sql`, by name, in the file's order.
+
+    What several of them have in common is a `-- part: NAME` before them, which `-- include: NAME` puts in its place.
+    """
     text = (files(package) / f"{noun}.sql").read_text(encoding="utf-8")
-    parts = _NAME.split(text)
-    return {name: body.strip().rstrip(";").encode() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+    _, *words = _SECTION.split(text)
+    parts: dict[str, str] = {}
+    queries = {}
+    for kind, name, body in zip(words[0::3], words[1::3], words[2::3], strict=True):
+        whole = _INCLUDE.sub(lambda found: parts[found[1]], body.strip().rstrip(";"))
+        if kind == "part":
+            parts[name] = whole
+        else:
+            queries[name] = whole.encode()
+    return queries
 
 
 @cache

@@ -20,7 +20,7 @@ VALUES (%(group)s, %(event_id)s, %(generation)s, %(event_type)s, %(topic)s, %(pa
        state_before = NULL, state_changed_at = clock_timestamp(), replay_id = EXCLUDED.replay_id
 RETURNING letter_id;
 
--- name: letters
+-- part: chosen
 -- Letters by filter, oldest first failure first; every filter is optional. Which they are is read from the index
 -- dead_letter_list alone, whatever the filter: it has all that a filter asks for, long texts as hashes (only "text" is
 -- looked for in the letters themselves). What they say is read of those few. Hashes that collide are sorted out at the end.
@@ -45,74 +45,35 @@ WITH chosen AS MATERIALIZED (
    ORDER BY first_failed_at, letter_id
    LIMIT %(letters_max)s
 )
+
+-- part: of_the_chosen
+  FROM chosen JOIN evkit.dead_letter l USING (letter_id)
+ WHERE (%(key)s::text IS NULL OR coalesce(l.key, '') = %(key)s) AND (%(event_type)s::text IS NULL OR l.event_type = %(event_type)s)
+   AND (%(error_class)s::text IS NULL OR l.error_class = %(error_class)s)
+ ORDER BY l.first_failed_at, l.letter_id
+
+-- name: letters
+-- Letters by filter, oldest first failure first; every filter is optional.
+-- include: chosen
 SELECT letter_id, consumer_group, event_id, generation, event_type, topic, partition, "offset", key, state, error_class,
        error_message, fingerprint, handler, code_version, schema_version, created_at, first_failed_at, failed_at,
        retry_count, note, replay_id, state_changed_at, ticket, assignee, held_at, hold_reason, edited_from, replaced_by
-  FROM chosen JOIN evkit.dead_letter l USING (letter_id)
- WHERE (%(key)s::text IS NULL OR coalesce(l.key, '') = %(key)s) AND (%(event_type)s::text IS NULL OR l.event_type = %(event_type)s)
-   AND (%(error_class)s::text IS NULL OR l.error_class = %(error_class)s)
- ORDER BY l.first_failed_at, l.letter_id;
+-- include: of_the_chosen
 
 -- name: letter_ids
 -- The same letters, as nothing but their ids.
-WITH chosen AS MATERIALIZED (
-  SELECT letter_id FROM evkit.dead_letter
-   WHERE (%(ids)s::bigint[] IS NULL OR letter_id = ANY (%(ids)s::bigint[]))
-     AND (%(group)s::text IS NULL OR consumer_group = %(group)s)
-     AND (%(states)s::text[] IS NULL OR state = ANY (%(states)s::text[]))
-     AND (%(topic)s::text IS NULL OR topic = %(topic)s)
-     AND (%(event_type)s::text IS NULL OR event_type_hash = hashtextextended(%(event_type)s::text, 0))
-     AND (%(key)s::text IS NULL OR key_hash = hashtextextended(%(key)s::text, 0))
-     AND (%(fingerprint)s::text IS NULL OR fingerprint = %(fingerprint)s)
-     AND (%(error_class)s::text IS NULL OR error_class_hash = hashtextextended(%(error_class)s::text, 0))
-     AND (%(since)s::timestamptz IS NULL OR first_failed_at >= %(since)s)
-     AND (%(until)s::timestamptz IS NULL OR first_failed_at < %(until)s)
-     AND (%(attempts_min)s::bigint IS NULL OR retry_count + 1 >= %(attempts_min)s)
-     AND (%(attempts_max)s::bigint IS NULL OR retry_count + 1 <= %(attempts_max)s)
-     AND (%(held)s::boolean IS NULL OR (held_at IS NOT NULL) = %(held)s)
-     AND (%(text)s::text IS NULL
-          OR position(lower(%(text)s::text) IN lower(concat_ws(' ', error_class, error_message, note, ticket))) > 0
-          OR position(convert_to(%(text)s::text, 'UTF8') IN coalesce(raw_value, '')) > 0)
-   ORDER BY first_failed_at, letter_id
-   LIMIT %(letters_max)s
-)
+-- include: chosen
 SELECT letter_id
-  FROM chosen JOIN evkit.dead_letter l USING (letter_id)
- WHERE (%(key)s::text IS NULL OR coalesce(l.key, '') = %(key)s) AND (%(event_type)s::text IS NULL OR l.event_type = %(event_type)s)
-   AND (%(error_class)s::text IS NULL OR l.error_class = %(error_class)s)
- ORDER BY l.first_failed_at, l.letter_id;
+-- include: of_the_chosen
 
 -- name: records
 -- The same letters, with the records as they were: for export, by a cursor.
-WITH chosen AS MATERIALIZED (
-  SELECT letter_id FROM evkit.dead_letter
-   WHERE (%(ids)s::bigint[] IS NULL OR letter_id = ANY (%(ids)s::bigint[]))
-     AND (%(group)s::text IS NULL OR consumer_group = %(group)s)
-     AND (%(states)s::text[] IS NULL OR state = ANY (%(states)s::text[]))
-     AND (%(topic)s::text IS NULL OR topic = %(topic)s)
-     AND (%(event_type)s::text IS NULL OR event_type_hash = hashtextextended(%(event_type)s::text, 0))
-     AND (%(key)s::text IS NULL OR key_hash = hashtextextended(%(key)s::text, 0))
-     AND (%(fingerprint)s::text IS NULL OR fingerprint = %(fingerprint)s)
-     AND (%(error_class)s::text IS NULL OR error_class_hash = hashtextextended(%(error_class)s::text, 0))
-     AND (%(since)s::timestamptz IS NULL OR first_failed_at >= %(since)s)
-     AND (%(until)s::timestamptz IS NULL OR first_failed_at < %(until)s)
-     AND (%(attempts_min)s::bigint IS NULL OR retry_count + 1 >= %(attempts_min)s)
-     AND (%(attempts_max)s::bigint IS NULL OR retry_count + 1 <= %(attempts_max)s)
-     AND (%(held)s::boolean IS NULL OR (held_at IS NOT NULL) = %(held)s)
-     AND (%(text)s::text IS NULL
-          OR position(lower(%(text)s::text) IN lower(concat_ws(' ', error_class, error_message, note, ticket))) > 0
-          OR position(convert_to(%(text)s::text, 'UTF8') IN coalesce(raw_value, '')) > 0)
-   ORDER BY first_failed_at, letter_id
-   LIMIT %(letters_max)s
-)
+-- include: chosen
 SELECT letter_id, consumer_group, event_id, generation, event_type, topic, partition, "offset", key, state, error_class,
        error_message, fingerprint, handler, code_version, schema_version, created_at, first_failed_at, failed_at,
        retry_count, note, replay_id, state_changed_at, ticket, assignee, held_at, hold_reason, edited_from, replaced_by,
        leader_epoch, appended_at, timestamp_type, raw_key, raw_value, header_names, header_values, stack_trace
-  FROM chosen JOIN evkit.dead_letter l USING (letter_id)
- WHERE (%(key)s::text IS NULL OR coalesce(l.key, '') = %(key)s) AND (%(event_type)s::text IS NULL OR l.event_type = %(event_type)s)
-   AND (%(error_class)s::text IS NULL OR l.error_class = %(error_class)s)
- ORDER BY l.first_failed_at, l.letter_id;
+-- include: of_the_chosen
 
 -- name: letter
 -- One letter with the record as it was.
