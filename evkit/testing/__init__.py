@@ -2,5 +2,6 @@
 
 plugin   fixtures: evkit_stack, evkit_database, evkit_system, evkit_topic, evkit_group
 events   an_event, read_topic
+waiting  until an answer is the wanted one
 faults   TcpProxy between a client and a server; kill, pause and resume of processes
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 from typer.testing import CliRunner
@@ -13,6 +12,7 @@ from evkit.cli import app
 from evkit.errors import UnknownGroup, UsageError
 from evkit.runtime import breaker
 from evkit.runtime.breaker import breakers
+from evkit.testing.waiting import until
 
 QUICK = Breaker(keys_min=5, probe_seconds=0.05, probe_seconds_max=0.2)
 
@@ -39,12 +39,6 @@ def dependency():
 
 def many(topic, keys=20, each=3, type="price.wanted"):
     return [Event(type, f"k{n % keys}", {"n": n}, topic=topic) for n in range(keys * each)]
-
-
-def until(holds):
-    """Wait until it holds; what never comes ends in the test's timeout."""
-    while not holds():
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])

@@ -7,7 +7,7 @@ import threading
 import pytest
 from pydantic import BaseModel
 
-from evkit import Consumer, Event, Relay, Retry, dead_letters, kafka, outbox
+from evkit import Event, Retry, dead_letters, kafka
 from evkit.errors import BrokerUnreachable, UsageError
 from evkit.runtime.dead_letters import Selection
 from evkit.settings import Settings
@@ -37,49 +37,17 @@ def effect(event, tx):
     )
 
 
-def publish(system, *events):
-    with system.writing() as connection:
-        ids = outbox.write_many(connection, events)
-    relay = Relay(system)
-    while relay.step():
-        pass
-    relay.close()
-    return ids
-
-
-def consume(consumer, events):
-    """Step until so many events are through; a consumer that gets stuck ends in the test's timeout."""
-    while consumer.counts.total < events:
-        consumer.step(1.0)
-    return consumer.counts
-
-
-@pytest.fixture
-def make(evkit_system, evkit_group):
-    made = []
-
-    def make_consumer(topic, group=None, **more):
-        more.setdefault("retry", QUICK)
-        consumer = Consumer(group or evkit_group(), [topic], system=more.pop("system", evkit_system), **more)
-        made.append(consumer)
-        return consumer
-
-    yield make_consumer
-    for consumer in made:
-        consumer.close()
-
-
 @pytest.mark.parametrize("protocol", ["consumer", "classic"])
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_each_event_takes_effect_once_and_offsets_follow(
-    evkit_system, evkit_topic, make, effects, protocol, concurrency
+    evkit_system, evkit_topic, new_consumer, effects, protocol, concurrency, published, consumed
 ):
     topic = evkit_topic(partitions=3)
-    ids = publish(evkit_system, *[Event("a.b", f"k{i % 9}", {"i": i}, topic=topic) for i in range(300)])
-    consumer = make(topic, protocol=protocol, concurrency=concurrency)
+    ids = published(*[Event("a.b", f"k{i % 9}", {"i": i}, topic=topic) for i in range(300)])
+    consumer = new_consumer(topic, protocol=protocol, concurrency=concurrency)
     consumer.handler("a.b")(effect)
 
-    consume(consumer, 300)
+    consumed(consumer, 300)
     consumer.close()
 
     assert sorted(effects(consumer.group)) == sorted((i, 1) for i in ids)
@@ -87,60 +55,64 @@ def test_each_event_takes_effect_once_and_offsets_follow(
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_events_of_a_key_are_handled_in_their_order(evkit_system, evkit_topic, make, effects, concurrency):
+def test_events_of_a_key_are_handled_in_their_order(
+    evkit_topic, new_consumer, effects, concurrency, published, consumed
+):
     """P3."""
     topic = evkit_topic(partitions=2)
-    publish(evkit_system, *[Event("a.b", f"k{i % 5}", {"i": i}, topic=topic) for i in range(400)])
+    published(*[Event("a.b", f"k{i % 5}", {"i": i}, topic=topic) for i in range(400)])
     seen: dict[str, list[int]] = {f"k{n}": [] for n in range(5)}
-    consumer = make(topic, concurrency=concurrency)
+    consumer = new_consumer(topic, concurrency=concurrency)
     consumer.handler()(lambda event, tx: seen[event.key].append(event.payload["i"]))
 
-    consume(consumer, 400)
+    consumed(consumer, 400)
 
     assert all(numbers == sorted(numbers) and len(numbers) == 80 for numbers in seen.values())
 
 
-def test_duplicates_in_the_topic_change_nothing(evkit_system, evkit_topic, make, effects):
+def test_duplicates_in_the_topic_change_nothing(evkit_system, evkit_topic, new_consumer, effects, published, consumed):
     """P4: a second copy of every record, as a relay that crashed between publish and mark leaves it."""
     topic = evkit_topic()
-    ids = publish(evkit_system, *[Event("a.b", "k", {"i": i}, topic=topic) for i in range(20)])
+    ids = published(*[Event("a.b", "k", {"i": i}, topic=topic) for i in range(20)])
     with evkit_system.writing() as connection:
         connection.execute("TRUNCATE evkit.publication")
         connection.execute("DELETE FROM evkit.relay")
-    publish(evkit_system)
-    consumer = make(topic)
+    published()
+    consumer = new_consumer(topic)
     consumer.handler("a.b")(effect)
 
-    counts = consume(consumer, 40)
+    counts = consumed(consumer, 40)
 
     assert effects(consumer.group) == [(i, 1) for i in ids]
     assert (counts.handled, counts.duplicate) == (20, 20)
 
 
-def test_two_groups_on_one_topic_do_not_know_of_each_other(evkit_system, evkit_topic, make, effects):
+def test_two_groups_on_one_topic_do_not_know_of_each_other(
+    evkit_system, evkit_topic, new_consumer, effects, published, consumed
+):
     topic = evkit_topic()
-    ids = publish(evkit_system, *[Event("a.b", "k", {"i": i}, topic=topic) for i in range(10)])
-    good, bad = make(topic), make(topic)
+    ids = published(*[Event("a.b", "k", {"i": i}, topic=topic) for i in range(10)])
+    good, bad = new_consumer(topic), new_consumer(topic)
     good.handler("a.b")(effect)
 
     @bad.handler("a.b")
     def fail(event, tx):
         raise ValueError("never")
 
-    consume(good, 10)
-    consume(bad, 10)
+    consumed(good, 10)
+    consumed(bad, 10)
 
     assert effects(good.group) == [(i, 1) for i in ids]
     assert {x.consumer_group for x in dead_letters.letters(evkit_system)} == {bad.group}
 
 
 def test_failed_event_is_tried_again_then_dead_and_costs_its_neighbours_nothing(
-    evkit_system, evkit_topic, make, effects
+    evkit_system, evkit_topic, new_consumer, effects, published, consumed
 ):
     topic = evkit_topic()
     events = [Event("a.b", f"k{i}", {"i": i}, topic=topic, headers={"tenant": "north"}) for i in range(10)]
-    publish(evkit_system, *events)
-    consumer = make(topic, code_version="7")
+    published(*events)
+    consumer = new_consumer(topic, code_version="7")
     attempts = []
 
     @consumer.handler("a.b")
@@ -150,7 +122,7 @@ def test_failed_event_is_tried_again_then_dead_and_costs_its_neighbours_nothing(
             attempts.append(tx.attempt)
             raise ValueError("no such account")
 
-    counts = consume(consumer, 10)
+    counts = consumed(consumer, 10)
 
     assert (counts.handled, counts.dead) == (9, 1)
     assert effects(consumer.group) == [(e.id, 1) for e in events if e.payload["i"] != 4]
@@ -175,10 +147,12 @@ def test_failed_event_is_tried_again_then_dead_and_costs_its_neighbours_nothing(
     assert outcomes == [("dead", 2)]
 
 
-def test_event_that_succeeds_at_its_second_attempt_is_no_dead_letter(evkit_system, evkit_topic, make, effects):
+def test_event_that_succeeds_at_its_second_attempt_is_no_dead_letter(
+    evkit_system, evkit_topic, new_consumer, effects, published, consumed
+):
     topic = evkit_topic()
-    (event_id,) = publish(evkit_system, Event("a.b", "k", {}, topic=topic))
-    consumer = make(topic)
+    (event_id,) = published(Event("a.b", "k", {}, topic=topic))
+    consumer = new_consumer(topic)
 
     @consumer.handler("a.b")
     def flaky(event, tx):
@@ -186,7 +160,7 @@ def test_event_that_succeeds_at_its_second_attempt_is_no_dead_letter(evkit_syste
             raise TimeoutError("the other service is slow")
         effect(event, tx)
 
-    assert consume(consumer, 1).handled == 1
+    assert consumed(consumer, 1).handled == 1
     assert effects(consumer.group) == [(event_id, 1)]
     with evkit_system.reading() as connection:
         assert connection.execute("SELECT attempts FROM evkit.inbox").fetchone() == (2,)
@@ -206,18 +180,18 @@ def test_event_that_succeeds_at_its_second_attempt_is_no_dead_letter(evkit_syste
     ],
 )
 def test_record_that_is_no_event_is_a_dead_letter_and_not_a_crash(
-    evkit_system, evkit_topic, make, effects, key, value, headers, reason
+    evkit_system, evkit_topic, new_consumer, effects, key, value, headers, reason, published, consumed
 ):
     """P5."""
     topic = evkit_topic()
     producer = kafka.producer(evkit_system.settings)
     producer.produce(topic, value, key, headers=headers)
     producer.flush(10)
-    publish(evkit_system, Event("a.b", "another", {}, topic=topic))
-    consumer = make(topic)
+    published(Event("a.b", "another", {}, topic=topic))
+    consumer = new_consumer(topic)
     consumer.handler("a.b")(effect)
 
-    counts = consume(consumer, 2)
+    counts = consumed(consumer, 2)
 
     assert (counts.handled, counts.dead) == (1, 1)
     (listed,) = dead_letters.letters(evkit_system)
@@ -227,29 +201,31 @@ def test_record_that_is_no_event_is_a_dead_letter_and_not_a_crash(
     assert letter.retry_count == 0
 
 
-def test_payload_that_does_not_fit_the_handlers_model_is_dead_without_retries(evkit_system, evkit_topic, make):
+def test_payload_that_does_not_fit_the_handlers_model_is_dead_without_retries(
+    evkit_system, evkit_topic, new_consumer, consumed, published
+):
     class Order(BaseModel):
         total: int
 
     topic = evkit_topic()
-    publish(
-        evkit_system, Event("a.b", "k", {"total": "much"}, topic=topic), Event("a.b", "l", {"total": 3}, topic=topic)
-    )
-    consumer = make(topic)
+    published(Event("a.b", "k", {"total": "much"}, topic=topic), Event("a.b", "l", {"total": 3}, topic=topic))
+    consumer = new_consumer(topic)
     totals = []
     consumer.handler("a.b", model=Order)(lambda event, tx: totals.append(event.payload.total))
 
-    counts = consume(consumer, 2)
+    counts = consumed(consumer, 2)
 
     assert (counts.handled, counts.dead, totals[-1]) == (1, 1, 3)
     assert dead_letters.letters(evkit_system)[0].retry_count == 0
 
 
-def test_handler_that_swallows_a_database_error_does_not_lose_its_event(evkit_system, evkit_topic, make):
+def test_handler_that_swallows_a_database_error_does_not_lose_its_event(
+    evkit_system, evkit_topic, new_consumer, published, consumed
+):
     """COMMIT of a failed transaction is a silent rollback; the offset would move past an event without effect."""
     topic = evkit_topic()
-    publish(evkit_system, Event("a.b", "k", {}, topic=topic))
-    consumer = make(topic)
+    published(Event("a.b", "k", {}, topic=topic))
+    consumer = new_consumer(topic)
 
     @consumer.handler("a.b")
     def careless(event, tx):
@@ -258,41 +234,43 @@ def test_handler_that_swallows_a_database_error_does_not_lose_its_event(evkit_sy
         except Exception:
             pass
 
-    assert consume(consumer, 1).dead == 1
+    assert consumed(consumer, 1).dead == 1
     assert "caught an error of PostgreSQL" in dead_letters.letters(evkit_system)[0].error_message
 
 
-def test_events_without_a_handler_are_skipped_and_counted(evkit_system, evkit_topic, make, effects):
+def test_events_without_a_handler_are_skipped_and_counted(evkit_topic, new_consumer, effects, published, consumed):
     topic = evkit_topic()
-    publish(evkit_system, Event("a.b", "k", {}, topic=topic), Event("c.d", "k", {}, topic=topic))
-    consumer = make(topic)
+    published(Event("a.b", "k", {}, topic=topic), Event("c.d", "k", {}, topic=topic))
+    consumer = new_consumer(topic)
     consumer.handler("a.b")(effect)
 
-    counts = consume(consumer, 2)
+    counts = consumed(consumer, 2)
 
     assert (counts.handled, counts.skipped) == (1, 1)
 
 
-def test_batch_handler_gets_its_events_together_and_in_order(evkit_system, evkit_topic, make):
+def test_batch_handler_gets_its_events_together_and_in_order(evkit_topic, new_consumer, published, consumed):
     topic = evkit_topic()
-    publish(evkit_system, *[Event("a.b", "k", {"i": i}, topic=topic) for i in range(30)])
-    consumer = make(topic)
+    published(*[Event("a.b", "k", {"i": i}, topic=topic) for i in range(30)])
+    consumer = new_consumer(topic)
     calls = []
     consumer.handler("a.b", batch=True)(lambda events, tx: calls.append([e.payload["i"] for e in events]))
 
-    consume(consumer, 30)
+    consumed(consumer, 30)
 
     assert [i for call in calls for i in call] == list(range(30))
     assert len(calls) < 30
 
 
-def test_follow_up_event_is_written_in_the_same_transaction_with_its_cause(evkit_system, evkit_topic, make):
+def test_follow_up_event_is_written_in_the_same_transaction_with_its_cause(
+    evkit_system, evkit_topic, new_consumer, published, consumed
+):
     topic, after = evkit_topic(), evkit_topic()
-    (cause,) = publish(evkit_system, Event("a.b", "k", {}, topic=topic))
-    consumer = make(topic)
+    (cause,) = published(Event("a.b", "k", {}, topic=topic))
+    consumer = new_consumer(topic)
     consumer.handler("a.b")(lambda event, tx: tx.write(Event("a.done", "k", {}, topic=after)))
 
-    consume(consumer, 1)
+    consumed(consumer, 1)
 
     with evkit_system.reading() as connection:
         row = connection.execute(
@@ -301,12 +279,14 @@ def test_follow_up_event_is_written_in_the_same_transaction_with_its_cause(evkit
     assert row == (cause, cause)
 
 
-def test_lost_database_burns_no_attempt_and_makes_no_dead_letter(evkit_system, evkit_topic, make, effects):
+def test_lost_database_burns_no_attempt_and_makes_no_dead_letter(
+    evkit_system, evkit_topic, new_consumer, effects, published, consumed
+):
     topic = evkit_topic()
-    ids = publish(evkit_system, *[Event("a.b", "k", {"i": i}, topic=topic) for i in range(40)])
+    ids = published(*[Event("a.b", "k", {"i": i}, topic=topic) for i in range(40)])
     with TcpProxy.to_dsn(evkit_system.settings.postgres_dsn) as proxy:
         behind = System(Settings(postgres_dsn=proxy.dsn, kafka=evkit_system.settings.kafka))
-        consumer = make(topic, system=behind, batch_events_max=10)
+        consumer = new_consumer(topic, system=behind, batch_events_max=10)
         handled = threading.Event()
         cut = []
 
@@ -319,7 +299,7 @@ def test_lost_database_burns_no_attempt_and_makes_no_dead_letter(evkit_system, e
             effect(event, tx)
             handled.set()
 
-        counts = consume(consumer, 40)
+        counts = consumed(consumer, 40)
         consumer.close()
 
     assert counts.dead == 0
@@ -328,31 +308,35 @@ def test_lost_database_burns_no_attempt_and_makes_no_dead_letter(evkit_system, e
         assert connection.execute("SELECT count(*) FROM evkit.attempt").fetchone() == (0,)
 
 
-def test_memory_error_ends_the_consumer_and_makes_no_dead_letter(evkit_system, evkit_topic, make):
+def test_memory_error_ends_the_consumer_and_makes_no_dead_letter(
+    evkit_system, evkit_topic, new_consumer, published, consumed
+):
     topic = evkit_topic()
-    publish(evkit_system, Event("a.b", "k", {}, topic=topic))
-    consumer = make(topic)
+    published(Event("a.b", "k", {}, topic=topic))
+    consumer = new_consumer(topic)
 
     @consumer.handler("a.b")
     def hungry(event, tx):
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        consume(consumer, 1)
+        consumed(consumer, 1)
 
     assert dead_letters.letters(evkit_system) == []
 
 
-def test_slow_handler_keeps_its_partitions_and_polling_goes_on(evkit_system, evkit_topic, make, effects):
+def test_slow_handler_keeps_its_partitions_and_polling_goes_on(
+    evkit_system, evkit_topic, new_consumer, effects, published, consumed
+):
     """A handler that takes longer than the group allows between two polls."""
     topic = evkit_topic()
-    ids = publish(evkit_system, *[Event("a.b", "k", {"i": i}, topic=topic) for i in range(3)])
+    ids = published(*[Event("a.b", "k", {"i": i}, topic=topic) for i in range(3)])
     settings = evkit_system.settings
     strict = Settings(
         postgres_dsn=settings.postgres_dsn,
         kafka={**settings.kafka, "max.poll.interval.ms": "6000", "session.timeout.ms": "6000"},
     )
-    consumer = make(topic, system=System(strict), protocol="classic")
+    consumer = new_consumer(topic, system=System(strict), protocol="classic")
     slow = threading.Event()
 
     @consumer.handler("a.b")
@@ -360,35 +344,39 @@ def test_slow_handler_keeps_its_partitions_and_polling_goes_on(evkit_system, evk
         slow.wait(3)  # three of them in one batch: nine seconds without an end
         effect(event, tx)
 
-    consume(consumer, 3)
+    consumed(consumer, 3)
     consumer.close()
 
     assert effects(consumer.group) == [(i, 1) for i in ids]
     assert sum(kafka.committed_offsets(settings, consumer.group).values()) == 3
 
 
-def test_processed_at_is_the_end_of_the_handler_and_not_its_beginning(evkit_system, evkit_topic, make):
+def test_processed_at_is_the_end_of_the_handler_and_not_its_beginning(
+    evkit_system, evkit_topic, new_consumer, published, consumed
+):
     topic = evkit_topic()
-    publish(evkit_system, *[Event("a.b", "k", {"i": i}, topic=topic) for i in range(2)])
-    consumer = make(topic)
+    published(*[Event("a.b", "k", {"i": i}, topic=topic) for i in range(2)])
+    consumer = new_consumer(topic)
     consumer.handler("a.b")(lambda event, tx: tx.execute("SELECT pg_sleep(0.1)"))
 
-    consume(consumer, 2)
+    consumed(consumer, 2)
 
     with evkit_system.reading() as connection:
         late = connection.execute("SELECT bool_and(processed_at - received_at > '180 ms') FROM evkit.inbox").fetchone()
     assert late == (True,)
 
 
-def test_processed_at_is_not_in_the_future_when_a_batch_is_faster_than_the_one_before(evkit_system, evkit_topic, make):
+def test_processed_at_is_not_in_the_future_when_a_batch_is_faster_than_the_one_before(
+    evkit_system, evkit_topic, new_consumer, published, consumed
+):
     topic = evkit_topic()
-    publish(evkit_system, *[Event("a.b", "k", {"i": i}, topic=topic) for i in range(4)])
-    consumer = make(topic, batch_events_max=2)
+    published(*[Event("a.b", "k", {"i": i}, topic=topic) for i in range(4)])
+    consumer = new_consumer(topic, batch_events_max=2)
     consumer.handler("a.b")(
         lambda event, tx: tx.execute("SELECT pg_sleep(%s)", (1.5 if event.payload["i"] < 2 else 0,))
     )
 
-    consume(consumer, 4)
+    consumed(consumer, 4)
 
     with evkit_system.reading() as connection:
         (rows, future) = connection.execute(
@@ -397,11 +385,11 @@ def test_processed_at_is_not_in_the_future_when_a_batch_is_faster_than_the_one_b
     assert (rows, future) == (4, 0), "three seconds were expected"
 
 
-def test_second_member_takes_over_and_nothing_is_handled_twice(evkit_system, evkit_topic, make, effects):
+def test_second_member_takes_over_and_nothing_is_handled_twice(evkit_topic, new_consumer, effects, published):
     topic = evkit_topic(partitions=4)
-    ids = publish(evkit_system, *[Event("a.b", f"k{i}", {"i": i}, topic=topic) for i in range(400)])
-    first = make(topic, batch_events_max=20)
-    second = make(topic, group=first.group, batch_events_max=20)
+    ids = published(*[Event("a.b", f"k{i}", {"i": i}, topic=topic) for i in range(400)])
+    first = new_consumer(topic, batch_events_max=20)
+    second = new_consumer(topic, group=first.group, batch_events_max=20)
     for consumer in (first, second):
         consumer.handler("a.b")(effect)
     while first.counts.total < 100:
@@ -417,9 +405,9 @@ def test_second_member_takes_over_and_nothing_is_handled_twice(evkit_system, evk
     assert sorted(effects(first.group)) == sorted((i, 1) for i in ids)
 
 
-def test_consumer_without_handler_or_broker_says_so(evkit_system, make):
+def test_consumer_without_handler_or_broker_says_so(evkit_system, new_consumer):
     with pytest.raises(UsageError, match="no handler"):
-        make("t").step()
+        new_consumer("t").step()
     nowhere = System(
         Settings(
             postgres_dsn=evkit_system.settings.postgres_dsn,
@@ -427,17 +415,17 @@ def test_consumer_without_handler_or_broker_says_so(evkit_system, make):
             kafka_timeout_seconds=1,
         )
     )
-    consumer = make("t", system=nowhere)
+    consumer = new_consumer("t", system=nowhere)
     consumer.handler()(lambda event, tx: None)
     with pytest.raises(BrokerUnreachable, match=r"127\.0\.0\.1:1"):
         consumer.step()
 
 
-def test_waiting_for_another_attempt_keeps_back_its_key_and_nobody_else(evkit_system, evkit_topic, make):
+def test_waiting_for_another_attempt_keeps_back_its_key_and_nobody_else(evkit_topic, new_consumer, published, consumed):
     """The event that fails first is tried again after every other key is through, and its own later ones come behind."""
     topic = evkit_topic()
-    publish(evkit_system, *[Event("a.b", key, {"n": n}, topic=topic) for n, key in enumerate("xyxyxy")])
-    consumer = make(topic, retry=Retry(attempts=4, backoff_seconds=0.3))
+    published(*[Event("a.b", key, {"n": n}, topic=topic) for n, key in enumerate("xyxyxy")])
+    consumer = new_consumer(topic, retry=Retry(attempts=4, backoff_seconds=0.3))
     order, failed = [], []
 
     @consumer.handler("a.b")
@@ -447,7 +435,7 @@ def test_waiting_for_another_attempt_keeps_back_its_key_and_nobody_else(evkit_sy
             raise ValueError("not yet")
         order.append((tx.record.key, event.payload["n"]))
 
-    consume(consumer, 6)
+    consumed(consumer, 6)
 
     final = list(dict.fromkeys(order))
     assert [n for key, n in final if key == b"x"] == [0, 2, 4]
@@ -457,11 +445,11 @@ def test_waiting_for_another_attempt_keeps_back_its_key_and_nobody_else(evkit_sy
 
 @pytest.mark.parametrize("batch", [False, True])
 def test_handler_that_changes_its_payload_is_given_it_anew_when_a_neighbour_has_failed(
-    batch, evkit_system, evkit_topic, make
+    batch, evkit_system, evkit_topic, new_consumer, published, consumed
 ):
     topic = evkit_topic()
-    publish(evkit_system, *[Event("a.b", f"k{n}", {"n": n}, topic=topic) for n in range(10)])
-    consumer = make(topic, retry=Retry(attempts=1), breaker=None)
+    published(*[Event("a.b", f"k{n}", {"n": n}, topic=topic) for n in range(10)])
+    consumer = new_consumer(topic, retry=Retry(attempts=1), breaker=None)
 
     def handle(event, tx):
         if event.payload.pop("n") == 7:
@@ -472,17 +460,19 @@ def test_handler_that_changes_its_payload_is_given_it_anew_when_a_neighbour_has_
     else:
         consumer.handler("a.b")(handle)
 
-    counts = consume(consumer, 10)
+    counts = consumed(consumer, 10)
 
     assert (counts.handled, counts.dead) == (9, 1)
     with evkit_system.reading() as connection:
         assert connection.execute("SELECT error_class, key FROM evkit.dead_letter").fetchall() == [("ValueError", "k7")]
 
 
-def test_pipelined_handler_has_the_same_effects_and_its_failures_are_found(evkit_system, evkit_topic, make):
+def test_pipelined_handler_has_the_same_effects_and_its_failures_are_found(
+    evkit_system, evkit_topic, new_consumer, published, consumed
+):
     topic = evkit_topic()
-    publish(evkit_system, *[Event("a.b", f"k{n % 5}", {"n": n}, topic=topic) for n in range(60)])
-    consumer = make(topic, retry=Retry(attempts=1), park_key=False)
+    published(*[Event("a.b", f"k{n % 5}", {"n": n}, topic=topic) for n in range(60)])
+    consumer = new_consumer(topic, retry=Retry(attempts=1), park_key=False)
     with evkit_system.writing() as connection:
         connection.execute("CREATE TABLE pipelined (n int PRIMARY KEY CHECK (n <> 41))")
 
@@ -490,7 +480,7 @@ def test_pipelined_handler_has_the_same_effects_and_its_failures_are_found(evkit
     def handle(event, tx):
         tx.execute("INSERT INTO pipelined VALUES (%s)", (event.payload["n"],))
 
-    counts = consume(consumer, 60)
+    counts = consumed(consumer, 60)
 
     assert (counts.handled, counts.dead) == (59, 1)
     with evkit_system.reading() as connection:
@@ -502,14 +492,14 @@ def test_pipelined_handler_has_the_same_effects_and_its_failures_are_found(evkit
 
 @pytest.mark.parametrize("protocol", ["consumer", "classic"])
 def test_running_consumer_hands_partitions_over_and_every_event_takes_effect_once(
-    protocol, evkit_system, evkit_topic, make, effects
+    protocol, evkit_topic, new_consumer, effects, published
 ):
     """On both group protocols: members come and go while it runs on four lanes."""
     topic = evkit_topic(partitions=4)
-    first = make(topic, concurrency=2, protocol=protocol, batch_events_max=20)
+    first = new_consumer(topic, concurrency=2, protocol=protocol, batch_events_max=20)
     members = [
         first,
-        *(make(topic, first.group, concurrency=2, protocol=protocol, batch_events_max=20) for _ in range(2)),
+        *(new_consumer(topic, first.group, concurrency=2, protocol=protocol, batch_events_max=20) for _ in range(2)),
     ]
     done = threading.Semaphore(0)
     for member in members:
@@ -521,7 +511,7 @@ def test_running_consumer_hands_partitions_over_and_every_event_takes_effect_onc
 
     threads = [threading.Thread(target=member.run) for member in members]
     for thread in threads:
-        publish(evkit_system, *[Event("a.b", f"k{n % 11}", {"n": n}, topic=topic) for n in range(200)])
+        published(*[Event("a.b", f"k{n % 11}", {"n": n}, topic=topic) for n in range(200)])
         thread.start()
     for _ in range(300):  # halfway through all of it, the first one goes
         assert done.acquire(timeout=60)
@@ -536,10 +526,10 @@ def test_running_consumer_hands_partitions_over_and_every_event_takes_effect_onc
     assert len(effects(first.group)) == 600
 
 
-def test_filters_choose_the_handler_and_what_none_lets_pass_is_skipped(evkit_system, evkit_topic, make):
+def test_filters_choose_the_handler_and_what_none_lets_pass_is_skipped(evkit_topic, new_consumer, published, consumed):
     topic = evkit_topic()
-    publish(evkit_system, *[Event("a.b", f"k{n}", {"n": n}, topic=topic) for n in range(9)])
-    consumer = make(topic, unknown="dead")
+    published(*[Event("a.b", f"k{n}", {"n": n}, topic=topic) for n in range(9)])
+    consumer = new_consumer(topic, unknown="dead")
     seen = {"even": [], "three": []}
     consumer.handler("a.b", where=lambda event: event.payload["n"] % 2 == 0)(
         lambda event, tx: seen["even"].append(event.payload["n"])
@@ -548,16 +538,18 @@ def test_filters_choose_the_handler_and_what_none_lets_pass_is_skipped(evkit_sys
         lambda event, tx: seen["three"].append(event.payload["n"])
     )
 
-    counts = consume(consumer, 9)
+    counts = consumed(consumer, 9)
 
     assert (counts.handled, counts.skipped, counts.dead) == (6, 3, 0)
     assert {name: sorted(set(numbers)) for name, numbers in seen.items()} == {"even": [0, 2, 4, 6, 8], "three": [3]}
 
 
-def test_filter_that_raises_is_a_failure_of_its_event_and_tried_again(evkit_system, evkit_topic, make):
+def test_filter_that_raises_is_a_failure_of_its_event_and_tried_again(
+    evkit_system, evkit_topic, new_consumer, published, consumed
+):
     topic = evkit_topic()
-    publish(evkit_system, *[Event("a.b", f"k{n}", {"n": n}, topic=topic) for n in range(5)])
-    consumer = make(topic, retry=Retry(attempts=3, backoff_seconds=0.001))
+    published(*[Event("a.b", f"k{n}", {"n": n}, topic=topic) for n in range(5)])
+    consumer = new_consumer(topic, retry=Retry(attempts=3, backoff_seconds=0.001))
     asked = {1: 0, 2: 0}
 
     def where(event):
@@ -570,7 +562,7 @@ def test_filter_that_raises_is_a_failure_of_its_event_and_tried_again(evkit_syst
 
     consumer.handler("a.b", where=where)(lambda event, tx: None)
 
-    counts = consume(consumer, 5)
+    counts = consumed(consumer, 5)
 
     assert (counts.handled, counts.dead) == (4, 1)
     assert asked == {1: 3, 2: 2}

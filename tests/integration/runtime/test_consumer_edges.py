@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
@@ -12,13 +11,9 @@ from evkit.runtime import consumer as consumer_module
 from evkit.runtime import watchdog
 from evkit.runtime.dead_letters import Selection
 from evkit.system import System
+from evkit.testing.waiting import until
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["consumer", "classic"])
-
-
-def until(holds):
-    while not holds():
-        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from evkit.runtime.dead_letters import Selection
 from evkit.settings import Settings
 from evkit.system import System
 from evkit.testing.faults import TcpProxy, pause, resume
+from evkit.testing.waiting import until
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["consumer", "classic"])
 
@@ -66,14 +67,6 @@ class Running:
                 for family in families
                 for s in family.samples
             }
-
-    def until(self, ask, wanted, seconds=60):
-        """Ask again until the answer is the wanted one; returns it."""
-        end = time.monotonic() + seconds
-        while not wanted(answer := ask()) and time.monotonic() < end:
-            time.sleep(0.05)
-        assert wanted(answer), answer
-        return answer
 
     def stop(self):
         self.consumer.stop()
@@ -135,11 +128,11 @@ def test_a_consumer_is_well_and_its_numbers_are_those_of_the_topic(published, ev
     published(*events(topic, 60, keys=9))
     one = running(topic, protocol=protocol).start()
 
-    one.until(one.metrics, lambda m: total(m, "lag_committed") == 0 and m["events_total", "handled", "false"] == 60)
+    until(one.metrics, lambda m: total(m, "lag_committed") == 0 and m["events_total", "handled", "false"] == 60)
 
     status, document = one.health()
     assert (status, document["status"], document["partitions"], document["reasons"]) == (200, "ok", 3, [])
-    found = one.until(one.metrics, lambda m: total(m, "position") == 60 and total(m, "lag") == 0)
+    found = until(one.metrics, lambda m: total(m, "position") == 60 and total(m, "lag") == 0)
     assert total(found, "messaging_client_consumed_messages_total") == 60
     assert found["partitions_assigned",] == 3
     assert found["running",] == 1
@@ -160,16 +153,16 @@ def test_while_a_handler_works_its_partition_lags_for_itself_and_for_the_broker(
     assert gate.at.wait(60)
 
     # The first batch is committed; of the second one its first event is in hand, and the rest waits here.
-    found = one.until(one.metrics, lambda m: m.get(("lag_committed", "0", topic)) == m.get(("lag", "0", topic)) == 6)
+    found = until(one.metrics, lambda m: m.get(("lag_committed", "0", topic)) == m.get(("lag", "0", topic)) == 6)
 
     assert found["position", "0", topic] == 4
     assert (found["in_hand",], found["buffered", "0", topic]) == (4, 6)
     assert found["buffered_size_bytes", "0", topic] == 6 * len(b'{"i":4}' + b"k1")
-    assert one.until(one.metrics, lambda m: m["progress_age_seconds", "0", topic] > 1)
+    assert until(one.metrics, lambda m: m["progress_age_seconds", "0", topic] > 1)
     assert one.health()[1]["status"] == "ok"
 
     gate.open.set()
-    found = one.until(one.metrics, lambda m: m["lag", "0", topic] == m["lag_committed", "0", topic] == 0)
+    found = until(one.metrics, lambda m: m["lag", "0", topic] == m["lag_committed", "0", topic] == 0)
     assert found["progress_age_seconds", "0", topic] == 0
     assert (found["in_hand",], found["buffered", "0", topic]) == (0, 0)
 
@@ -179,17 +172,17 @@ def test_members_tell_only_of_the_partitions_that_they_have(published, evkit_top
     topic, group = evkit_topic(partitions=2), evkit_group()
     published(*events(topic, 20, keys=9))
     one = running(topic, group=group, protocol=protocol).start()
-    one.until(one.metrics, lambda m: m["partitions_assigned",] == 2 and total(m, "position") == 20)
+    until(one.metrics, lambda m: m["partitions_assigned",] == 2 and total(m, "position") == 20)
 
     other = running(topic, group=group, protocol=protocol).start()
 
-    other.until(other.metrics, lambda m: m["partitions_assigned",] == 1)
-    found = one.until(one.metrics, lambda m: m["partitions_assigned",] == 1)
+    until(other.metrics, lambda m: m["partitions_assigned",] == 1)
+    found = until(one.metrics, lambda m: m["partitions_assigned",] == 1)
     assert found["rebalances_total", "revoked"] == 1
     assert len([n for n, *_ in found if n == "lag_committed"]) == 1
     assert total(found, "messaging_client_consumed_messages_total") == 20  # also of the one that it gave up
     other.stop()
-    one.until(one.metrics, lambda m: m["partitions_assigned",] == 2)
+    until(one.metrics, lambda m: m["partitions_assigned",] == 2)
     assert other.health()[1]["reasons"] == ["the consumer is not running"]
 
 
@@ -198,7 +191,7 @@ def test_a_consumer_that_does_not_run_or_has_been_stopped_is_red(evkit_topic, ru
     assert one.health()[0] == 503
 
     one.start()
-    one.until(one.health, lambda answer: answer[0] == 200)
+    until(one.health, lambda answer: answer[0] == 200)
     one.stop()
 
     status, document = one.health()
@@ -213,7 +206,7 @@ def test_a_consumer_that_drains_says_so_and_is_not_red(published, evkit_topic, r
 
     one.consumer.stop()
 
-    status, document = one.until(one.health, lambda answer: answer[1]["reasons"] != [])
+    status, document = until(one.health, lambda answer: answer[1]["reasons"] != [])
     assert (status, document["reasons"]) == (200, ["was told to stop and finishes what is in hand"])
 
 
@@ -226,7 +219,7 @@ def test_what_ended_the_consumer_is_red_with_its_sentence(published, evkit_topic
 
     one = running(topic, hungry).start()
 
-    one.until(lambda: one.error, bool)
+    until(lambda: one.error, bool)
     status, document = one.health()
     assert (status, document["reasons"]) == (503, ["stopped: no more"])
 
@@ -241,7 +234,7 @@ def test_a_lane_that_ends_while_the_others_go_on_is_red(published, evkit_topic, 
     one = running(topic, leaves, concurrency=2).start()
 
     ended = ["1 of 2 lanes ended: what they had in hand does not move"]
-    one.until(one.health, lambda answer: answer[0] == 503 and answer[1]["reasons"] == ended)
+    until(one.health, lambda answer: answer[0] == 503 and answer[1]["reasons"] == ended)
 
 
 def test_while_postgresql_is_away_it_is_degraded_at_first_then_red_and_well_again(
@@ -252,12 +245,12 @@ def test_while_postgresql_is_away_it_is_degraded_at_first_then_red_and_well_agai
     with TcpProxy.to_dsn(evkit_system.settings.postgres_dsn) as proxy:
         system = System(Settings(postgres_dsn=proxy.dsn, kafka=evkit_system.settings.kafka, postgres_timeout_seconds=1))
         one = running(topic, system=system).start()
-        one.until(one.health, lambda answer: answer[1]["partitions"] == 1)
+        until(one.health, lambda answer: answer[1]["partitions"] == 1)
         proxy.cut()
         published(*events(topic, 5))
 
-        _, first = one.until(one.health, lambda answer: answer[1]["waits_for"] is not None)
-        _, then = one.until(one.health, lambda answer: answer[1]["status"] == "red")
+        _, first = until(one.health, lambda answer: answer[1]["waits_for"] is not None)
+        _, then = until(one.health, lambda answer: answer[1]["status"] == "red")
         found = one.metrics()
         proxy.restore()
 
@@ -267,8 +260,8 @@ def test_while_postgresql_is_away_it_is_degraded_at_first_then_red_and_well_agai
         assert then["waits_seconds"] > 2
         assert (found["database_readable",], found["broker_readable",]) == (0, 1)
         assert found["waiting_seconds",] > 2
-        one.until(one.metrics, lambda m: m["events_total", "handled", "false"] == 5)
-        one.until(one.health, lambda answer: answer[1]["status"] == "ok")
+        until(one.metrics, lambda m: m["events_total", "handled", "false"] == 5)
+        until(one.health, lambda answer: answer[1]["status"] == "ok")
 
 
 def test_a_consumer_without_brokers_at_its_start_waits_and_is_red_after_a_while(
@@ -282,8 +275,8 @@ def test_a_consumer_without_brokers_at_its_start_waits_and_is_red_after_a_while(
     )
     one = running(evkit_topic(), system=System(nobody)).start()
 
-    _, first = one.until(one.health, lambda answer: answer[1]["waits_for"] is not None)
-    _, then = one.until(one.health, lambda answer: (answer[1]["waits_seconds"] or 0) > 2)
+    _, first = until(one.health, lambda answer: answer[1]["waits_for"] is not None)
+    _, then = until(one.health, lambda answer: (answer[1]["waits_seconds"] or 0) > 2)
 
     assert (first["status"], then["status"]) == ("degraded", "red")
     assert "127.0.0.1:9" in then["reasons"][0]
@@ -314,16 +307,16 @@ def test_a_broker_that_hangs_is_waited_for_also_on_an_idle_topic(
     )
     kafka.create_topics(settings, {(topic := f"idle-{protocol}"): 1})
     one = running(topic, system=System(settings), protocol=protocol).start()
-    one.until(one.health, lambda answer: answer[1]["partitions"] == 1)
+    until(one.health, lambda answer: answer[1]["partitions"] == 1)
 
     pause(broker.kafka_pid)
     try:
-        _, document = one.until(one.health, lambda answer: answer[1]["status"] == "red")
+        _, document = until(one.health, lambda answer: answer[1]["status"] == "red")
     finally:
         resume(broker.kafka_pid)
 
     assert "no Kafka broker answers at 127.0.0.1" in document["reasons"][0]
-    one.until(one.health, lambda answer: answer[1]["status"] == "ok")
+    until(one.health, lambda answer: answer[1]["status"] == "ok")
 
 
 @PROTOCOLS
@@ -340,11 +333,11 @@ def test_a_right_that_is_lacking_is_red_until_it_is_given(evkit_secured_kafka, e
 
     one = running(topic, system=System(settings), protocol=protocol, group=group).start()
 
-    _, document = one.until(one.health, lambda answer: answer[0] == 503 and "refuses" in str(answer[1]["reasons"]))
+    _, document = until(one.health, lambda answer: answer[0] == 503 and "refuses" in str(answer[1]["reasons"]))
     assert f"{lacks.title()} authorization failed" in document["reasons"][0]
     operations, resource = rights[lacks]
     evkit_secured_kafka.allow(user, operations, **{lacks: resource})
-    one.until(one.health, lambda answer: answer[1]["status"] == "ok" and answer[1]["partitions"] == 1)
+    until(one.health, lambda answer: answer[1]["status"] == "ok" and answer[1]["partitions"] == 1)
 
 
 @PROTOCOLS
@@ -357,7 +350,7 @@ def test_a_handler_that_hangs_is_red_with_what_it_holds_and_its_stack_is_in_the_
     gate.closed_for = {1}
     one = running(topic, gate.handle, protocol=protocol).start()
 
-    _, document = one.until(one.health, lambda answer: answer[0] == 503 and answer[1]["hung"])
+    _, document = until(one.health, lambda answer: answer[0] == 503 and answer[1]["hung"])
 
     assert document["reasons"][0].startswith("a handler has not come back for ")
     assert document["reasons"][0].endswith(
@@ -366,7 +359,7 @@ def test_a_handler_that_hangs_is_red_with_what_it_holds_and_its_stack_is_in_the_
     assert one.metrics()["handlers_hung",] == 1
     assert "self.open.wait(60)" in caplog.text
     gate.open.set()
-    one.until(one.health, lambda answer: answer[1]["status"] == "ok")
+    until(one.health, lambda answer: answer[1]["status"] == "ok")
 
 
 def test_a_slow_handler_does_not_hang(published, evkit_topic, running, monkeypatch):
@@ -380,7 +373,7 @@ def test_a_slow_handler_does_not_hang(published, evkit_topic, running, monkeypat
         seen.extend(one.health()[1]["hung"])
         return one.metrics()
 
-    one.until(handled, lambda m: m["events_total", "handled", "false"] == 12)
+    until(handled, lambda m: m["events_total", "handled", "false"] == 12)
 
     assert seen == []
 
@@ -398,7 +391,7 @@ def test_failures_retries_dead_letters_and_what_waits_behind_them_are_counted(
 
     one = running(topic, fails).start()
 
-    found = one.until(
+    found = until(
         one.metrics, lambda m: m["events_total", "parked", "false"] == 2 and m["events_total", "handled", "false"] == 6
     )
 
@@ -408,7 +401,7 @@ def test_failures_retries_dead_letters_and_what_waits_behind_them_are_counted(
     assert found["messaging_process_duration_seconds_count", "ValueError", "false"] == 2
     assert (found["parked",], found["parked_keys",]) == (2, 1)
     published(Event("a.b", "k1", {"i": 100}, topic=topic))  # what is parked is known from the last batch
-    _, document = one.until(one.health, lambda answer: answer[1]["parked"])
+    _, document = until(one.health, lambda answer: answer[1]["parked"])
     assert (document["status"], document["reasons"]) == (
         "degraded", ["events wait behind dead letters of their keys: `evkit dlq parked` shows which"],
     )  # fmt: skip
@@ -428,7 +421,7 @@ def test_what_a_replay_handles_again_is_counted_apart(evkit_system, published, e
     topic = evkit_topic()
     published(*events(topic, 5))
     one = running(topic).start()
-    one.until(one.metrics, lambda m: m["events_total", "handled", "false"] == 5)
+    until(one.metrics, lambda m: m["events_total", "handled", "false"] == 5)
     one.stop()
 
     from_time = datetime.now(UTC) - timedelta(hours=1)
@@ -449,7 +442,7 @@ def test_keys_that_wait_for_another_attempt_are_a_reason_and_not_red(published, 
 
     one = running(topic, fails, retry=Retry(attempts=2, backoff_seconds=1e6, backoff_seconds_max=1e6)).start()
 
-    _, document = one.until(one.health, lambda answer: answer[1]["waiting_keys"] == 2)
+    _, document = until(one.health, lambda answer: answer[1]["waiting_keys"] == 2)
 
     assert (document["status"], document["reasons"]) == (
         "degraded", ["2 keys wait for another attempt at a failed event"],
@@ -468,7 +461,7 @@ def test_full_parking_is_red(published, evkit_topic, running, monkeypatch):
 
     one = running(topic, fails, batch_events_max=1).start()
 
-    _, document = one.until(one.health, lambda answer: answer[1]["parking_full"])
+    _, document = until(one.health, lambda answer: answer[1]["parking_full"])
 
     assert document["status"] == "red"
     assert "wait behind dead letter" in document["reasons"][0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import threading
-import time
 import types
 
 import pytest
@@ -19,6 +18,7 @@ from evkit.runtime.dead_letters import Selection
 from evkit.runtime.inbox import Inbox
 from evkit.runtime.release import parked_keys
 from evkit.testing.events import read_topic
+from evkit.testing.waiting import until
 
 
 class Billing:
@@ -92,13 +92,6 @@ def billing(new_billing):
     billing.write(*[(key, i) for i in range(10) for key in "ab"])
     billing.consume(20)
     return billing
-
-
-def until(holds):
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def committed(billing):

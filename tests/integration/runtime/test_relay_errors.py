@@ -20,6 +20,7 @@ from evkit.runtime.publisher import Publisher
 from evkit.runtime.refusal import PublishFailed
 from evkit.system import System
 from evkit.testing.events import read_topic
+from evkit.testing.waiting import until
 
 DELIVERIES = ("at-least-once", "exactly-once")
 
@@ -106,15 +107,6 @@ def running(relay):
         relay.stop()
         thread.join(30)
         assert not thread.is_alive()
-
-
-def until(ask, wanted, seconds=60):
-    """Ask until the answer is the wanted one; returns it."""
-    deadline = time.monotonic() + seconds
-    while not wanted(answer := ask()):
-        assert time.monotonic() < deadline, answer
-        time.sleep(0.05)
-    return answer
 
 
 # --- one event is not taken -------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 import urllib.error
 import urllib.request
 
@@ -22,6 +21,7 @@ from evkit.runtime import health, metrics
 from evkit.settings import Settings
 from evkit.system import System
 from evkit.testing.events import read_topic
+from evkit.testing.waiting import until
 
 
 def write(system, *events):
@@ -64,14 +64,6 @@ class Running:
                 for s in family.samples
             }
 
-    def until(self, ask, wanted, seconds=60):
-        """Ask again until the answer is the wanted one; returns it."""
-        end = time.monotonic() + seconds
-        while not wanted(answer := ask()) and time.monotonic() < end:
-            time.sleep(0.05)
-        assert wanted(answer), answer
-        return answer
-
     def stop(self):
         self.relay.stop()
         if self._thread.ident is not None:
@@ -105,9 +97,9 @@ def test_a_leader_is_well_and_counts_what_it_publishes_and_a_standby_is_well_too
     relay, standby = running(), running()
 
     relay.start()
-    relay.until(relay.metrics, lambda m: m["evkit_relay_marked_total",] == 20 and not m["evkit_outbox_pending",])
+    until(relay.metrics, lambda m: m["evkit_relay_marked_total",] == 20 and not m["evkit_outbox_pending",])
     standby.start()
-    standby.until(standby.health, lambda answer: answer[0] == 200)
+    until(standby.health, lambda answer: answer[0] == 200)
 
     assert relay.health()[0] == 200
     assert (relay.health()[1]["status"], relay.health()[1]["leading"]) == ("ok", True)
@@ -126,7 +118,7 @@ def test_a_relay_that_does_not_run_or_has_been_stopped_is_red(running):
     assert relay.health() == (503, relay.health()[1])
 
     relay.start()
-    relay.until(relay.health, lambda answer: answer[0] == 200)
+    until(relay.health, lambda answer: answer[0] == 200)
     relay.stop()
 
     status, document = relay.health()
@@ -139,7 +131,7 @@ def test_a_fatal_error_is_red_with_its_sentence(evkit_system, running):
         connection.execute("INSERT INTO evkit.relay (name, cluster_id) VALUES ('default', 'another-cluster')")
     relay = running().start()
 
-    status, document = relay.until(relay.health, lambda answer: answer[1]["reasons"][:1] != [] and relay.error)
+    status, document = until(relay.health, lambda answer: answer[1]["reasons"][:1] != [] and relay.error)
 
     assert status == 503
     assert document["reasons"] == [f"stopped: {relay.error}"]
@@ -148,17 +140,17 @@ def test_a_fatal_error_is_red_with_its_sentence(evkit_system, running):
 
 def test_a_loop_that_hangs_in_the_database_is_red_until_it_goes_on(evkit_system, evkit_topic, evkit_database, running):
     relay = running(lease_seconds=1.5).start()
-    relay.until(relay.health, lambda answer: answer[0] == 200 and answer[1]["leading"])
+    until(relay.health, lambda answer: answer[0] == 200 and answer[1]["leading"])
     with psycopg.connect(evkit_database) as blocker:
         blocker.execute("LOCK TABLE evkit.relay IN ACCESS EXCLUSIVE MODE")
         write(evkit_system, Event("order.placed", "k", {}, topic=evkit_topic()))
 
-        _, document = relay.until(relay.health, lambda answer: answer[0] == 503)
+        _, document = until(relay.health, lambda answer: answer[0] == 503)
 
         assert "silent for" in document["reasons"][0]
         assert "its lease is 1.5 s" in document["reasons"][0]
-    relay.until(relay.metrics, lambda m: m["evkit_relay_marked_total",] == 1)
-    relay.until(relay.health, lambda answer: answer[0] == 200)
+    until(relay.metrics, lambda m: m["evkit_relay_marked_total",] == 1)
+    until(relay.health, lambda answer: answer[0] == 200)
 
 
 def test_a_relay_without_brokers_is_degraded_at_first_and_red_after_its_lease(
@@ -170,8 +162,8 @@ def test_a_relay_without_brokers_is_degraded_at_first_and_red_after_its_lease(
     )
     relay = running(System(nobody), lease_seconds=4).start()
 
-    _, first = relay.until(relay.health, lambda answer: answer[1]["waits_for"] is not None)
-    _, then = relay.until(relay.health, lambda answer: answer[1]["status"] == "red")
+    _, first = until(relay.health, lambda answer: answer[1]["waits_for"] is not None)
+    _, then = until(relay.health, lambda answer: answer[1]["status"] == "red")
 
     assert (first["status"], first["ok"]) == ("degraded", True)
     assert "127.0.0.1:9" in then["reasons"][0]
@@ -185,7 +177,7 @@ def test_an_event_that_cannot_be_published_is_counted_and_a_reason_and_not_red(e
     write(evkit_system, Event("order.placed", "k", {}, topic=topic), Event("order.placed", "other", {}, topic=topic))
     relay = running().start()
 
-    relay.until(relay.metrics, lambda m: m["evkit_relay_marked_total",] and not m["evkit_outbox_pending",])
+    until(relay.metrics, lambda m: m["evkit_relay_marked_total",] and not m["evkit_outbox_pending",])
 
     found = relay.metrics()
     assert (found["evkit_outbox_unpublishable",], found["evkit_outbox_held",]) == (1, 1)
@@ -203,11 +195,11 @@ def test_an_open_hole_is_told_with_its_age_and_the_backend_that_keeps_it(evkit_s
         outbox.write(slow, Event("order.placed", "slow", {}, topic=topic))
         write(evkit_system, Event("order.placed", "quick", {}, topic=topic))
 
-        found = relay.until(relay.metrics, lambda m: m["evkit_outbox_hole_age_seconds",] > 0)
+        found = until(relay.metrics, lambda m: m["evkit_outbox_hole_age_seconds",] > 0)
 
         assert found["evkit_outbox_hole_pid",] == slow.info.backend_pid
         assert found["evkit_relay_published_total",] == 1
-    found = relay.until(relay.metrics, lambda m: m["evkit_outbox_hole_age_seconds",] == 0)
+    found = until(relay.metrics, lambda m: m["evkit_outbox_hole_age_seconds",] == 0)
     assert found["evkit_relay_published_total",] == 2
 
 
