@@ -13,15 +13,14 @@ hypothesis.settings.load_profile("evkit")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Size and seed of the fault run (tests/acceptance/test_relay_faults.py)."""
+    """Size and seed of the fault runs (tests/acceptance/test_relay_faults.py and test_consumer_faults.py)."""
     options = parser.getgroup("evkit fault run")
     options.addoption(
-        "--faults",
-        action="store_true",
-        help="also the consumer's fault run, which takes ten minutes on a quiet machine",
+        "--events", type=int, help="events that the writers commit, at least; default: 20000 (relay), 4000 (consumer)"
     )
-    options.addoption("--events", type=int, help="events that the writers commit, at least; default: 20000")
-    options.addoption("--seconds", type=float, help="how long they take for it; default: one for 500 events")
+    options.addoption(
+        "--seconds", type=float, help="how long they take for it; default: one for 500 (relay), 250 (consumer) events"
+    )
     options.addoption(
         "--letters", type=int, help="dead letters of tests/integration/runtime/test_letters_speed.py; times too"
     )
@@ -35,13 +34,3 @@ def chromium() -> str:
         if path := shutil.which(name):
             return path
     pytest.skip("needs a browser: install chromium (Debian: apt-get install chromium)")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The consumer's fault run only when it is asked for."""
-    if config.getoption("--faults"):
-        return
-    left_out = [item for item in items if item.path.name == "test_consumer_faults.py"]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]

@@ -179,21 +179,60 @@ class Assignment:
         if not partition.received:
             partition.stored = partition.next = offset
 
-    def take(self, records_max: int, now: float) -> list[Work]:
+    def take(self, records_max: int, now: float, takers: int = 1) -> list[Work]:
         """A batch that may be handled now, at most so many, each partition's records in order; [] when there is none.
 
         All of one key that are next in line may be in it together: whoever handles it keeps their order, and gives back
         untouched what stands behind a failure.
+
+        Args:
+            takers  how many wait for a batch at this moment, the caller too: the keys that are ready are shared among them,
+                    else the first one would make all of them busy, and nobody would be left to run beside it
         """
         self._wake(now)
-        batch: list[Work] = []
         places = list(self._partitions)
         # Each partition is first in turn, so that a full one does not starve the others.
         self._turn = (self._turn + 1) % max(len(places), 1)
-        for place in places[self._turn :] + places[: self._turn]:
+        partitions = [self._partitions[place] for place in places[self._turn :] + places[: self._turn]]
+        if takers > 1:
+            return self._take_share(partitions, records_max, takers)
+        batch: list[Work] = []
+        for partition in partitions:
             if len(batch) >= records_max:
                 break
-            self._take_from(self._partitions[place], batch, records_max)
+            self._take_from(partition, batch, records_max)
+        return batch
+
+    def _take_share(self, partitions: list[_Partition], records_max: int, takers: int) -> list[Work]:
+        """A batch of no more keys than fall to one of the takers."""
+        ready: list[Work] = []
+        for partition in partitions:
+            while (
+                not partition.winds_up
+                and len(ready) < records_max * takers
+                and (source := partition.again or partition.queue)
+            ):
+                work = source.popleft()
+                if work.key in partition.busy:
+                    self._put_behind(partition, work)
+                else:
+                    ready.append(work)
+        keys = list(dict.fromkeys((work.partition, work.key) for work in ready))
+        mine = set(keys[: -(-len(keys) // takers)])
+        batch: list[Work] = []
+        others: list[Work] = []
+        for work in ready:
+            partition = work.partition
+            if len(batch) < records_max and (partition, work.key) in mine:
+                partition.busy.setdefault(work.key)
+                partition.in_hand += 1
+                batch.append(work)
+            elif work.key in partition.busy:
+                self._put_behind(partition, work)
+            else:
+                others.append(work)
+        for work in reversed(others):
+            work.partition.again.appendleft(work)
         return batch
 
     def _take_from(self, partition: _Partition, batch: list[Work], records_max: int) -> None:

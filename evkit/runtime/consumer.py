@@ -158,6 +158,7 @@ class Consumer:
         # Guards the assignment and the counts; told whenever work comes, is finished, or everybody is to end.
         self._changed = threading.Condition()
         self._ending = False
+        self._free = 0  # lanes that wait for a batch
         self._error: BaseException | None = None
         self._epoch = 0
         self._paused: set[Place] = set()
@@ -274,6 +275,7 @@ class Consumer:
             client, self._client = self._client, None
             self._store(client)
             client.close()
+            self._memory.closed()
         self._lanes = []
         self._stop.clear()
         self._begin()
@@ -292,7 +294,7 @@ class Consumer:
         for lane in self._lanes:
             lane.start()
         self._watchdog = Watchdog(self.group, self.system.admin)
-        self._memory.started(self.system)
+        self._memory.started(self.system, self.topics[0])
         self._client = self._subscribed(self.protocol or "consumer")
         return self._client
 
@@ -415,14 +417,18 @@ class Consumer:
     def _next_batch(self) -> list[Work] | None:
         """For a lane: what it may handle now; waits for it. None at the end."""
         with self._changed:
-            while not self._ending:
-                # With several lanes each takes its share, so that all of them have something to do.
-                share = -(-self._assignment.unfinished // self.concurrency)
-                batch = self._assignment.take(min(self.batch_events_max, max(share, 1)), time.monotonic())
-                if batch:
-                    return batch
-                at = self._assignment.next_at
-                self._changed.wait(None if at is None else max(at - time.monotonic(), 0.001))
+            self._free += 1
+            try:
+                while not self._ending:
+                    # With several lanes each takes its share, so that all of them have something to do.
+                    share = -(-self._assignment.unfinished // self.concurrency)
+                    records_max = min(self.batch_events_max, max(share, 1))
+                    if batch := self._assignment.take(records_max, time.monotonic(), self._free):
+                        return batch
+                    at = self._assignment.next_at
+                    self._changed.wait(None if at is None else max(at - time.monotonic(), 0.001))
+            finally:
+                self._free -= 1
         return None
 
     def _handle(self, batch: list[Work], inbox: Inbox) -> None:

@@ -166,11 +166,17 @@ class Memory:
             log.warning("group %s waits: %s", group, error)
             self._no_broker = (str(error), time.monotonic())
 
-    def started(self, system: System) -> None:
-        """A broker has answered, and the consumer has its client."""
+    def started(self, system: System, topic: str) -> None:
+        """A broker has answered, and the consumer of this topic, and maybe of others, has its client."""
         self.beat()
-        self._no_broker, self._pulse = None, Pulse(system.admin)
+        self._no_broker, self._pulse = None, Pulse(system.settings, topic)
         self._brokers = system.settings.bootstrap_servers
+
+    def closed(self) -> None:
+        """The client is gone."""
+        if self._pulse is not None:
+            self._pulse.close()
+            self._pulse = None
 
     def told(self, group: str, topic: str | None, error: KafkaError) -> None:
         """The client says something that does not end it: an authorisation that lacks it says once, and then waits."""

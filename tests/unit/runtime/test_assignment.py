@@ -173,6 +173,30 @@ def test_partitions_take_turns():
     assert {work.record.partition for work in first} != {work.record.partition for work in second}
 
 
+def test_ready_keys_are_shared_among_those_who_wait_for_work():
+    """The first one would else make every key busy, and the others would have nothing to do until it is through."""
+    assignment = assigned(*[record(n, b"k%d" % (n % 8)) for n in range(64)])
+
+    batches = [assignment.take(16, now=0, takers=takers) for takers in (4, 3, 2, 1)]
+
+    keys = [{work.key for work in batch} for batch in batches]
+    assert [len(k) for k in keys] == [2, 2, 2, 2]
+    assert len(set.union(*keys)) == 8
+    assert [len(batch) for batch in batches] == [16, 16, 16, 16]
+    assert all(offsets(batch) == sorted(offsets(batch)) for batch in batches)
+
+
+def test_what_is_left_to_others_keeps_its_order():
+    assignment = assigned(*[record(n, key) for n, key in enumerate([b"a", b"b", b"a", b"b", b"c", b"b"])])
+
+    mine = assignment.take(1, now=0, takers=3)
+
+    assert offsets(mine) == [0]
+    assert offsets(assignment.take(10, now=0)) == [1, 3, 4, 5], "a is busy, and its next waits behind it"
+    assignment.finish(done=mine)
+    assert offsets(assignment.take(10, now=0)) == [2]
+
+
 class Interleavings(RuleBasedStateMachine):
     """Several workers, failures, waits, rebalances; every record ends once, each key in order, the prefix is right."""
 
@@ -195,9 +219,10 @@ class Interleavings(RuleBasedStateMachine):
         self.assignment.add([record(n, self.log[n]) for n in range(self.fetched, upto)])
         self.fetched = upto
 
-    @rule(most=st.integers(1, 6))
-    def take(self, most):
-        batch = self.assignment.take(most, self.now)
+    @rule(most=st.integers(1, 6), takers=st.integers(1, 4))
+    def take(self, most, takers):
+        batch = self.assignment.take(most, self.now, takers)
+        assert len(batch) <= most
         busy = {w.key for b in self.in_hand for w in b if w.epoch == self.epoch}
         assert not busy & {w.key for w in batch}, "a key is with one worker at a time"
         if batch:

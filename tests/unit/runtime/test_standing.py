@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from evkit import kafka
 from evkit.errors import BrokerUnreachable
 from evkit.kafka import Record
 from evkit.runtime import lane as lane_module
@@ -257,7 +256,7 @@ def test_a_broker_that_takes_the_connection_and_says_nothing_is_silent_since_the
     monkeypatch.setattr(pulse_module, "PULSE_SECONDS", pulse_seconds)
     with silent_broker() as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        pulse = Pulse(kafka.admin(Settings(postgres_dsn="", kafka={"bootstrap.servers": address})))
+        pulse = Pulse(Settings(postgres_dsn="", kafka={"bootstrap.servers": address}), "orders")
         started = time.monotonic()
         pulse.look()
         assert pulse.silent_since is None
@@ -269,5 +268,6 @@ def test_a_broker_that_takes_the_connection_and_says_nothing_is_silent_since_the
             seen.add(pulse.silent_since)
             time.sleep(0.02)
 
+    pulse.close()
     (since,) = seen - {None}
     assert started <= since < started + 0.2
