@@ -29,6 +29,7 @@ from evkit.runtime.consumer_health import ConsumerHealth
 from evkit.runtime.consumer_metrics import ConsumerMetrics, ConsumerReading
 from evkit.runtime.handler import Function, Handlers, Where
 from evkit.runtime.inbox import Inbox
+from evkit.runtime.joined import joined
 from evkit.runtime.key_version import KeyVersions, Version
 from evkit.runtime.lane import Lane
 from evkit.runtime.mirror import Mirror, make_topics
@@ -300,21 +301,8 @@ class Consumer:
 
     def _subscribed(self, protocol: str) -> Any:
         assert self.system is not None
-        client = kafka.consumer(
-            self.system.settings,
-            self.group,
-            **{
-                "group.protocol": protocol,
-                # Only stored offsets are ever committed, once a second and at every rebalance and close.
-                "enable.auto.commit": True,
-                "auto.commit.interval.ms": 1000,
-                # At the end of a transactional topic there is no record to store an offset after.
-                "enable.partition.eof": True,
-            },
-            **({} if protocol == "consumer" else {"partition.assignment.strategy": "cooperative-sticky"}),
-        )
-        client.subscribe(self.topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
-        return client
+        told = {"on_assign": self._on_assign, "on_revoke": self._on_revoke, "on_lost": self._on_lost}
+        return joined(self.system.settings, self.group, self.topics, protocol, **told)
 
     def inbox(self, system: System, **more: Any) -> Inbox:
         """An inbox for this group and these handlers; replay and redrive take theirs from here too."""
