@@ -31,6 +31,7 @@ from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._listoffsets import ListOffsetsResultInfo, OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
+from evkit.client_log import Repeats
 from evkit.errors import BrokerRefused, BrokerUnreachable, EvkitError, UnknownTopic
 from evkit.settings import Settings
 
@@ -47,6 +48,7 @@ _CLIENT_LOG = logging.getLogger("evkit.kafka.client")
 _CLIENT_LOG.addHandler(logging.NullHandler())
 # The relay asks for `enable.gapless.guarantee` on purpose (runtime/publisher.py); its tests are what makes it trusted.
 _CLIENT_LOG.addFilter(lambda record: "enable.gapless.guarantee is experimental" not in record.getMessage())
+_CLIENT_LOG.addFilter(Repeats())
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
