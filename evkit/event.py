@@ -29,6 +29,8 @@ CE_CAUSATION_ID = "ce_causationid"
 TRACEPARENT = "traceparent"
 # Set on what a handler is given by a replay or a redrive, and on the events it writes meanwhile.
 REPLAY_ID = "evkit-replay-id"
+# Whom an event is for: consumers of evkit that are of another group skip it (`evkit dlq redrive --to-topic`).
+TARGET_GROUP = "evkit-target-group"
 
 # What evkit writes itself; a caller's header of this name would say two things at once.
 RESERVED_HEADERS = frozenset({

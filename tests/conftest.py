@@ -24,6 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     options.addoption(
         "--letters", type=int, help="dead letters of tests/integration/runtime/test_letters_speed.py; times too"
     )
+    options.addoption("--kills", type=int, help="kills of each redrive (test_redrive_kills.py); default: 2")
     options.addoption("--seed", type=int, help="draws what the writers do and which fault comes when; default: any")
 
 

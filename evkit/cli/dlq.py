@@ -10,25 +10,20 @@ import typer
 
 from evkit.cli.dlq_acts import archive, edit, hold, note, purge, restore, unhold
 from evkit.cli.dlq_filters import STATES, states_of, takes_filters
+from evkit.cli.dlq_redrive import cancel, redrive, redrives, release, resume
 from evkit.cli.dlq_show import document, print_story
 from evkit.cli.output import (
-    DryRunOption,
     Format,
     FormatOption,
-    ReasonOption,
-    YesOption,
-    confirmed,
     csv_cell,
     plain,
     print_json,
     print_rows,
-    print_text,
     say,
 )
-from evkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from evkit.runtime.dead_letters import RedrivePlan, Selection
+    from evkit.runtime.dead_letters import Selection
 
 _COLUMNS = (
     "letter_id", "consumer_group", "state", "event_type", "key", "error_class", "error_message", "retry_count",
@@ -69,8 +64,9 @@ def register(app: typer.Typer) -> None:
     dlq = typer.Typer(help="Dead letters: what consumer groups gave up on.", no_args_is_help=True)
     for name, command in (
         ("list", list_letters), ("groups", groups), ("show", show), ("export", export), ("redrive", redrive),
-        ("parked", parked), ("release", release), ("edit", edit), ("note", note), ("hold", hold), ("unhold", unhold),
-        ("archive", archive), ("restore", restore), ("purge", purge),
+        ("redrives", redrives), ("resume", resume), ("cancel", cancel), ("parked", parked), ("release", release),
+        ("edit", edit), ("note", note), ("hold", hold), ("unhold", unhold), ("archive", archive), ("restore", restore),
+        ("purge", purge),
     ):  # fmt: skip
         dlq.command(name)(command)
     app.add_typer(dlq, name="dlq")
@@ -150,90 +146,6 @@ def export(
     say(f"{n:,} letters" + ("" if out is None else f" in {out}"))
 
 
-def _selection(
-    ids: list[int] | None,
-    group: str | None,
-    fingerprint: str | None,
-    topic: str | None,
-    type_: str | None,
-    key: str | None,
-) -> Selection:
-    from evkit.runtime.dead_letters import Selection
-
-    if not ids and not any((group, fingerprint, topic, type_, key)):
-        raise UsageError("which letters? Give ids, or --group, --fingerprint, --topic, --type or --key")
-    return Selection(
-        ids=tuple(ids) if ids else None, group=group, fingerprint=fingerprint, topic=topic, event_type=type_, key=key
-    )
-
-
-def redrive(
-    ids: IdsArgument = None,
-    app: Annotated[
-        str | None, typer.Option("--app", metavar="MODULE:CONSUMER", help="Whose handlers to run.", show_default=False)
-    ] = None,
-    group: GroupOption = None,
-    fingerprint: FingerprintOption = None,
-    topic: TopicOption = None,
-    type_: TypeOption = None,
-    key: KeyOption = None,
-    reason: ReasonOption = None,
-    go_on: Annotated[bool, typer.Option("--go-on", help="Do not stop at the first letter that fails again.")] = False,
-    rate: Annotated[float | None, typer.Option(min=0.01, help="Most letters per second.", show_default=False)] = None,
-    yes: YesOption = False,
-    dry_run: DryRunOption = False,
-    format: FormatOption = Format.table,
-) -> None:
-    """Run open letters through the handler of the group that failed; no other group sees anything."""
-    import evkit
-
-    system = evkit.connect()
-    plan = evkit.dead_letters.plan_redrive(system, _selection(ids, group, fingerprint, topic, type_, key))
-    summary = plan.summary()
-    behind = f", then {summary['parked_events']} events that wait behind them" if summary["parked_events"] else ""
-    say(
-        f"redrive {summary['letters']} letters of group '{plan.group}' ({summary['keys']} keys, "
-        f"{len(summary['fingerprints'])} kinds of failure) through that group's handlers{behind}"
-    )
-    if dry_run and format is Format.json:
-        print_json(summary)
-    if not confirmed("redrive them?", yes=yes, dry_run=dry_run):
-        return
-    _run(plan, app, reason, go_on=go_on, rate=rate, format=format)
-
-
-def _run(
-    plan: RedrivePlan, app: str | None, reason: str | None, *, go_on: bool, rate: float | None, format: Format
-) -> None:
-    import threading
-
-    import evkit
-    from evkit.cli.signals import on_stop
-    from evkit.runtime.application import consumer_at
-
-    if app is None:
-        raise UsageError("whose handlers? Give --app MODULE:CONSUMER, for example orders.billing:consumer")
-    stop = threading.Event()
-    on_stop(stop.set)
-    result = evkit.dead_letters.redrive(
-        evkit.connect(), plan, consumer_at(app),
-        reason=reason, stop_at_failure=not go_on, per_second_max=rate, stop=stop,
-    )  # fmt: skip
-    outcome = result.summary()
-    if format is Format.table:
-        shown_first = ("resolved", "failed", "skipped", "not_tried", "released")
-        print_text(", ".join(f"{outcome[n]} {n.replace('_', ' ')}" for n in shown_first))
-        if result.failed:
-            say(f"letter {result.failed[0]} failed again: `evkit dlq show {result.failed[0]}`")
-        if result.failed_behind:
-            first = result.failed_behind[0]
-            say(f"an event that had waited failed and is letter {first} now: `evkit dlq show {first}`")
-    else:
-        print_json(outcome)
-    if result.failed or result.failed_behind or result.not_tried:
-        raise typer.Exit(1)
-
-
 _PARKED_COLUMNS = (
     "consumer_group", "topic", "key", "events", "letter_id", "letter_state", "error_class", "error_message", "parked_at",
 )  # fmt: skip
@@ -251,36 +163,3 @@ def parked(
 
     found = parked_keys(evkit.connect(), group, key=key, topic=topic)
     print_rows([plain(k) for k in found], _PARKED_COLUMNS, format, empty="no parked keys")
-
-
-def release(
-    group: Annotated[str, typer.Option("--group", "-g", help="Consumer group.")],
-    app: Annotated[
-        str | None, typer.Option("--app", metavar="MODULE:CONSUMER", help="Whose handlers to run.", show_default=False)
-    ] = None,
-    topic: TopicOption = None,
-    key: KeyOption = None,
-    reason: ReasonOption = None,
-    go_on: Annotated[bool, typer.Option("--go-on", help="Do not stop at the first letter that fails again.")] = False,
-    rate: Annotated[float | None, typer.Option(min=0.01, help="Most events per second.", show_default=False)] = None,
-    yes: YesOption = False,
-    dry_run: DryRunOption = False,
-    format: FormatOption = Format.table,
-) -> None:
-    """Let parked keys go on: run a key's open letter, then what waits behind it, in order; then the consumer has it again.
-
-    A letter that was archived or purged does not run; what waits behind it does.
-    """
-    import evkit
-
-    plan = evkit.dead_letters.plan_release(evkit.connect(), group, key=key, topic=topic)
-    summary = plan.summary()
-    say(
-        f"release {summary['parked_keys']} parked keys of group '{group}': {summary['letters']} open letters, then "
-        f"{summary['parked_events']} events that wait behind them"
-    )
-    if dry_run and format is Format.json:
-        print_json(summary)
-    if not confirmed("release them?", yes=yes, dry_run=dry_run):
-        return
-    _run(plan, app, reason, go_on=go_on, rate=rate, format=format)

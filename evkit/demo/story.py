@@ -183,10 +183,17 @@ class Story:
             self._say("no flight was cancelled while release 2013.2 ran: nothing to redrive")
             return drained_at
         plan = dead_letters.plan_redrive(self.system, Selection(group="punctuality"))
+        stages: list[int] = []
         result = dead_letters.redrive(
-            self.system, plan, groups.punctuality, reason="bug in release 2013.2, fixed in 2013.3"
+            self.system,
+            plan,
+            groups.punctuality,
+            reason="bug in release 2013.2, fixed in 2013.3",
+            progress=lambda done, _: stages.append(done),
         )
         self.told.redriven = result.summary()
+        sizes = ", ".join(f"{done - before:,}" for before, done in zip([0, *stages], stages, strict=False))
+        self._say(f"release 2013.3 is tried with few letters first: redriven in stages of {sizes}")
         self._say(f"{len(result.resolved):,} letters of punctuality are redriven through its fixed handler")
         poison = [
             x.letter_id for x in dead_letters.letters(self.system, Selection(group="maintenance"), letters_max=None)

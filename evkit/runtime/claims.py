@@ -96,6 +96,19 @@ def reclaim(connection: postgres.Connection, who: Who, delivery: Delivery) -> bo
     return connection.execute(_SQL["reclaim"], values).rowcount == 1
 
 
+def reclaim_many(connection: postgres.Connection, who: Who, handler: str, deliveries: Sequence[Delivery]) -> set[str]:
+    """Ids of those of a handler's events that were waiting, dead or parked; their rows turn to handled."""
+    values = {
+        "group": who.group,
+        "generation": who.generation,
+        "event_ids": text_array([d.event_id for d in deliveries]),
+        "replay_id": who.replay_id,
+        "handler": handler,
+        "code_version": who.code_version,
+    }
+    return {row[0] for row in connection.execute(_SQL["reclaim_many"], values).fetchall()}
+
+
 def processed(connection: postgres.Connection, who: Who, handled: Sequence[Delivery]) -> None:
     """Set processed_at of these to now."""
     event_ids = text_array([d.event_id for d in handled])

@@ -35,6 +35,7 @@ from evkit.runtime.lane import Lane
 from evkit.runtime.mirror import Mirror, make_topics
 from evkit.runtime.outcome import Counts
 from evkit.runtime.parking import Parking
+from evkit.runtime.redriver import Redriver
 from evkit.runtime.retry import Retry
 from evkit.runtime.standing import Memory, Standing
 from evkit.runtime.watchdog import Watchdog
@@ -142,7 +143,7 @@ class Consumer:
         self.mirror = mirror
         self.code_version = code_version
         self.protocol = protocol
-        self.handlers = Handlers(decode, unknown)
+        self.handlers = Handlers(decode, unknown, group)
         self.counts = Counts()
         self.breakers = None if breaker is None else Breakers(group, breaker)
         self.metrics = ConsumerMetrics()
@@ -151,6 +152,7 @@ class Consumer:
         self._stop = threading.Event()
         self._client: Any = None
         self._lanes: list[Lane] = []
+        self._redriver = Redriver(self, concurrency)
         self._begin()
 
     def _begin(self) -> None:
@@ -188,8 +190,7 @@ class Consumer:
         that write and do not read. An error then shows at a later statement or at the end of the batch, which is taken
         again in halves until the event is found.
 
-        `park_key` says for these types whether a dead event parks its key, and whether they wait behind one; None: as
-        the consumer says.
+        `park_key`: whether a dead event of these types parks its key, and they wait behind one; None: as the consumer says.
         """
         if batch and pipeline:
             raise UsageError("a handler takes its events in a batch or pipelines its statements, not both")
@@ -208,14 +209,14 @@ class Consumer:
         While Kafka or PostgreSQL is away it waits, from the start on, and goes on when they are back.
 
         Raises:
-            UsageError: there is no handler.
-            MemoryError: as it comes.
+            UsageError: there is no handler. MemoryError: as it comes.
         """
         with self._memory.running():
             try:
                 while not self._stop.is_set():
                     try:
                         self._look(self._started(), 0.25)
+                        self._redriver.take_up(self.system)
                     except BrokerUnreachable as error:  # at the start; later the client itself waits for its broker
                         self._memory.no_broker(self.group, error)
                         self._stop.wait(1.0)
@@ -242,8 +243,7 @@ class Consumer:
         """Poll once, bring what came to its end, and return how many records that was. For scripts and tests.
 
         Raises:
-            UsageError: there is no handler.
-            BrokerUnreachable: at the first call, when no broker answers.
+            UsageError: there is no handler. BrokerUnreachable: at the first call, when no broker answers.
         """
         client = self._started()
         came = self._take_in(client, self._poll(client, timeout_seconds))
@@ -272,6 +272,7 @@ class Consumer:
         self._stop.set()  # also for a lane that waits for PostgreSQL
         for lane in self._lanes:
             lane.join()
+        self._redriver.join()
         if self._client is not None:
             client, self._client = self._client, None
             self._store(client)
@@ -421,7 +422,8 @@ class Consumer:
 
     def _handle(self, batch: list[Work], inbox: Inbox) -> None:
         """For a lane: handle a batch, and tell what became of it."""
-        outcome = inbox.attempt([work.record for work in batch], [work.attempt for work in batch])
+        with self._redriver.turn:
+            outcome = inbox.attempt([work.record for work in batch], [work.attempt for work in batch])
         now = time.monotonic()
         again = []
         for index, (seconds, number) in outcome.again.items():

@@ -2,8 +2,8 @@
 
 The letter itself is written by the inbox (verdict.py), in the transaction that marks its event as dealt with. Looking is
 letters.py (one whole: letter_story.py, many into a file: export.py), running them again through the failing group's handler
-redrive.py, putting another event in the place of one edit.py; putting away is here. Each act is one transaction with its
-row in the audit table.
+redrive.py (trying it first: trial.py), sending them to a topic redrive_topic.py, putting another event in the place of one
+edit.py; putting away is here. Each act is one transaction with its row in the audit table, or has its own way to go on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ from evkit.runtime.letters import (
     require_group,
     show,
 )
-from evkit.runtime.redrive import RedrivePlan, RedriveResult, plan_redrive, plan_release, redrive
+from evkit.runtime.redrive import cancel, queue, redrive, resume, run, run_letters, runs
+from evkit.runtime.redrive_plan import RedrivePlan, plan_redrive, plan_release
+from evkit.runtime.redrive_run import RedriveResult, Run
+from evkit.runtime.redrive_topic import send
+from evkit.runtime.trial import Trial, try_redrive
 from evkit.sql import named
 from evkit.system import System
 
@@ -45,9 +49,12 @@ __all__ = [
     "LetterStory",
     "RedrivePlan",
     "RedriveResult",
+    "Run",
     "Selection",
+    "Trial",
     "annotate",
     "archive",
+    "cancel",
     "delete_expired",
     "edit",
     "export",
@@ -60,11 +67,18 @@ __all__ = [
     "plan_redrive",
     "plan_release",
     "purge",
+    "queue",
     "redrive",
     "require_group",
     "restore",
+    "resume",
+    "run",
+    "run_letters",
+    "runs",
+    "send",
     "show",
     "story",
+    "try_redrive",
     "unhold",
 ]
 

@@ -2,7 +2,8 @@
 
 What cannot be decoded, and what has no handler where that counts as an error, is known here and not in the middle of a
 batch: it becomes a dead letter without costing its neighbours a rollback. A payload is looked at before its handler is
-called, whatever that handler looks at itself; the payload of a type without a handler is never parsed.
+called, whatever that handler looks at itself; the payload of a type without a handler is never parsed. An event that is
+meant for another group is skipped, readable or not.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from evkit import decoding, kafka
-from evkit.errors import NoHandler, Undecodable
-from evkit.event import Event, look
+from evkit.errors import NoHandler, RedriveRefused, Undecodable
+from evkit.event import TARGET_GROUP, Event, look
 from evkit.kafka import Record
 from evkit.runtime.failure import storable
 from evkit.runtime.handler import Handler, Handlers
@@ -48,10 +49,17 @@ class Delivery:
             # What the headers of an unknown format mean is not known, so they name no id: two records with one id are
             # one event, and the second would be lost.
             claimed = (None, None) if handlers.decode else decoding.identity(record)
+            if _is_for_another(record, handlers):
+                return cls._without_event(record, claimed, PASSED_OVER, None)
             return cls._without_event(record, claimed, UNKNOWN, problem)
         if event is None:
             return cls._without_event(record, (None, None), PASSED_OVER, None)
-        handler, wrong = _handler(event, handlers)
+        # What a decode function makes of the headers is its own matter; ours keeps this one.
+        marked = TARGET_GROUP in event.headers if handlers.decode is None else True
+        if marked and _is_for_another(record, handlers):
+            handler, wrong = None, None
+        else:
+            handler, wrong = _handler(event, handlers)
         key = None if record.key is None else storable(event.key)
         return cls(record, storable(event.id), storable(event.type), key, event, wrong, handler)
 
@@ -69,6 +77,13 @@ class Delivery:
             problem=problem,
             handler=None,
         )
+
+
+def _is_for_another(record: Record, handlers: Handlers) -> bool:
+    if handlers.group is None:
+        return False
+    targets = [value for name, value in record.headers if name == TARGET_GROUP and value]
+    return bool(targets) and targets[-1] != handlers.group.encode()
 
 
 def _decoded(record: Record, decode: decoding.Decode) -> Event | None:
@@ -98,3 +113,24 @@ def _handler(event: Event, handlers: Handlers) -> tuple[Handler | None, Exceptio
         raise
     except Exception as problem:
         return None, problem
+
+
+def required_handler(delivery: Delivery, handlers: Handlers, group: str) -> Handler:
+    """The handler of an event that is to be handled on purpose.
+
+    Raises:
+        RedriveRefused: the group has none for it (any more).
+        Undecodable, SchemaMismatch, whatever a filter raised: why the event cannot be handled.
+    """
+    if delivery.problem is not None:
+        raise delivery.problem
+    if delivery.handler is not None:
+        return delivery.handler
+    if handlers.knows(delivery.event_type):
+        raise RedriveRefused(
+            f"group '{group}' handles '{delivery.event_type}', and the filters of its handlers (where=) let event "
+            f"{delivery.event_id} pass to none of them: archive its letter, or change a filter"
+        )
+    raise RedriveRefused(
+        f"group '{group}' has no handler for '{delivery.event_type}': give the application that has one"
+    )

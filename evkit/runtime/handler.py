@@ -129,13 +129,18 @@ class Handlers:
     Attributes:
         decode   record → event, or None for a record to pass over; None: the formats that evkit knows (decoding.py)
         unknown  events of a type without a handler: "skip" them (and count them), or make them "dead" letters
+        group    whose they are: an event that is meant for another group (header `evkit-target-group`) is skipped; None:
+                 nobody looks
     """
 
-    def __init__(self, decode: Decode | None = None, unknown: Literal["skip", "dead"] = "skip") -> None:
+    def __init__(
+        self, decode: Decode | None = None, unknown: Literal["skip", "dead"] = "skip", group: str | None = None
+    ) -> None:
         if unknown not in ("skip", "dead"):
             raise UsageError(f"unknown={unknown!r}: events of a type without a handler are 'skip'ped or 'dead'")
         self.decode = decode
         self.unknown = unknown
+        self.group = group
         self._by_type: dict[str | None, list[Handler]] = {}  # None: the types that are not named
 
     def add(

@@ -25,12 +25,11 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from evkit import postgres
-from evkit.errors import RedriveRefused
 from evkit.kafka import Record
 from evkit.runtime import claims
 from evkit.runtime.breaker import Breakers, HandlerHeld
 from evkit.runtime.consumer_metrics import ConsumerMetrics
-from evkit.runtime.delivery import Delivery
+from evkit.runtime.delivery import Delivery, required_handler
 from evkit.runtime.handler import Handler, Handlers, Tx
 from evkit.runtime.key_version import KeyVersions
 from evkit.runtime.mirror import Mirror
@@ -59,7 +58,7 @@ _OFF_SECONDS_MAX = 0.05
 _HANDLER = attrgetter("handler")
 
 
-class _FailedAt(HandlerRaised):
+class FailedAt(HandlerRaised):
     """A handler raised (`__cause__`) at this event of its run, after so many seconds."""
 
     def __init__(self, index: int, seconds: float) -> None:
@@ -169,12 +168,12 @@ class Inbox:
         # Halved by each failure and doubled by each success, so that a batch of which every event fails is not claimed
         # and rolled back once for each of them.
         together_max = len(deliveries)
-        failures: dict[int, _FailedAt] = {}
+        failures: dict[int, FailedAt] = {}
         while parts:
             part, tried = self._next_part(parts, together_max, deliveries, outcome, numbers)
             if not part:
                 continue
-            done: Counts | tuple[float, int] | ParkingFull | HandlerHeld | _FailedAt | int
+            done: Counts | tuple[float, int] | ParkingFull | HandlerHeld | FailedAt | int
             if len(part) == 1:
                 done = self._walk(deliveries[part[0]], numbers.get(part[0], 0), tried, failures.pop(part[0], None))
             else:
@@ -200,7 +199,7 @@ class Inbox:
         return outcome
 
     @staticmethod
-    def _at(done: _FailedAt | int, part: list[int], failures: dict[int, _FailedAt]) -> int:
+    def _at(done: FailedAt | int, part: list[int], failures: dict[int, FailedAt]) -> int:
         """Where a part is split; a failure that was made in it waits for what comes before it, and then is that attempt."""
         if isinstance(done, int):
             return done
@@ -262,24 +261,15 @@ class Inbox:
             RedriveRefused: this group has no handler for the event (any more).
             Undecodable, SchemaMismatch, and whatever the handler raises.
         """
-        if delivery.problem is not None:
-            raise delivery.problem
-        if delivery.handler is None:
-            if self.handlers.knows(delivery.event_type):
-                raise RedriveRefused(
-                    f"group '{self.group}' handles '{delivery.event_type}', and the filters of its handlers (where=) let "
-                    f"event {delivery.event_id} pass to none of them: archive its letter, or change a filter"
-                )
-            raise RedriveRefused(
-                f"group '{self.group}' has no handler for '{delivery.event_type}': give the application that has one"
-            )
-        with self._observed([delivery]):
+        handler = required_handler(delivery, self.handlers, self.group)
+        with self.observed([delivery]):
             waited = claims.reclaim(connection, self, delivery)
             if not waited and not claims.claim(connection, self, [delivery], attempts=attempt)[0]:
                 return
-            self._call(connection, delivery.handler, [delivery], attempt, self._stale(connection, [delivery]))
+            self.call(connection, handler, [delivery], attempt, self.stale(connection, [delivery]))
 
-    def _observed(self, batch: list[Delivery]) -> AbstractContextManager[None]:
+    def observed(self, batch: list[Delivery]) -> AbstractContextManager[None]:
+        """A span around the transaction that handles these."""
         return self.metrics.processing(self.group, (d.record for d in batch), len(batch), self.replay_id)
 
     def close(self) -> None:
@@ -293,16 +283,16 @@ class Inbox:
 
     # --- the optimistic batch -----------------------------------------------------------------------------------------
 
-    def _try_batch(self, batch: list[Delivery]) -> Counts | ParkingFull | HandlerHeld | _FailedAt | int:
+    def _try_batch(self, batch: list[Delivery]) -> Counts | ParkingFull | HandlerHeld | FailedAt | int:
         """Handle a batch in one transaction; when that fails, the event at which it did, or else where to split it."""
         losses = 0
         while True:
-            failed: _FailedAt | int = len(batch) // 2
+            failed: FailedAt | int = len(batch) // 2
             try:
                 return self._batch(batch)
             except (ParkingFull, HandlerHeld) as wait:
                 return wait
-            except _FailedAt as failure:
+            except FailedAt as failure:
                 failed = failure
                 error = failure.__cause__
                 assert isinstance(error, Exception)
@@ -319,24 +309,24 @@ class Inbox:
                 continue
             log.info("batch of %s for %s is taken again in parts: %s", len(batch), self.name, error)
             # What PostgreSQL asks to repeat is no failure of the event: it is walked, and repeated.
-            if isinstance(failed, _FailedAt) and (postgres.is_transient(error) or self._session.lost(error)):
+            if isinstance(failed, FailedAt) and (postgres.is_transient(error) or self._session.lost(error)):
                 return failed.index
             return failed
 
     def _batch(self, batch: list[Delivery]) -> Counts:
         connection = self._session.connected()
-        with self._observed(batch), connection.transaction():
+        with self.observed(batch), connection.transaction():
             started = time.monotonic()
             ahead = self._event_seconds * len(batch)
             new, conflicting = self._claim(connection, batch, 1, ahead)
             wanted, skipped, parked = self._wanted(connection, new)
-            stale = self._stale(connection, wanted)
+            stale = self.stale(connection, wanted)
             runs = [(handler, list(run)) for handler, run in groupby(wanted, key=_HANDLER)]
             for handler, run in runs:
                 assert handler is not None
                 try:
-                    self._call(connection, handler, run, 1, stale, in_batch=True)
-                except _FailedAt as failure:
+                    self.call(connection, handler, run, 1, stale, in_batch=True)
+                except FailedAt as failure:
                     failure.index = batch.index(run[failure.index])
                     raise
             self._processed(connection, wanted, started, ahead)
@@ -355,7 +345,7 @@ class Inbox:
             return batch, 0
         return claims.claim(connection, self, batch, attempts=attempt, ahead_seconds=ahead_seconds)
 
-    def _call(
+    def call(
         self,
         connection: postgres.Connection,
         handler: Handler,
@@ -368,7 +358,7 @@ class Inbox:
         """Hand events to a handler inside the open transaction, in order.
 
         Raises:
-            _FailedAt: in a batch, from what the handler raised, when it is known at which event that was.
+            FailedAt: in a batch, from what the handler raised, when it is known at which event that was.
         """
         group, replay_id = self.group, self.replay_id
         self.calls, self.at, started = self.calls + 1, 0, time.monotonic()
@@ -386,7 +376,7 @@ class Inbox:
         except Exception as error:
             known = not (handler.batch or (handler.pipeline and isinstance(error, psycopg.Error))) or len(run) == 1
             if in_batch and known:
-                raise _FailedAt(self.at, (time.monotonic() - started) / (self.at + 1)) from error
+                raise FailedAt(self.at, (time.monotonic() - started) / (self.at + 1)) from error
             raise
         # COMMIT of a failed transaction is a rollback without an error: the inbox row would be gone and the offset kept.
         if connection.info.transaction_status != TransactionStatus.INTRANS:
@@ -417,7 +407,8 @@ class Inbox:
             now = self.parking.take(connection, wanted)
         return now, len(new) - len(wanted), len(wanted) - len(now)
 
-    def _stale(self, connection: postgres.Connection, wanted: list[Delivery]) -> frozenset[str]:
+    def stale(self, connection: postgres.Connection, wanted: list[Delivery]) -> frozenset[str]:
+        """Ids of those that come after a newer event of their key."""
         return frozenset() if self.versions is None else self.versions.apply(connection, wanted)
 
     def _processed(
@@ -430,7 +421,7 @@ class Inbox:
     # --- event by event -----------------------------------------------------------------------------------------------
 
     def _walk(
-        self, delivery: Delivery, number: int = 0, tried: int = 0, failed: _FailedAt | None = None
+        self, delivery: Delivery, number: int = 0, tried: int = 0, failed: FailedAt | None = None
     ) -> Counts | tuple[float, int]:
         """One attempt at one event: its end, or how long to wait and the next attempt's number.
 
@@ -475,7 +466,7 @@ class Inbox:
 
     def _attempt(self, delivery: Delivery, attempt: int, *, tried: bool) -> Counts:
         connection = self._session.connected()
-        with self._observed([delivery]), connection.transaction():
+        with self.observed([delivery]), connection.transaction():
             started = time.monotonic()
             new, conflicting = self._claim(connection, [delivery], attempt)
             if not new:
@@ -484,6 +475,6 @@ class Inbox:
                 raise delivery.problem
             wanted, skipped, parked = self._wanted(connection, new, tried=tried)
             if delivery.handler is not None and wanted:
-                self._call(connection, delivery.handler, [delivery], attempt, self._stale(connection, wanted))
+                self.call(connection, delivery.handler, [delivery], attempt, self.stale(connection, wanted))
                 self._processed(connection, [delivery], started)
         return Counts(len(wanted), skipped=skipped, parked=parked)

@@ -1,150 +1,32 @@
 """dead letter → handler: run it again through the handler of the group that failed, and what waits behind it.
 
 A redrive never publishes to the source topic, which would reach every group: it runs the handler of the group that failed,
-with the record as it was, in one transaction with the letter's new state. A selection is frozen as ids before anything
-runs: letters that die meanwhile are not in it.
+with the record as it was, in one transaction with the letter's new state. Its selection is frozen as ids (redrive_plan.py)
+and written down before anything runs; ramp.py runs it, in this process or in a running consumer of the group
+(redriver.py), and whoever finds it stopped or killed goes on where it was.
 """
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from psycopg.rows import dict_row
 
 from evkit import postgres
 from evkit.errors import RedriveRefused
 from evkit.event import new_id
-from evkit.kafka import Record
-from evkit.runtime import audit, release
-from evkit.runtime.attempt import attempt_values
-from evkit.runtime.consumer import Consumer
-from evkit.runtime.delivery import Delivery
-from evkit.runtime.failure import Failure
-from evkit.runtime.inbox import Inbox
-from evkit.runtime.letters import DeadLetter, Selection, letters, require_group, show
-from evkit.runtime.outcome import Counts
-from evkit.runtime.release import ParkedKey, parked_keys
+from evkit.runtime import audit, redrive_run
+from evkit.runtime.ramp import Execution
+from evkit.runtime.redrive_plan import RedrivePlan
+from evkit.runtime.redrive_run import Progress, RedriveResult, Run, end_act, read_result, read_run
 from evkit.sql import named
 from evkit.system import System
 
-_SQL = named("dead_letters")
-_INBOX = named("inbox")
+if TYPE_CHECKING:
+    from evkit.runtime.consumer import Consumer
 
-
-@dataclass(frozen=True, slots=True)
-class RedrivePlan:
-    """A frozen selection of one group's open letters, in the order in which they will run.
-
-    Attributes:
-        keys  parked keys whose events wait behind these letters, or (`plan_release`) behind one that nobody wants handled
-              any more; when the last open letter of a key is through, they run in their order
-    """
-
-    group: str
-    letters: tuple[DeadLetter, ...]
-    keys: tuple[ParkedKey, ...] = ()
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        return tuple(letter.letter_id for letter in self.letters)
-
-    def summary(self) -> dict[str, Any]:
-        """What the plan is about, for people and for the audit row."""
-        by_fingerprint: dict[str, int] = {}
-        for letter in self.letters:
-            by_fingerprint[letter.fingerprint] = by_fingerprint.get(letter.fingerprint, 0) + 1
-        return {
-            "group": self.group,
-            "letters": len(self.letters),
-            "keys": len({letter.key for letter in self.letters}),
-            "fingerprints": by_fingerprint,
-            "ids": list(self.ids),
-            "parked_keys": len(self.keys),
-            "parked_events": sum(key.events for key in self.keys),
-        }
-
-
-@dataclass(slots=True)
-class RedriveResult:
-    """How a redrive ended, letter by letter."""
-
-    redrive_id: str
-    resolved: list[int] = field(default_factory=list)
-    failed: list[int] = field(default_factory=list)  # the same letter, with one more attempt
-    skipped: list[int] = field(default_factory=list)  # not open any more, or in another redrive's hands
-    not_tried: list[int] = field(default_factory=list)  # after a stop
-    released: int = 0  # events that had waited behind the letters and are handled now
-    failed_behind: list[int] = field(default_factory=list)  # new letters: of such an event that failed
-
-    def summary(self) -> dict[str, Any]:
-        return {
-            "redrive_id": self.redrive_id,
-            "resolved": len(self.resolved),
-            "failed": len(self.failed),
-            "skipped": len(self.skipped),
-            "not_tried": len(self.not_tried),
-            "failed_ids": self.failed,
-            "released": self.released,
-            "failed_behind_ids": self.failed_behind,
-        }
-
-
-def plan_redrive(system: System, selection: Selection) -> RedrivePlan:
-    """Freeze the open letters of a selection as a plan; changes nothing.
-
-    Letters run in the order of their topic, partition and offset, so that the events of a key keep theirs.
-
-    Raises:
-        UnknownLetter: an id that does not exist.
-        RedriveRefused: the letters are of several groups (each has handlers of its own), or none is open.
-    """
-    found = letters(system, replace(selection, held=False), letters_max=None)
-    if selection.ids is not None:
-        missing = sorted(set(selection.ids) - {letter.letter_id for letter in found})
-        if missing:
-            letter = show(system, missing[0])  # raises UnknownLetter when there is none
-            if letter.state == "open" and letter.held_at is not None:
-                raise RedriveRefused(
-                    f"dead letter {missing[0]} is on hold since {letter.held_at:%Y-%m-%d %H:%M} "
-                    f"({letter.hold_reason}): `evkit dlq unhold {missing[0]}` first"
-                )
-            raise RedriveRefused(
-                f"dead letter {missing[0]} of group '{letter.consumer_group}' is {letter.state}, only open ones are "
-                "redriven" + (": restore it first" if letter.state in ("archived", "purged") else "")
-            )
-    if not found:
-        raise RedriveRefused("no open dead letter matches: nothing to redrive")
-    owners = sorted({letter.consumer_group for letter in found})
-    if len(owners) > 1:
-        raise RedriveRefused(
-            f"the letters are of {len(owners)} groups ({', '.join(owners)}): redrive one group at a time"
-        )
-    found.sort(key=lambda letter: (letter.topic, letter.partition, letter.offset))
-    keys = parked_keys(system, owners[0], letters=[letter.letter_id for letter in found], keys_max=None)
-    return RedrivePlan(owners[0], tuple(found), tuple(keys))
-
-
-def plan_release(system: System, group: str, *, key: str | None = None, topic: str | None = None) -> RedrivePlan:
-    """Freeze what it takes to let the parked keys of a group go on: their open letters, then the events behind them.
-
-    Letters that were archived, purged or resolved do not run again: what waits behind them does. Changes nothing.
-
-    Raises:
-        UnknownGroup; RedriveRefused: no key of this group is parked, or not this one.
-    """
-    with system.reading() as connection:
-        require_group(connection, group)
-    keys = parked_keys(system, group, key=key, topic=topic, keys_max=None)
-    if not keys:
-        which = "no key" if key is None else f"key '{key}'"
-        raise RedriveRefused(f"{which} of group '{group}' is {'' if key is None else 'not '}parked: nothing to release")
-    found: list[DeadLetter] = []
-    if ids := tuple(k.letter_id for k in keys if k.letter_state == "open"):
-        found = letters(system, Selection(ids=ids), letters_max=None)
-    found.sort(key=lambda letter: (letter.topic, letter.partition, letter.offset))
-    return RedrivePlan(group, tuple(found), tuple(keys))
+_SQL = named("redrive")
 
 
 def redrive(
@@ -155,142 +37,262 @@ def redrive(
     reason: str | None = None,
     stop_at_failure: bool = True,
     per_second_max: float | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     stop: threading.Event | None = None,
 ) -> RedriveResult:
-    """Run a plan's letters through the handlers of `consumer`, each letter settled by itself.
+    """Run a plan's letters through the handlers of `consumer` in growing stages (1, 10, 100, the rest).
 
-    Side effects: the handler's writes, the inbox mark (dead → handled) and the letter's state (open → resolved) are one
-    transaction for each letter; a failure is one more attempt of the same letter. Events that wait behind a letter
-    (`plan.keys`) run after it, one transaction each, and then their key is free; the first that fails is a new letter, and
-    the rest goes on waiting. One row in the audit table. Killed at any point, what was resolved stays so, and the same
-    letters can be redriven again: those are skipped.
+    Side effects: the plan is written down first (evkit.redrive_run, evkit.redrive_letter), with a row in the audit table.
+    Then the handler's writes, the inbox mark (dead → handled), the letter's state (open → resolved) and its place in the
+    run are one transaction, for one letter or for some hundred; a failure is one more attempt of the same letter. Events
+    that wait behind a letter (`plan.keys`) run after it, one transaction each, and then their key is free; the first that
+    fails is a new letter, and the rest goes on waiting. Killed at any point, `resume` goes on where it was.
 
-    With `stop_at_failure` it ends at the first letter that fails with a fingerprint of the plan: the fix did not work.
-    `progress` is called with (done, all) after each letter; `stop` ends it between two letters.
+    With `stop_at_failure` it ends at the first letter that fails with a fingerprint of the plan (the fix did not work),
+    after a stage of which most letters failed otherwise, and when what a handler needs is away. `progress` is called with
+    (settled, all); `stop` ends it between two transactions.
 
     Raises:
-        RedriveRefused: the consumer is of another group than the letters.
-        DatabaseUnreachable: also in the middle; what was resolved stays so, and the audit row has no end.
+        RedriveRefused: the consumer is of another group than the letters, or has no handler for some of them; nothing was
+            changed.
+        DatabaseUnreachable.
     """
-    if consumer.group != plan.group:
-        raise RedriveRefused(
-            f"the letters are of group '{plan.group}', the given consumer is of '{consumer.group}': a redrive runs the "
-            "handlers of the group that failed"
+    require_group_of(plan.group, consumer)
+    _require_handlers(plan, consumer)
+    with system.writing("evkit redrive", autocommit=True) as connection:
+        redrive_id = begin(
+            connection, plan, "process", reason=reason, stop_at_failure=stop_at_failure, per_second_max=per_second_max
         )
-    result = RedriveResult(f"redrive-{new_id()}")
-    fingerprints = {letter.fingerprint for letter in plan.letters}
-    with (
-        postgres.translated_errors(system.settings.postgres_dsn),
-        system.writing("evkit redrive", autocommit=True) as connection,
-    ):
-        act = audit.begin(connection, "dead_letters.redrive", plan.group, plan.summary(), reason)
-        inbox = consumer.inbox(system, replay_id=result.redrive_id)
+        redrive_run.lock(connection, redrive_id)
+        return _executed(system, connection, redrive_id, consumer, progress, stop)
+
+
+def queue(
+    system: System,
+    plan: RedrivePlan,
+    *,
+    reason: str | None = None,
+    stop_at_failure: bool = True,
+    per_second_max: float | None = None,
+) -> str:
+    """Leave a plan to the running consumers of its group, which run it with their own handlers; returns the run's id.
+
+    Side effects: rows of evkit.redrive_run and evkit.redrive_letter, one row in the audit table whose result comes at the
+    end. A consumer that runs (`Consumer.run`) takes it up within two seconds; `run` tells how far it is.
+
+    Raises:
+        DatabaseUnreachable, NotMigrated.
+    """
+    with system.writing("evkit redrive", autocommit=True) as connection:
+        return begin(
+            connection, plan, "consumers", reason=reason, stop_at_failure=stop_at_failure, per_second_max=per_second_max
+        )
+
+
+def resume(
+    system: System,
+    redrive_id: str,
+    consumer: Consumer | None = None,
+    *,
+    failed_too: bool = False,
+    reason: str | None = None,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+) -> RedriveResult | None:
+    """Go on with a redrive that was stopped, cancelled or killed; what is settled stays so, the stages begin anew.
+
+    Args:
+        consumer    whose handlers to run in this process; None: leave it to the running consumers, and return None
+        failed_too  also the letters that failed in it before
+
+    Raises:
+        UnknownRedrive.
+        RedriveRefused: it is done, another process has it in hand, or the consumer does not fit; nothing was changed.
+        DatabaseUnreachable.
+    """
+    with system.writing("evkit redrive", autocommit=True) as connection:
+        postgres.require_migrated(connection)
+        found = read_run(connection, redrive_id)
+        if consumer is not None:
+            require_group_of(found.consumer_group, consumer)
+        if found.to_topic is not None:
+            raise RedriveRefused(
+                f"{redrive_id} sends letters to topic '{found.to_topic}' and is not gone on with: redrive those that are "
+                "still open anew"
+            )
+        if not redrive_run.lock(connection, redrive_id):
+            raise RedriveRefused(f"{redrive_id} is in another process's hands: it is running")
         try:
-            behind = {key.letter_id: key for key in plan.keys}
-            # What waits behind letters that nobody wants handled any more.
-            for key in plan.keys:
-                if key.letter_id not in plan.ids and (stop is None or not stop.is_set()):
-                    _release(connection, key, None, inbox, result, stop, per_second_max)
-            for done, letter in enumerate(plan.letters):
-                if stop is not None and stop.is_set():
-                    result.not_tried = list(plan.ids[done:])
-                    break
-                started = time.monotonic()
-                if letter.letter_id in behind:
-                    key = behind[letter.letter_id]
-                    failure = _release(connection, key, letter, inbox, result, stop, per_second_max)
-                else:
-                    failure = _redrive_one(connection, letter, inbox, result)
-                if progress is not None:
-                    progress(done + 1, len(plan.letters))
-                if failure is not None and stop_at_failure and failure.fingerprint in fingerprints:
-                    result.not_tried = list(plan.ids[done + 1 :])
-                    break
-                if per_second_max:
-                    time.sleep(max(0.0, 1 / per_second_max - (time.monotonic() - started)))
+            found = read_run(connection, redrive_id)
+            left = found.not_tried or found.tails_left or (failed_too and found.failed)
+            if not left and found.state != "interrupted":
+                raise RedriveRefused(f"{redrive_id} is {found.state}, nothing of it is left to run")
+            if consumer is not None:
+                redrive_run.require_handlers(connection, redrive_id, consumer.inbox(system, replay_id=redrive_id))
+            run_by = "consumers" if consumer is None else "process"
+            with connection.transaction():
+                if failed_too:
+                    connection.execute(_SQL["try_failed_again"], {"redrive_id": redrive_id})
+                act = audit.begin(
+                    connection, "dead_letters.redrive.resume", found.consumer_group,
+                    {"redrive_id": redrive_id, "was": found.state, "left": found.not_tried, "by": run_by}, reason,
+                )  # fmt: skip
+                state = "queued" if consumer is None else "planned"
+                values = {"redrive_id": redrive_id, "state": state, "run_by": run_by, "audit_id": act}
+                connection.execute(_SQL["go_on"], values)
+            if consumer is None:
+                return None
+            return _executed(system, connection, redrive_id, consumer, progress, stop)
         finally:
             if not connection.closed:
-                audit.end(connection, act, result.summary())
-    return result
+                redrive_run.unlock(connection, redrive_id)
 
 
-def _release(
+def cancel(system: System, redrive_id: str, *, reason: str | None = None) -> Run:
+    """End a redrive between two of its transactions; letters that it has not tried stay open. Returns it as it is then.
+
+    Side effects: its state or, while a process has it in hand, its wish to end; one row in the audit table.
+
+    Raises:
+        UnknownRedrive; RedriveRefused: it has ended. DatabaseUnreachable, NotMigrated.
+    """
+    with system.writing("evkit redrive", autocommit=True) as connection:
+        postgres.require_migrated(connection)
+        found = read_run(connection, redrive_id)
+        if found.state in ("done", "cancelled"):
+            raise RedriveRefused(f"{redrive_id} is {found.state}: there is nothing to cancel")
+        free = redrive_run.lock(connection, redrive_id)
+        try:
+            with connection.transaction():
+                plan = {"redrive_id": redrive_id, "was": found.state, "left": found.not_tried}
+                act = audit.begin(connection, "dead_letters.redrive.cancel", found.consumer_group, plan, reason)
+                connection.execute(_SQL["cancel"], {"redrive_id": redrive_id, "at_once": free})
+                audit.end(connection, act, {"at_once": free})
+            return read_run(connection, redrive_id)
+        finally:
+            if free:
+                redrive_run.unlock(connection, redrive_id)
+
+
+def runs(system: System, group: str | None = None, *, runs_max: int = 50) -> list[Run]:
+    """Redrives with their states and counts, the newest first. Changes nothing."""
+    with system.reading() as connection:
+        return redrive_run.read_runs(connection, group=group, runs_max=runs_max)
+
+
+def run(system: System, redrive_id: str) -> Run:
+    """One redrive as it is now. Changes nothing.
+
+    Raises:
+        UnknownRedrive.
+    """
+    with system.reading() as connection:
+        return read_run(connection, redrive_id)
+
+
+def result(system: System, redrive_id: str) -> RedriveResult:
+    """How far a redrive has come, letter by letter. Changes nothing.
+
+    Raises:
+        UnknownRedrive.
+    """
+    with system.reading() as connection:
+        return read_result(connection, redrive_id)
+
+
+def run_letters(system: System, redrive_id: str) -> list[dict[str, Any]]:
+    """What became of each letter of a redrive, in its order. Changes nothing.
+
+    The keys: letter_id; state (waiting, resolved, released: only what was behind it, sent, failed, skipped); released,
+    how many events behind it were handled; failed_behind, the letter of the one that was not; why it was skipped;
+    error_class and error_message of its last failure, as the letter has them now; tail_left, whether it is through and
+    what waits behind it is still to run.
+
+    Raises:
+        UnknownRedrive.
+    """
+    with system.reading() as connection:
+        read_run(connection, redrive_id)
+        cursor = connection.cursor(row_factory=dict_row)
+        return cursor.execute(_SQL["run_letters"], {"redrive_id": redrive_id}).fetchall()
+
+
+# --- what these are made of -------------------------------------------------------------------------------------------
+
+
+def begin(
     connection: postgres.Connection,
-    key: ParkedKey,
-    letter: DeadLetter | None,
-    inbox: Inbox,
-    result: RedriveResult,
-    stop: threading.Event | None,
+    plan: RedrivePlan,
+    run_by: Literal["process", "consumers", "topic"],
+    *,
+    reason: str | None,
+    stop_at_failure: bool,
     per_second_max: float | None,
-) -> Failure | None:
-    """A key's letter and what waits behind it, in order, unless another session is at it."""
-    if not release.lock(connection, key):
-        if letter is not None:
-            result.skipped.append(letter.letter_id)
-        return None
-    try:
-        failure = None if letter is None else _redrive_one(connection, letter, inbox, result)
-        if failure is None:
-            released = release.release(connection, key, inbox, stop=stop, per_second_max=per_second_max)
-            result.released += released.handled + released.skipped
-            if released.failed_id is not None:
-                result.failed_behind.append(released.failed_id)
-        return failure
-    finally:
-        if not connection.closed:
-            release.unlock(connection, key)
-
-
-def _redrive_one(
-    connection: postgres.Connection, letter: DeadLetter, inbox: Inbox, result: RedriveResult
-) -> Failure | None:
-    started = time.monotonic()
-    delivery: Delivery | None = None
-    inbox.generation = letter.generation
-    try:
-        with connection.transaction():
-            row = connection.execute(
-                _SQL["letter_to_redrive"], {"letter_id": letter.letter_id, "group": letter.consumer_group}
-            ).fetchone()
-            if row is None:
-                result.skipped.append(letter.letter_id)
-                return None
-            delivery = _delivery(row, letter, inbox)
-            inbox.redrive(connection, delivery, attempt=letter.retry_count + 2)
-            connection.execute(_SQL["resolve"], {"letter_id": letter.letter_id, "replay_id": result.redrive_id})
-        result.resolved.append(letter.letter_id)
-        inbox.metrics.ended(Counts(handled=1), replay=True)
-        return None
-    except Exception as error:
-        if delivery is None or postgres.is_lost(connection, error) or isinstance(error, MemoryError):
-            raise
-        failure = Failure.of(error)
-    values = attempt_values(
-        inbox, delivery, failure, attempt=letter.retry_count + 2, seconds=time.monotonic() - started, disposition="dead"
-    )
+    to_topic: str | None = None,
+) -> str:
+    """Write a plan down, with its audit row, in one transaction; returns the run's id."""
+    postgres.require_migrated(connection)
+    redrive_id = f"redrive-{new_id()}"
+    # What waits behind letters that nobody wants handled any more comes first.
+    behind = [key.letter_id for key in plan.keys if key.letter_id not in set(plan.ids)]
+    more = {} if to_topic is None else {"to_topic": to_topic}
     with connection.transaction():
-        connection.execute(_INBOX["attempt"], values)
-        connection.execute(_SQL["failed_again"], values | {"letter_id": letter.letter_id})
-    result.failed.append(letter.letter_id)
-    inbox.metrics.failed("dead", replay=True)
-    return failure
+        act = audit.begin(
+            connection, "dead_letters.redrive", plan.group, plan.summary() | {"by": run_by} | more, reason
+        )
+        connection.execute(
+            _SQL["add_run"],
+            {
+                "redrive_id": redrive_id,
+                "group": plan.group,
+                "state": "queued" if run_by == "consumers" else "planned",
+                "run_by": run_by,
+                "to_topic": to_topic,
+                "stop_at_failure": stop_at_failure,
+                "per_second_max": per_second_max,
+                "fingerprints": sorted({letter.fingerprint for letter in plan.letters}),
+                "actor": audit.actor(),
+                "reason": reason,
+                "audit_id": act,
+            },
+        )
+        connection.execute(
+            _SQL["add_letters"],
+            {
+                "redrive_id": redrive_id,
+                "letter_ids": [*behind, *plan.ids],
+                "states": ["tail"] * len(behind) + ["waiting"] * len(plan.ids),
+            },
+        )
+    return redrive_id
 
 
-def _delivery(row: tuple[Any, ...], letter: DeadLetter, inbox: Inbox) -> Delivery:
-    """The letter's record as if it had just been polled."""
-    (
-        event_id, _, topic, partition, offset, leader_epoch, appended_at, timestamp_type, key, value, names, values,
-        edited_from,
-    ) = row  # fmt: skip
-    record = Record(
-        topic=topic, partition=partition, offset=offset, key=key, value=value,
-        headers=list(zip(names, values, strict=True)), timestamp=appended_at, timestamp_type=timestamp_type,
-        leader_epoch=leader_epoch, received_at=letter.failed_at,
-    )  # fmt: skip
-    delivery = Delivery.of(record, inbox.handlers)
-    if edited_from is not None:
-        # A decode function of the consumer's own may find the id of the event before the edit in the record: under that one
-        # the event would be taken for handled.
-        delivery.event_id = event_id
-    return delivery
+def _executed(
+    system: System,
+    connection: postgres.Connection,
+    redrive_id: str,
+    consumer: Consumer,
+    progress: Progress | None,
+    stop: threading.Event | None,
+) -> RedriveResult:
+    inbox = consumer.inbox(system, replay_id=redrive_id)
+    with postgres.translated_errors(system.settings.postgres_dsn):
+        Execution(connection, read_run(connection, redrive_id), inbox, stop=stop, progress=progress).execute()
+        return end_act(connection, redrive_id)
+
+
+def require_group_of(group: str, consumer: Consumer) -> None:
+    """Raise RedriveRefused unless the consumer is of the group that failed."""
+    if consumer.group != group:
+        raise RedriveRefused(
+            f"the letters are of group '{group}', the given consumer is of '{consumer.group}': a redrive runs the "
+            "handlers of the group that failed"
+        )
+
+
+def _require_handlers(plan: RedrivePlan, consumer: Consumer) -> None:
+    types: dict[str, list[int]] = {}
+    for letter in plan.letters:
+        types.setdefault(letter.event_type, []).append(letter.letter_id)
+    for event_type, ids in sorted(types.items()):
+        redrive_run.require_handler(consumer.handlers, consumer.group, event_type, len(ids), min(ids))

@@ -9,8 +9,9 @@ At the first event that fails it stops: that event becomes the letter which the 
 
 from __future__ import annotations
 
-import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -33,6 +34,8 @@ _LETTERS = named("dead_letters")
 
 # A deadlock with the consumer, which may be parking behind the same key, is nobody's fault and is repeated.
 TRANSIENT_REPEATS_MAX = 20
+
+Noted = Callable[[postgres.Connection, int | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,27 +108,33 @@ def release(
     key: ParkedKey,
     inbox: Inbox,
     *,
-    stop: threading.Event | None = None,
+    ends: Callable[[], bool] | None = None,
     per_second_max: float | None = None,
+    noted: Noted | None = None,
+    alone: AbstractContextManager[Any] | None = None,
 ) -> Released:
     """Run the events that wait behind a key's letter; the caller holds the key's `lock`.
 
-    Does nothing while a letter of the key is open: its event comes first.
+    Does nothing while a letter of the key is open: its event comes first. `ends` is asked before each event. `noted` is
+    called in each event's transaction with the connection and, of an event that failed, the id of its letter; `alone` is
+    entered around each of them.
     """
     result = Released()
     inbox.generation = 0
     if connection.execute(_SQL["open_letter"], key.parameters).fetchone() is not None:
         return result
-    while stop is None or not stop.is_set():
+    while ends is None or not ends():
         started = time.monotonic()
-        if not _step(connection, key, inbox, result):
+        with nullcontext() if alone is None else alone:
+            more = _step(connection, key, inbox, result, noted)
+        if not more:
             break
         if per_second_max:
             time.sleep(max(0.0, 1 / per_second_max - (time.monotonic() - started)))
     return result
 
 
-def _step(connection: postgres.Connection, key: ParkedKey, inbox: Inbox, result: Released) -> bool:
+def _step(connection: postgres.Connection, key: ParkedKey, inbox: Inbox, result: Released, noted: Noted | None) -> bool:
     """Handle the next event; False when there is none any more, or it failed."""
     transient = 0
     while True:
@@ -144,6 +153,8 @@ def _step(connection: postgres.Connection, key: ParkedKey, inbox: Inbox, result:
                 else:
                     inbox.redrive(connection, delivery, attempt=1)
                 connection.execute(_SQL["remove"], key.parameters | {"parked_id": parked_id})
+                if noted is not None:
+                    noted(connection, None)
             if delivery.handler is None:
                 result.skipped += 1
                 inbox.metrics.ended(Counts(skipped=1), replay=True)
@@ -159,7 +170,7 @@ def _step(connection: postgres.Connection, key: ParkedKey, inbox: Inbox, result:
                 time.sleep(0.01 * transient)
                 continue
             result.failed_id = _bury(
-                connection, key, inbox, delivery, parked_id, Failure.of(error), time.monotonic() - started
+                connection, key, inbox, delivery, parked_id, Failure.of(error), time.monotonic() - started, noted
             )
             return False
 
@@ -186,6 +197,7 @@ def _bury(
     parked_id: int,
     failure: Failure,
     seconds: float,
+    noted: Noted | None,
 ) -> int:
     """The event that failed is a letter now, and the others wait behind it; in one transaction."""
     with connection.transaction():
@@ -199,6 +211,8 @@ def _bury(
         _settle(connection, delivery, inbox, "dead")
         connection.execute(_SQL["remove"], key.parameters | {"parked_id": parked_id})
         connection.execute(_SQL["park"], key.parameters | {"key": key.key, "letter_id": letter[0]})
+        if noted is not None:
+            noted(connection, letter[0])
     inbox.metrics.failed("dead", replay=True)
     inbox.metrics.ended(Counts(dead=1), replay=True)
     return int(letter[0])

@@ -84,32 +84,12 @@ SELECT letter_id, consumer_group, event_id, generation, event_type, topic, parti
   FROM evkit.dead_letter
  WHERE letter_id = %s;
 
--- name: letter_to_redrive
--- Locked, so that two redrives of one letter do not run its handler twice; skipped when another has it, or it is on hold.
-SELECT event_id, generation, topic, partition, "offset", leader_epoch, appended_at, timestamp_type, raw_key, raw_value,
-       header_names, header_values, edited_from
-  FROM evkit.dead_letter
- WHERE letter_id = %(letter_id)s AND consumer_group = %(group)s AND state = 'open' AND held_at IS NULL
-   FOR UPDATE SKIP LOCKED;
-
 -- name: attempts
 SELECT attempt, failed_at, duration_seconds, handler, error_class, error_message, fingerprint, disposition, code_version,
        replay_id
   FROM evkit.attempt
  WHERE consumer_group = %(group)s AND event_id = %(event_id)s AND generation = %(generation)s
  ORDER BY attempt_id;
-
--- name: resolve
-UPDATE evkit.dead_letter
-   SET state = 'resolved', state_before = 'open', state_changed_at = clock_timestamp(), replay_id = %(replay_id)s
- WHERE letter_id = %(letter_id)s;
-
--- name: failed_again
-UPDATE evkit.dead_letter
-   SET handler = %(handler)s, error_class = %(error_class)s, error_message = %(error_message)s,
-       stack_trace = %(stack_trace)s, fingerprint = %(fingerprint)s, code_version = %(code_version)s,
-       failed_at = clock_timestamp(), retry_count = retry_count + 1
- WHERE letter_id = %(letter_id)s;
 
 -- name: archive
 -- Someone has decided: the letter is not open any more, and nothing is lost.
@@ -196,7 +176,8 @@ SELECT outcome FROM evkit.inbox
 SELECT state FROM evkit.dead_letter WHERE letter_id = %(letter_id)s FOR UPDATE;
 
 -- name: settle_edited
--- The event before the edit is dealt with, and will not be handled. One that is handled already is not edited.
+-- The event before the edit (or before it was sent to a topic as another) is dealt with, and will not be handled. One that
+-- is handled already is neither edited nor sent.
 UPDATE evkit.inbox SET outcome = 'skipped'
  WHERE consumer_group = %(group)s AND event_id = %(event_id)s AND generation = %(generation)s AND outcome = 'dead';
 

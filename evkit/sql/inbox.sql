@@ -73,6 +73,15 @@ VALUES (%(group)s, %(event_id)s, %(generation)s, %(event_type)s, %(topic)s, %(pa
         %(attempt)s, %(duration_seconds)s, %(handler)s, %(error_class)s, %(error_message)s, %(stack_trace)s,
         %(fingerprint)s, %(disposition)s, %(code_version)s, %(replay_id)s);
 
+-- name: reclaim_many
+-- Several events of one handler at once; comes back with those that were waiting.
+UPDATE evkit.inbox
+   SET outcome = 'handled', attempts = attempts + (outcome = 'dead')::integer, processed_at = clock_timestamp(),
+       replay_id = %(replay_id)s, handler = %(handler)s, code_version = %(code_version)s
+ WHERE consumer_group = %(group)s AND event_id = ANY (%(event_ids)s::text[]) AND generation = %(generation)s
+   AND outcome IN ('dead', 'parked')
+RETURNING event_id;
+
 -- name: attempts_before
 -- Attempts at this event so far, seconds since the first, and how many more failed through nobody's fault: a consumer that was
 -- killed between two of them goes on counting.

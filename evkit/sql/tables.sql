@@ -318,6 +318,47 @@ CREATE TABLE evkit.parked (
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 CREATE INDEX parked_of_key ON evkit.parked (consumer_group, topic, raw_key, parked_id);
 
+-- Redrives: what a person, or a notebook, asked for. A run is in one process's hands at a time, by a session advisory lock, so a
+-- run that is 'running' and not locked was killed.
+CREATE TABLE evkit.redrive_run (
+    redrive_id        text             COLLATE "C" PRIMARY KEY,
+    consumer_group    text             COLLATE "C" NOT NULL,
+    state             text             NOT NULL
+                      CHECK (state IN ('planned', 'queued', 'running', 'done', 'stopped', 'cancelled')),
+    run_by            text             NOT NULL CHECK (run_by IN ('process', 'consumers', 'topic')),
+    to_topic          text,                                        -- where the records go, of a redrive by 'topic'
+    stop_at_failure   boolean          NOT NULL,
+    per_second_max    double precision,
+    fingerprints      text[]           NOT NULL,                   -- of the selection: a new failure of one of them stops it
+    cancel_requested  boolean          NOT NULL DEFAULT false,
+    stage             bigint           NOT NULL DEFAULT 0,         -- letters of the stage it is in: 1, 10, 100; 0: all others
+    why               text,                                        -- why it has stopped
+    actor             text             NOT NULL,
+    reason            text,
+    audit_id          bigint,                                      -- the act whose result is still to be written
+    created_at        timestamptz      NOT NULL DEFAULT clock_timestamp(),
+    started_at        timestamptz,
+    finished_at       timestamptz,
+    CHECK ((run_by = 'topic') = (to_topic IS NOT NULL))
+);
+CREATE INDEX redrive_run_waiting ON evkit.redrive_run (consumer_group, created_at)
+ WHERE run_by = 'consumers' AND state IN ('queued', 'running');
+
+-- The selection of a redrive, frozen before its first letter runs. A letter is settled here in the transaction of its own
+-- handling, so that a redrive that was killed goes on exactly where it was.
+CREATE TABLE evkit.redrive_letter (
+    redrive_id     text        COLLATE "C" NOT NULL REFERENCES evkit.redrive_run ON DELETE CASCADE,
+    position       integer     NOT NULL,                           -- in the order in which they run
+    letter_id      bigint      NOT NULL,
+    state          text        NOT NULL DEFAULT 'waiting'          -- 'tail': what waits behind it is still to be released
+                   CHECK (state IN ('waiting', 'tail', 'resolved', 'released', 'sent', 'failed', 'skipped')),
+    released       bigint      NOT NULL DEFAULT 0,                 -- events behind it that are handled now
+    failed_behind  bigint,                                         -- the letter of the one behind it that failed
+    why            text,                                           -- why it was skipped
+    settled_at     timestamptz,
+    PRIMARY KEY (redrive_id, position)
+) WITH (fillfactor = 50);
+
 -- Replays: the plan is written before the first event, progress with every batch, so that a killed one can go on.
 CREATE TABLE evkit.replay_run (
     replay_id       text        COLLATE "C" PRIMARY KEY,

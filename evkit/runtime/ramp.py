@@ -1,0 +1,481 @@
+"""frozen selection → handler: run it in growing stages, settle each letter with its handling, and stop when the fix fails.
+
+Stages of 1, 10 and 100 letters, then the rest. Inside a stage letters go in optimistic batches: one transaction locks the
+letters, turns their inbox rows, calls the handlers in order, resolves the letters, frees the keys that nothing waits for,
+and settles them in the run. A batch in which one fails is rolled back and taken again in parts, without the bad one between
+them. A letter that other events wait behind goes by itself, and they follow it, one transaction each.
+
+Killed at any point, each letter is either settled with its handling or waits in the run as before: whoever takes the run up
+again goes on exactly there, beginning its stages anew. The lock on the run is the session's, so nobody else has it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from psycopg.rows import class_row
+
+from evkit import postgres
+from evkit.errors import RedriveRefused
+from evkit.kafka import Record
+from evkit.runtime import claims, release
+from evkit.runtime.attempt import attempt_values
+from evkit.runtime.delivery import Delivery, required_handler
+from evkit.runtime.failure import Failure
+from evkit.runtime.handler import Handlers
+from evkit.runtime.inbox import FailedAt, Inbox
+from evkit.runtime.outcome import Counts
+from evkit.runtime.redrive_run import Progress, Run
+from evkit.runtime.release import TRANSIENT_REPEATS_MAX, ParkedKey
+from evkit.sql import named
+
+log = logging.getLogger(__name__)
+
+_SQL = named("redrive")
+_INBOX = named("inbox")
+_PARKING = named("parking")
+
+# Letters of the first stages; after them comes the rest. What a fix breaks shows with few letters.
+RAMP = (1, 10, 100)
+# Most letters in one transaction: as many events as a consumer's batch.
+BATCH_LETTERS_MAX = 500
+
+
+class _End(Exception):
+    """The run ends before all of it was tried, in this state."""
+
+    def __init__(self, state: str, why: str) -> None:
+        super().__init__(why)
+        self.state = state
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A letter's place in the run."""
+
+    position: int
+    letter_id: int
+    state: str
+    has_tail: bool
+    begun: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Letter:
+    """A letter, locked in the open transaction."""
+
+    position: int
+    letter_id: int
+    generation: int
+    retry_count: int
+    parks: bool
+    delivery: Delivery
+
+
+class Execution:
+    """Runs a redrive; for one thread, on a connection that has the run's lock.
+
+    Args:
+        connection  in autocommit mode
+        inbox       of the failing group, with the run's id as `replay_id`
+        stop        ends it between two transactions; its state is then `when_stopped`
+        progress    called with (settled, all) after each transaction
+        alone       entered around each transaction that calls a handler
+    """
+
+    def __init__(
+        self,
+        connection: postgres.Connection,
+        run: Run,
+        inbox: Inbox,
+        *,
+        stop: threading.Event | None = None,
+        when_stopped: str = "stopped",
+        progress: Progress | None = None,
+        alone: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        self._connection = connection
+        self._run = run
+        self._inbox = inbox
+        self._stop = threading.Event() if stop is None else stop
+        self._when_stopped = when_stopped
+        self._progress = progress
+        self._alone = nullcontext() if alone is None else alone
+        self._of = {"redrive_id": run.redrive_id}
+        self._settled = run.letters - run.not_tried
+        # Halved by each failure and doubled by each success: where all fail, none is called twice.
+        self._together_max = BATCH_LETTERS_MAX
+        # Failures that were met in a batch, until what comes before them is done: letter → error, seconds.
+        self._met: dict[int, tuple[Exception, float]] = {}
+        self._stage_tried = self._stage_failed = 0
+
+    def execute(self) -> None:
+        """Run what waits, and write down how it ended.
+
+        Raises:
+            DatabaseUnreachable, MemoryError: the run stays as it is, for whoever takes it up again.
+        """
+        self._connection.execute(_SQL["start"], self._of)
+        try:
+            for size in (*RAMP, 0):
+                self._stage(size)
+            state, why = "done", None
+        except _End as end:
+            state, why = end.state if self._is_left() else "done", end.why
+        self._connection.execute(_SQL["end"], self._of | {"state": state, "why": why})
+
+    def _stage(self, size: int) -> None:
+        """Run so many letters (0: all that are left), and judge them.
+
+        Raises:
+            _End
+        """
+        self._stage_tried = self._stage_failed = 0
+        self._connection.execute(_SQL["stage"], self._of | {"stage": size})
+        while not size or self._stage_tried < size:
+            self._check()
+            most = min(self._together_max, (size or BATCH_LETTERS_MAX) - (self._stage_tried if size else 0))
+            if rate := self._run.per_second_max:
+                most = max(1, min(most, int(rate)))
+            started, before = time.monotonic(), self._stage_tried
+            items = [
+                _Item(*row)
+                for row in self._connection.execute(_SQL["next"], self._of | {"letters_max": most}).fetchall()
+            ]
+            if not items:
+                return
+            self._take(items)
+            if self._progress is not None:
+                self._progress(self._settled, self._run.letters)
+            if rate and (tried := self._stage_tried - before):
+                self._stop.wait(max(0.0, tried / rate - (time.monotonic() - started)))
+        # Also when it is not the failure of the selection: a fix that breaks something else.
+        if self._run.stop_at_failure and 2 * self._stage_failed > self._stage_tried and self._is_left():
+            raise _End(
+                "stopped", f"{self._stage_failed} of the {self._stage_tried} letters of a stage failed, in another way"
+            )
+
+    def _check(self) -> None:
+        row = self._connection.execute(_SQL["is_cancelled"], self._of).fetchone()
+        if row is None or row[0]:
+            raise _End("cancelled", "cancelled by hand")
+        if self._stop.is_set():
+            raise _End(self._when_stopped, "told to stop")
+
+    def _take(self, items: list[_Item]) -> None:
+        """Try the first of these: together as far as that goes, or one."""
+        together = []
+        for item in items:
+            if item.state != "waiting" or item.has_tail or item.letter_id in self._met:
+                break
+            together.append(item)
+        if len(together) > 1:
+            try:
+                done = self._repeated(self._batch, together)
+            except FailedAt as failed:
+                error = failed.__cause__
+                if not isinstance(error, Exception) or isinstance(error, MemoryError):
+                    raise
+                self._met[together[failed.index].letter_id] = (error, failed.seconds)
+                self._together_max = max(1, failed.index)
+                return
+            except Exception as error:
+                if postgres.is_lost(self._connection, error) or isinstance(error, MemoryError):
+                    raise
+                self._together_max = max(1, len(together) // 2)
+                return
+            self._inbox.metrics.ended(Counts(handled=done), replay=True)
+            self._count(done)
+            self._together_max = min(2 * self._together_max, BATCH_LETTERS_MAX)
+            if done:
+                return
+            self._together_max = 1
+        self._one(items[0])
+        self._together_max = min(2 * self._together_max, BATCH_LETTERS_MAX)
+
+    def _is_left(self) -> bool:
+        row = self._connection.execute(_SQL["is_left"], self._of).fetchone()
+        return row is not None and bool(row[0])
+
+    def _count(self, letters: int) -> None:
+        self._stage_tried += letters
+        self._settled += letters
+
+    def _repeated(self, work: Callable[[Any], int], what: Any) -> int:
+        """What PostgreSQL asks to repeat is nobody's fault."""
+        transient = 0
+        while True:
+            try:
+                return work(what)
+            except Exception as error:
+                cause = error.__cause__ if isinstance(error, FailedAt) else error
+                if cause is None or not postgres.is_transient(cause) or transient >= TRANSIENT_REPEATS_MAX:
+                    if cause is not None and postgres.is_lost(self._connection, cause):
+                        raise cause from None
+                    raise
+                transient += 1
+                time.sleep(0.01 * transient)
+
+    # --- together -----------------------------------------------------------------------------------------------------
+
+    def _batch(self, items: list[_Item]) -> int:
+        """One transaction for all; returns how many were settled. Those that somebody else is at are left for later."""
+        connection = self._connection
+        with self._alone, connection.transaction():
+            letters = self._locked([item.position for item in items])
+            free: set[int] = set()
+            if parks := [x.letter_id for x in letters if x.parks]:
+                rows = connection.execute(_SQL["lock_keys"], {"letter_ids": parks}).fetchall()
+                free = {letter_id for letter_id, events in rows if not events}
+            letters = [x for x in letters if not x.parks or x.letter_id in free]
+            # A letter that must go by itself is not overtaken by what comes behind it.
+            ready = []
+            for item, letter in zip(items, letters, strict=False):
+                if letter.position != item.position:
+                    break
+                ready.append(letter)
+            done = 0
+            for generation, stretch in groupby(ready, key=lambda x: x.generation):
+                part = list(stretch)
+                self._inbox.generation = generation
+                try:
+                    _call(connection, self._inbox, part)
+                except FailedAt as failed:
+                    failed.index += done
+                    raise
+                done += len(part)
+            if ready:
+                self._resolve(ready, [x.letter_id for x in ready if x.parks], "resolved")
+        return len(ready)
+
+    def _locked(self, positions: list[int]) -> list[_Letter]:
+        rows = self._connection.execute(
+            _SQL["lock_letters"], self._of | {"positions": positions, "group": self._run.consumer_group}
+        ).fetchall()
+        return [
+            _Letter(
+                position, letter_id, generation, retry_count, parks, delivery_of(event_id, rest, self._inbox.handlers)
+            )
+            for position, letter_id, event_id, generation, retry_count, *rest, parks in rows
+        ]
+
+    def _resolve(self, letters: list[_Letter], free: list[int], state: str) -> None:
+        self._connection.execute(
+            _SQL["resolve"],
+            self._of
+            | {
+                "letter_ids": [x.letter_id for x in letters],
+                "free_ids": free,
+                "positions": [x.position for x in letters],
+                "state": state,
+            },
+        )
+
+    # --- one by one ---------------------------------------------------------------------------------------------------
+
+    def _one(self, item: _Item) -> None:
+        """A letter by itself, and what waits behind it; or, of one that is through, only that."""
+        key = self._key(item)
+        if key is not None and not release.lock(self._connection, key):
+            self._skip(item, "another redrive or release is at its key")
+            return
+        try:
+            if item.state == "waiting" and not self._letter(item, key):
+                return
+            if key is not None or item.state == "tail":
+                self._tail(item, key)
+        finally:
+            if key is not None and not self._connection.closed:
+                release.unlock(self._connection, key)
+
+    def _key(self, item: _Item) -> ParkedKey | None:
+        cursor = self._connection.cursor(row_factory=class_row(ParkedKey))
+        found = cursor.execute(_SQL["keys_behind"], {"letter_id": item.letter_id}).fetchone()
+        if found is None and item.state == "tail":  # of a letter that is no more
+            group = self._run.consumer_group
+            found = cursor.execute(
+                _PARKING["keys"],
+                {"group": group, "key": None, "topic": None, "letters": [item.letter_id], "keys_max": 1},
+            ).fetchone()
+        return found
+
+    def _letter(self, item: _Item, key: ParkedKey | None) -> bool:
+        """Whether it is resolved now."""
+        if item.letter_id in self._met:
+            error, seconds = self._met.pop(item.letter_id)
+        else:
+            started = time.monotonic()
+            try:
+                settled = self._repeated(lambda x: self._handle(x, key), item)
+            except Exception as raised:
+                if postgres.is_lost(self._connection, raised) or isinstance(raised, MemoryError):
+                    raise
+                error, seconds = raised, time.monotonic() - started
+            else:
+                if not settled:
+                    self._skip(item, self._why_not(item))
+                else:
+                    self._inbox.metrics.ended(Counts(handled=1), replay=True)
+                    self._count(1)
+                return bool(settled)
+        self._failed(item, error, seconds)
+        return False
+
+    def _handle(self, item: _Item, key: ParkedKey | None) -> int:
+        with self._alone, self._connection.transaction():
+            letters = self._locked([item.position])
+            for letter in letters:
+                self._inbox.generation = letter.generation
+                self._inbox.redrive(self._connection, letter.delivery, attempt=letter.retry_count + 2)
+                self._resolve(letters, [], "resolved" if key is None else "tail")
+        return len(letters)
+
+    def _tail(self, item: _Item, key: ParkedKey | None) -> None:
+        """What waits behind a letter, in order, until its key is free or one of it fails."""
+        released = release.Released(freed=True)
+        cancelled = False
+
+        def noted(connection: postgres.Connection, failed_behind: int | None) -> None:
+            nonlocal cancelled
+            values = self._of | {"position": item.position, "failed_behind": failed_behind}
+            row = connection.execute(_SQL["note_behind"], values).fetchone()
+            cancelled = row is not None and bool(row[0])
+
+        def ends() -> bool:
+            return cancelled or self._stop.is_set()
+
+        if key is not None:
+            released = release.release(
+                self._connection,
+                key,
+                self._inbox,
+                ends=ends,
+                per_second_max=self._run.per_second_max,
+                noted=noted,
+                alone=self._alone,
+            )
+        if released.freed or released.failed_id is not None or not ends():
+            self._connection.execute(_SQL["settle_tail"], self._of | {"position": item.position})
+            if item.state == "tail" and not item.begun:
+                self._count(1)
+
+    def _skip(self, item: _Item, why: str) -> None:
+        state = "resolved" if item.begun else "skipped"
+        self._connection.execute(_SQL["settle"], self._of | {"position": item.position, "state": state, "why": why})
+        if not item.begun:
+            self._count(1)
+
+    def _why_not(self, item: _Item) -> str:
+        row = self._connection.execute(_SQL["why_not"], {"letter_id": item.letter_id}).fetchone()
+        if row is None:
+            return "it is gone"
+        state, on_hold = row
+        if state == "open" and on_hold:
+            return "it is on hold meanwhile"
+        return "another redrive has it in hand" if state == "open" else f"it is {state} meanwhile"
+
+    def _failed(self, item: _Item, error: Exception, seconds: float) -> None:
+        """Write down the failed attempt: the same letter, with one attempt more.
+
+        Raises:
+            _End: the fix did not work, or what handlers need is away.
+        """
+        if isinstance(error, RedriveRefused):
+            self._skip(item, str(error))
+            return
+        failure = Failure.of(error)
+        held = self._inbox.retry.is_nobodys_fault(error)
+        stops = self._run.stop_at_failure and (held or failure.fingerprint in self._run.fingerprints)
+        with self._connection.transaction():
+            for letter in self._locked([item.position]):
+                self._inbox.generation = letter.generation
+                values = attempt_values(
+                    self._inbox, letter.delivery, failure,
+                    attempt=letter.retry_count + 2, seconds=seconds, disposition="held" if held else "dead",
+                )  # fmt: skip
+                self._connection.execute(_INBOX["attempt"], values)
+                if not held:
+                    self._connection.execute(_SQL["failed_again"], values | {"letter_id": item.letter_id})
+            if not (held and stops):
+                self._connection.execute(
+                    _SQL["settle"], self._of | {"position": item.position, "state": "failed", "why": None}
+                )
+        self._inbox.metrics.failed("held" if held else "dead", replay=True)
+        if not (held and stops):
+            self._count(1)
+            self._stage_failed += 1
+        if stops:
+            said = f"{failure.error_class}: {failure.error_message[:200]}"
+            why = "failed through nobody's fault" if held else "failed again in the same way"
+            raise _End("stopped", f"letter {item.letter_id} {why} ({said})")
+
+
+def _call(connection: postgres.Connection, inbox: Inbox, letters: list[_Letter]) -> None:
+    """Handle letters' events after all, in their order, inside the open transaction; their inbox rows turn to handled.
+
+    Raises:
+        FailedAt: the event (its index) that cannot be handled, or whose handler raised.
+        What a handler raised, where it is not known at which event that was.
+    """
+    handlers = []
+    for i, letter in enumerate(letters):
+        try:
+            handlers.append(required_handler(letter.delivery, inbox.handlers, inbox.group))
+        except Exception as problem:
+            raise FailedAt(i, 0.0) from problem
+    everything = range(len(letters))
+    wanted: list[int] = []
+    with inbox.observed([letter.delivery for letter in letters]):
+        for handler, stretch in groupby(everything, key=lambda i: handlers[i]):
+            indexes = list(stretch)
+            waited = claims.reclaim_many(connection, inbox, handler.name, [letters[i].delivery for i in indexes])
+            for i in indexes:
+                delivery, attempt = letters[i].delivery, letters[i].retry_count + 2
+                if delivery.event_id in waited or claims.claim(connection, inbox, [delivery], attempts=attempt)[0]:
+                    wanted.append(i)
+        stale = inbox.stale(connection, [letters[i].delivery for i in wanted])
+        for (handler, retry_count), some in groupby(wanted, key=lambda i: (handlers[i], letters[i].retry_count)):
+            indexes = list(some)
+            run = [letters[i].delivery for i in indexes]
+            try:
+                inbox.call(connection, handler, run, retry_count + 2, stale, in_batch=True)
+            except FailedAt as failure:
+                failure.index = indexes[failure.index]
+                raise
+
+
+def delivery_of(event_id: str, row: list[Any], handlers: Handlers) -> Delivery:
+    """A letter's record as if it had just been polled."""
+    (
+        topic,
+        partition,
+        offset,
+        leader_epoch,
+        appended_at,
+        timestamp_type,
+        key,
+        value,
+        names,
+        values,
+        failed_at,
+        edited,
+    ) = row
+    record = Record(
+        topic=topic, partition=partition, offset=offset, key=key, value=value,
+        headers=list(zip(names, values, strict=True)), timestamp=appended_at, timestamp_type=timestamp_type,
+        leader_epoch=leader_epoch, received_at=failed_at,
+    )  # fmt: skip
+    delivery = Delivery.of(record, handlers)
+    if edited is not None:
+        # A decode function of the consumer's own may find the id of the event before the edit in the record: under that one
+        # the event would be taken for handled.
+        delivery.event_id = event_id
+    return delivery

@@ -1,0 +1,98 @@
+"""How fast 10,000 letters are redriven, each key parked behind its letter, against the plain consumer: the same handler
+(one upsert) on the same events, in turns, three rounds. What each has done is looked up in SQL.
+
+    uv run pytest tests/benchmarks/redrive -s
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import pytest
+
+from evkit import Consumer, Event, Relay, Retry, dead_letters, outbox
+from evkit.runtime.dead_letters import Selection
+
+LETTERS, ROUNDS = 10_000, 3
+UPSERT = "INSERT INTO effect VALUES (%s, %s, 1) ON CONFLICT (grp, key) DO UPDATE SET n = effect.n + 1"
+
+
+def timed(work):
+    """(seconds, the work's result)."""
+    started = time.perf_counter()
+    result = work()
+    return time.perf_counter() - started, result
+
+
+@pytest.mark.timeout(1800)
+def test_redrive_of_10_000_letters(evkit_system, evkit_topic, evkit_group, report):
+    topic = evkit_topic(partitions=6)
+    with evkit_system.writing() as connection:
+        connection.execute("CREATE TABLE effect (grp text, key text, n bigint, PRIMARY KEY (grp, key))")
+        outbox.write_many(connection, [Event("a.b", f"k{i}", {"pad": "x" * 220}, topic=topic) for i in range(LETTERS)])
+    relay = Relay(evkit_system)
+    while relay.step():
+        pass
+    relay.close()
+    broken = True
+
+    def handle(event, tx):
+        if broken and tx.group == failing.group:
+            raise ValueError("the bug")
+        tx.execute(UPSERT, (tx.group, event.key))
+
+    def consumer(group):
+        made = Consumer(group, [topic], system=evkit_system, retry=Retry(attempts=1), breaker=None)
+        made.handler("a.b")(handle)
+        return made
+
+    def consumed(made):
+        while made.counts.total < LETTERS:
+            made.step(1.0)
+        return LETTERS - first
+
+    failing, first = consumer(evkit_group()), 0
+    dying, _ = timed(lambda: consumed(failing))
+    failing.close()
+    broken = False
+    with evkit_system.writing() as connection:
+        connection.execute("CREATE TABLE kept AS SELECT * FROM evkit.parked_key")
+        connection.execute("CREATE TABLE marks AS SELECT event_id FROM evkit.inbox WHERE outcome = 'dead'")
+    rates = {"consumer": [], "redrive": []}
+    for _ in range(ROUNDS):
+        plain = consumer(evkit_group())
+        plain.step(5.0)  # joins the group, and warms up
+        first = plain.counts.total
+        seconds, events = timed(lambda made=plain: consumed(made))
+        rates["consumer"].append(events / seconds)
+        plain.close()
+        plan = dead_letters.plan_redrive(evkit_system, Selection(group=failing.group))
+        seconds, result = timed(lambda made=plan: dead_letters.redrive(evkit_system, made, failing))
+        assert (len(result.resolved), result.state) == (LETTERS, "done")
+        rates["redrive"].append(LETTERS / seconds)
+        with evkit_system.writing() as connection:
+            done = "SELECT count(*), sum(n) FROM effect WHERE grp = %s"
+            assert connection.execute(done, (failing.group,)).fetchone() == (LETTERS, LETTERS)
+            assert connection.execute("SELECT count(*) FROM evkit.parked_key").fetchone() == (0,)
+            connection.execute("DELETE FROM effect")  # and as it was before the redrive:
+            connection.execute("INSERT INTO evkit.parked_key SELECT * FROM kept")
+            connection.execute("UPDATE evkit.dead_letter SET state = 'open'")
+            connection.execute(
+                "UPDATE evkit.inbox SET outcome = 'dead' WHERE consumer_group = %s"
+                " AND event_id IN (SELECT event_id FROM marks)",
+                (failing.group,),
+            )
+
+    ratios = [a / b for a, b in zip(rates["redrive"], rates["consumer"], strict=True)]
+    report(
+        "redrive",
+        [
+            {
+                "letters": LETTERS, "rounds": ROUNDS, "letters_per_second": statistics.median(rates["redrive"]),
+                "consumer_events_per_second": statistics.median(rates["consumer"]),
+                "ratio_to_consumer": statistics.median(ratios), "ratio_to_consumer_range": [min(ratios), max(ratios)],
+                "dying_per_second": LETTERS / dying,
+            }
+        ],
+    )  # fmt: skip
