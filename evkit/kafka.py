@@ -300,6 +300,11 @@ def cluster_id(settings: Settings) -> str:
 _NOT_READY = {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS}
 
 
+def is_not_ready(error: KafkaError) -> bool:
+    """Whether a group's coordinator will answer in a moment."""
+    return error.code() in _NOT_READY
+
+
 def committed(
     settings: Settings, group: str, partitions: Iterable[TopicPartition], *, stable: bool = False
 ) -> dict[tuple[str, int], int]:

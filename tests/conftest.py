@@ -24,7 +24,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     options.addoption(
         "--letters", type=int, help="dead letters of tests/integration/runtime/test_letters_speed.py; times too"
     )
-    options.addoption("--kills", type=int, help="kills of each redrive (test_redrive_kills.py); default: 2")
+    options.addoption(
+        "--kills",
+        type=int,
+        help="kills of each redrive and replay (test_redrive_kills.py, test_replay_kill9.py); default: 2",
+    )
     options.addoption("--seed", type=int, help="draws what the writers do and which fault comes when; default: any")
 
 

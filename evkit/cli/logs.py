@@ -33,6 +33,8 @@ class LogFormat(StrEnum):
 # Number of this process among those of `evkit consume --processes`, which all write to one stderr; None: it is alone.
 process: int | None = None
 _asked: list[str] = []
+# Names and values that every line has beside its own: which replay this process runs, for one.
+also: dict[str, str] = {}
 
 # What every record has; the rest is what a call gave as `extra`.
 _ALWAYS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -105,7 +107,7 @@ class JsonLines(_Redacting):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
-        }
+        } | also
         if process is not None:
             document["process"] = process
         for name, value in vars(record).items():

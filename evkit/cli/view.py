@@ -36,7 +36,7 @@ _NARROW = {
                   "p99_seconds", "max_seconds", "failing_error"),
     "journey": ("at", "gap_seconds", "stage", "group", "attempt", "detail", "replay"),
     "acts": ("acted_at", "actor", "act", "target", "reason"),
-    "replays": ("replay_id", "group", "topics", "from_time", "until_time", "state", "handled", "skipped", "failed"),
+    "replays": ("replay_id", "group", "topics", "from_time", "dedupe", "state", "handled", "known", "failed", "parked"),
 }  # fmt: skip
 
 # The monitors' names lead to the views they judge.

@@ -27,6 +27,7 @@ from evkit.runtime.assignment import Assignment, Place, Work
 from evkit.runtime.breaker import Breaker, Breakers
 from evkit.runtime.consumer_health import ConsumerHealth
 from evkit.runtime.consumer_metrics import ConsumerMetrics, ConsumerReading
+from evkit.runtime.group_pause import PauseWatch
 from evkit.runtime.handler import Function, Handlers, Where
 from evkit.runtime.inbox import Inbox
 from evkit.runtime.joined import joined
@@ -151,7 +152,6 @@ class Consumer:
         self.assigned = threading.Event()
         self._stop = threading.Event()
         self._client: Any = None
-        self._lanes: list[Lane] = []
         self._redriver = Redriver(self, concurrency)
         self._begin()
 
@@ -162,10 +162,12 @@ class Consumer:
         self._changed = threading.Condition()
         self._ending = False
         self._free = 0  # lanes that wait for a batch
+        self._lanes: list[Lane] = []
         self._error: BaseException | None = None
         self._epoch = 0
         self._paused: set[Place] = set()
         self._watchdog: Watchdog | None = None
+        self._pause_watch = PauseWatch(self)
 
     def handler(
         self,
@@ -255,7 +257,7 @@ class Consumer:
                 unfinished = self._assignment.unfinished
             self._check()
             self._store(client)
-            if not unfinished:
+            if not unfinished or self._pause_watch.held:
                 break
             # It takes longer: poll on, so that the group knows we are alive, but take nothing more in.
             self._pause(client, set(self._assignment.places))
@@ -273,12 +275,12 @@ class Consumer:
         for lane in self._lanes:
             lane.join()
         self._redriver.join()
+        self._pause_watch.close()
         if self._client is not None:
             client, self._client = self._client, None
             self._store(client)
             client.close()
             self._memory.closed()
-        self._lanes = []
         self._stop.clear()
         self._begin()
 
@@ -293,6 +295,7 @@ class Consumer:
         if self.mirror:
             make_topics(self.system, self.group, self.topics)
         self._lanes = [Lane(self, n, self.inbox(self.system, breakers=self.breakers)) for n in range(self.concurrency)]
+        self._pause_watch.begin(self.system)
         for lane in self._lanes:
             lane.start()
         self._watchdog = Watchdog(self.group, self.system.admin)
@@ -323,8 +326,7 @@ class Consumer:
     @property
     def parking_full(self) -> list[str]:
         """Why events stay in Kafka although their keys are parked: too many wait; [] when that is not so."""
-        sentences = {lane.inbox.parking.full for lane in self._lanes if lane.inbox.parking is not None}
-        return sorted(sentence for sentence in sentences if sentence is not None)
+        return sorted({p.full for lane in self._lanes if (p := lane.inbox.parking) is not None and p.full})
 
     @property
     def stuck(self) -> list[str]:
@@ -378,7 +380,8 @@ class Consumer:
         return len(records)
 
     def _pause(self, client: Any, full: set[Place]) -> None:
-        """Fetch nothing more of full partitions; go on with those that only we have paused and that are not full now."""
+        """Fetch nothing more of full partitions (of any while a replay has the group pause); go on with others of ours."""
+        full = set(self._assignment.places) if self._pause_watch.holds(client) else full
         ours = {(tp.topic, tp.partition) for tp in client.assignment()}
         if stop := (full - self._paused) & ours:
             client.pause([TopicPartition(*place) for place in stop])
@@ -411,7 +414,7 @@ class Consumer:
                 while not self._ending:
                     # With several lanes each takes its share, so that all of them have something to do.
                     share = -(-self._assignment.unfinished // self.concurrency)
-                    records_max = min(self.batch_events_max, max(share, 1))
+                    records_max = 0 if self._pause_watch.held else min(self.batch_events_max, max(share, 1))
                     if batch := self._assignment.take(records_max, time.monotonic(), self._free):
                         return batch
                     at = self._assignment.next_at
@@ -459,7 +462,7 @@ class Consumer:
 
     def _on_revoke(self, client: Any, partitions: list[TopicPartition]) -> None:
         """Begin nothing more of them, finish what is in hand, store and commit, and only then let them go."""
-        places = [(tp.topic, tp.partition) for tp in partitions]
+        places, names = [(tp.topic, tp.partition) for tp in partitions], polled.names(partitions)
         until = time.monotonic() + DRAIN_SECONDS_MAX
         with self._changed:
             self._assignment.wind_up(places)
@@ -467,9 +470,7 @@ class Consumer:
                 self._changed.wait(0.1)
                 self._memory.beat()
             if self._assignment.in_hand(places):
-                log.warning(
-                    "group %s gives up %s with events in hand; they come again", self.group, polled.names(partitions)
-                )
+                log.warning("group %s gives up %s with events in hand; they come again", self.group, names)
         self._store(client)
         try:
             client.commit(asynchronous=False)
@@ -478,7 +479,7 @@ class Consumer:
                 log.warning("group %s: offsets not committed before a rebalance: %s", self.group, error)
         self._forget(places)
         self.metrics.rebalances.add(1, "revoked")
-        log.info("group %s gave up %s", self.group, polled.names(partitions))
+        log.info("group %s gave up %s", self.group, names)
 
     def _on_lost(self, _client: Any, partitions: list[TopicPartition]) -> None:
         """The group went on without us: commit nothing, forget what is in hand."""

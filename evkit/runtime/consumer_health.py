@@ -28,8 +28,9 @@ class ConsumerHealth(Health):
     - a partition gives no records although it has some and nothing is paused
     - the breaker holds a handler: its events wait in Kafka until one that is tried succeeds
 
-    Only a reason, with `ok` True, is what the others flow past: a shorter wait, keys that wait for another attempt at a
-    failed event, keys whose events wait behind a dead letter. A new process would find the same ones again.
+    Only a reason, with `ok` True, is what the others flow past, or what ends by itself: a shorter wait, keys that wait for
+    another attempt at a failed event, keys whose events wait behind a dead letter, a group that pauses for a replay. A new
+    process would find the same ones again.
 
     A consumer without partitions is well: others of its group have them.
 
@@ -87,6 +88,8 @@ class ConsumerHealth(Health):
                 f"holds {', '.join(now.held)}, whose events fail alike on many keys: `evkit breaker list` says why; one is "
                 "tried from time to time"
             )
+        if now.paused_for is not None:
+            notes.append(f"handles nothing while {now.paused_for} runs: `evkit replay status {now.paused_for}`")
         if now.waiting_keys:
             keys = "1 key waits" if now.waiting_keys == 1 else f"{now.waiting_keys:,} keys wait"
             notes.append(f"{keys} for another attempt at a failed event")

@@ -33,6 +33,7 @@ class Tx:
         replay_id   of the replay or redrive that is running, or None
         stale_ids   ids of those events of this transaction that came after a newer one of their key was applied; empty
                     unless the consumer says what a version is (`Consumer(version=...)`)
+        dry         this transaction will be rolled back (a dry replay): whatever reaches out of it is better left out
     """
 
     connection: psycopg.Connection[Any]
@@ -42,6 +43,7 @@ class Tx:
     attempt: int
     replay_id: str | None
     stale_ids: frozenset[str] = frozenset()
+    dry: bool = False
 
     @property
     def topic(self) -> str:
@@ -80,7 +82,7 @@ class Tx:
         """Write a follow-up event into the outbox in this transaction; returns its id.
 
         The event in hand is its cause, and its correlation id goes on (where it had none, its id becomes one).
-        It is marked as replayed when this handling is a replay.
+        It is marked as replayed when this handling is a redrive or a replay, unless the replay says otherwise (`emit`).
         """
         more = {} if self.replay_id is None else {REPLAY_ID: self.replay_id}
         follow_up = replace(

@@ -32,6 +32,7 @@ from evkit.runtime.consumer_metrics import ConsumerMetrics
 from evkit.runtime.delivery import Delivery, required_handler
 from evkit.runtime.handler import Handler, Handlers, Tx
 from evkit.runtime.key_version import KeyVersions
+from evkit.runtime.ledger import Ledger
 from evkit.runtime.mirror import Mirror
 from evkit.runtime.outcome import Counts, HandlerRaised, Outcome
 from evkit.runtime.parking import FULL_SECONDS, Parking, ParkingFull
@@ -84,6 +85,7 @@ class Inbox:
         metrics       counts what comes to its end, and what fails
         calls, at     how often handlers were called, and at which event of its run the last one is: they move while it does
         has_parked    whether keys of the group were parked when it last handled something
+        ledger        who keeps count of what came to its end, in the same transactions; a dry one rolls them back
     """
 
     system: System
@@ -103,20 +105,24 @@ class Inbox:
     calls: int = field(default=0, init=False)
     at: int = field(default=0, init=False)
     has_parked: bool = field(default=False, init=False)
+    ledger: Ledger = field(default_factory=Ledger)
     _session: Session = field(init=False)
     _verdict: Verdict = field(init=False)
-    _event_seconds: float = field(
-        default=0.0, init=False
-    )  # of the last batch, from its claim to the end of its handlers
+    # Of the last batch, from its claim to the end of its handlers.
+    _event_seconds: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self._session = Session(self.system, f"evkit consumer {self.group}", self.name, self.stop)
-        self._verdict = Verdict(self, self._session, self.retry, self.parking, self.breakers, self.metrics, self.mirror)
+        self._verdict = Verdict(
+            self, self._session, self.retry, self.parking, self.breakers, self.metrics, self.mirror, self.ledger
+        )
 
     @property
     def name(self) -> str:
         """This inbox in log lines: a replay is never to be taken for live handling."""
-        return f"group {self.group}" if self.replay_id is None else f"group {self.group} in {self.replay_id}"
+        if self.replay_id is None:
+            return f"group {self.group}"
+        return f"group {self.group} in {self.replay_id}{' (dry)' if self.ledger.dry else ''}"
 
     @property
     def waits(self) -> tuple[str, float] | None:
@@ -315,7 +321,7 @@ class Inbox:
 
     def _batch(self, batch: list[Delivery]) -> Counts:
         connection = self._session.connected()
-        with self.observed(batch), connection.transaction():
+        with self.observed(batch), self.ledger.transaction(connection, batch) as counts:
             started = time.monotonic()
             ahead = self._event_seconds * len(batch)
             new, conflicting = self._claim(connection, batch, 1, ahead)
@@ -331,11 +337,12 @@ class Inbox:
                     raise
             self._processed(connection, wanted, started, ahead)
             self._event_seconds = (time.monotonic() - started) / len(batch)
+            counts.add(Counts(len(wanted), len(batch) - len(new), skipped, parked=parked, conflicting=conflicting))
         self._session.works()
         if self.breakers is not None:
             for handler, run in runs:
                 self.breakers.count(handler.name, done=len(run))
-        return Counts(len(wanted), len(batch) - len(new), skipped, parked=parked, conflicting=conflicting)
+        return counts
 
     def _claim(
         self, connection: postgres.Connection, batch: list[Delivery], attempt: int, ahead_seconds: float = 0.0
@@ -360,19 +367,21 @@ class Inbox:
         Raises:
             FailedAt: in a batch, from what the handler raised, when it is known at which event that was.
         """
-        group, replay_id = self.group, self.replay_id
+        group, replay_id, dry = self.group, self.replay_id, self.ledger.dry
         self.calls, self.at, started = self.calls + 1, 0, time.monotonic()
         try:
             if handler.batch:
                 events = [handler.prepared(d.event, replay_id) for d in run if d.event is not None]
-                handler.function(events, Tx(connection, group, events[0], run[0].record, attempt, replay_id, stale))
+                handler.function(
+                    events, Tx(connection, group, events[0], run[0].record, attempt, replay_id, stale, dry)
+                )
             else:
                 function, prepared = handler.function, handler.prepared
                 # Statements go out without waiting for their answers; an error shows with a later one, or at the end.
                 with connection.pipeline() if handler.pipeline else nullcontext():
                     for self.at, delivery in enumerate(run):
                         event = prepared(delivery.event, replay_id)  # type: ignore[arg-type]
-                        function(event, Tx(connection, group, event, delivery.record, attempt, replay_id, stale))
+                        function(event, Tx(connection, group, event, delivery.record, attempt, replay_id, stale, dry))
         except Exception as error:
             known = not (handler.batch or (handler.pipeline and isinstance(error, psycopg.Error))) or len(run) == 1
             if in_batch and known:
@@ -466,15 +475,17 @@ class Inbox:
 
     def _attempt(self, delivery: Delivery, attempt: int, *, tried: bool) -> Counts:
         connection = self._session.connected()
-        with self.observed([delivery]), connection.transaction():
+        with self.observed([delivery]), self.ledger.transaction(connection, [delivery]) as counts:
             started = time.monotonic()
             new, conflicting = self._claim(connection, [delivery], attempt)
             if not new:
-                return Counts(duplicate=1, conflicting=conflicting)
+                counts.add(Counts(duplicate=1, conflicting=conflicting))
+                return counts
             if delivery.problem is not None:  # only now: a second copy does not fail once more
                 raise delivery.problem
             wanted, skipped, parked = self._wanted(connection, new, tried=tried)
             if delivery.handler is not None and wanted:
                 self.call(connection, delivery.handler, [delivery], attempt, self.stale(connection, wanted))
                 self._processed(connection, [delivery], started)
-        return Counts(len(wanted), skipped=skipped, parked=parked)
+            counts.add(Counts(len(wanted), skipped=skipped, parked=parked))
+        return counts

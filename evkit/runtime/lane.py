@@ -60,6 +60,11 @@ class Lane(threading.Thread):
         finally:
             self.inbox.close()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether it has a batch in hand."""
+        return self._since is not None
+
     def hung(self) -> str | None:
         """Which handler does not come back, and what it holds; None while none hangs.
 

@@ -19,7 +19,7 @@ from psycopg.rows import dict_row
 from evkit import event_types
 from evkit.errors import InvalidEvent, UsageError
 from evkit.event import RESERVED_HEADERS, TRACEPARENT, Event
-from evkit.runtime import tracing
+from evkit.runtime import emission, tracing
 from evkit.settings import Settings
 from evkit.sql import named
 from evkit.system import System
@@ -56,14 +56,17 @@ def write(
                 thousands. A relay that runs in the writer's own process is woken for nothing by `Relay.wake`.
 
     Side effects: one row in evkit.outbox (with `due_at`: in evkit.scheduled), visible to the relay once the caller commits;
-    with `ordered=True` a lock on the key until then. No commit.
+    with `ordered=True` a lock on the key until then. No commit. In a replay as its `emit` says (emission.py).
 
     Raises:
         InvalidEvent: the event could not be published, or its payload does not fit its event type.
         UsageError: the connection is in autocommit mode and no transaction is open.
     """
     target = _in_transaction(connection)
-    row = _row(event, event_bytes_max)
+    wanted = emission.written(target, event)
+    row = _row(wanted or event, event_bytes_max)
+    if wanted is None:
+        return event.id
     if event.ordered:
         target.execute(_SQL["lock_key"], (event.key,))
     if notify and event.due_at is None:
@@ -94,10 +97,13 @@ def write_many(
     Scheduled ones are a second statement. Arguments, side effects and errors: see `write`.
     """
     target = _in_transaction(connection)
-    events = list(events)
-    rows = [_row(event, event_bytes_max) for event in events]
+    given = list(events)
+    emitted = [emission.written(target, event) for event in given]
+    rows = [_row(wanted or event, event_bytes_max) for wanted, event in zip(emitted, given, strict=True)]
+    rows = [row for row, wanted in zip(rows, emitted, strict=True) if wanted is not None]
+    events = [wanted for wanted in emitted if wanted is not None]
     if not rows:
-        return []
+        return [event.id for event in given]
     # Sorted, so that two writers that share keys do not wait for each other in a circle.
     for key in sorted({event.key for event in events if event.ordered}):
         target.execute(_SQL["lock_key"], (key,))
@@ -116,7 +122,7 @@ def write_many(
             event_id=events[0].id,
             event_type=events[0].type,
         ) from None
-    return [event.id for event in events]
+    return [event.id for event in given]
 
 
 # What `status` answers, in the order in which people read it.

@@ -26,13 +26,17 @@ class Counts:
     conflicting: int = 0  # of the duplicates: no copies, but other events under a known id (evkit.id_conflict)
 
     def __iadd__(self, other: Counts) -> Counts:
+        self.add(other)
+        return self
+
+    def add(self, other: Counts) -> None:
+        """These too."""
         self.handled += other.handled
         self.duplicate += other.duplicate
         self.skipped += other.skipped
         self.dead += other.dead
         self.parked += other.parked
         self.conflicting += other.conflicting
-        return self
 
     @property
     def total(self) -> int:

@@ -7,208 +7,89 @@ and letters.
 
 What the group has handled before is decided by a declared policy:
 
-    honour     (default) the inbox counts: only what is missing is handled. Finds lost events, repeats nothing.
-    override   everything is handled again, under a generation of its own: a new version of a handler wants its past.
-               Within that generation each event is handled once, also when the replay is killed and goes on.
+    honour   (default) the inbox counts: only what is missing is handled. Finds lost events, repeats nothing.
+    again    everything is handled again, under a generation of its own: a new version of a handler wants its past.
+             Within that generation each event is handled once, also when the replay is killed and goes on.
+    dry      as `again`, and every transaction is rolled back: what would be handled, and what would fail. A handler sees
+             nothing of what it wrote in an earlier batch. What it does outside PostgreSQL is done: `tx.dry` tells it.
 
-A failing event does not stop a replay: it becomes a dead letter, marked with the replay's id.
+It runs beside the live group, or with that group paused: its consumers finish what they have in hand, keep their
+partitions, handle nothing until the replay is over, and go on. Only so no key is handled by both at one moment.
+
+A failing event does not stop a replay: it becomes a dead letter, marked with the replay's id, up to an error budget. What
+is done is counted in the transactions that do it (replay_ledger.py), so a replay that is killed at any point and goes on
+has handled each event once and counted it once.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Literal
 
+import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from evkit import kafka, postgres
-from evkit.errors import ReplayRefused, UnknownGroup, UnknownReplay
+from evkit import kafka_admin, postgres
+from evkit.errors import EvkitError, ReplayRefused, UnknownReplay, UsageError
 from evkit.event import new_id
-from evkit.kafka import TopicPartition
-from evkit.runtime import audit
+from evkit.runtime import audit, group_pause
 from evkit.runtime.consumer import Consumer
-from evkit.runtime.inbox import Inbox
+from evkit.runtime.emission import Emit
 from evkit.runtime.outcome import Counts
-from evkit.runtime.session import Stopped
+from evkit.runtime.replay_heart import Heart
+from evkit.runtime.replay_plan import DEAD_SECONDS, Dedupe, Range, ReplayPlan, plan, require_fitting
+from evkit.runtime.replay_runner import Orders, Runner, Stretch, require_same_topics
+from evkit.runtime.replay_survey import Wanted
 from evkit.sql import named
 from evkit.system import System
 
-log = logging.getLogger(__name__)
+__all__ = [
+    "Dedupe", "Emit", "Mode", "Range", "ReplayPlan", "ReplayResult", "plan", "prepare", "resume", "run", "runs", "status",
+    "stop",
+]  # fmt: skip
 
 _SQL = named("replay")
-_INBOX = named("inbox")
 
-Dedupe = Literal["honour", "override"]
+Mode = Literal["beside", "paused"]
 
-# A line in the log each so many events, for replays without a terminal.
-PROGRESS_EVENTS = 10_000
-_BATCH_EVENTS_MAX = 500
-# No record for this long, and the client says no end was reached: the broker is away. Said once, then waited out.
-_QUIET_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """A stretch of one partition: offsets start..end-1; `next` is where it goes on."""
-
-    topic: str
-    partition: int
-    start: int
-    end: int
-    next: int
-
-    @property
-    def offsets(self) -> int:
-        return self.end - self.start
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayPlan:
-    """What a replay would read, and what the group's inbox already knows of it.
-
-    Attributes:
-        offsets        upper bound of the records to read: offsets are not events (transaction markers, compaction)
-        known_handled  events in the stretch that this group has handled
-        known_dead     events in the stretch that are dead letters of this group
-        retention_cut  the topic no longer has all of the stretch: its oldest record is already later than `from_time`
-    """
-
-    group: str
-    topics: tuple[str, ...]
-    from_time: datetime
-    until_time: datetime | None
-    dedupe: Dedupe
-    ranges: tuple[Range, ...]
-    known_handled: int
-    known_dead: int
-    retention_cut: bool
-
-    @property
-    def offsets(self) -> int:
-        return sum(r.offsets for r in self.ranges)
-
-    def summary(self) -> dict[str, Any]:
-        """The plan for people and for the audit row."""
-        return {
-            "group": self.group,
-            "topics": list(self.topics),
-            "from_time": self.from_time.isoformat(),
-            "until_time": self.until_time.isoformat() if self.until_time else None,
-            "dedupe": self.dedupe,
-            "offsets": self.offsets,
-            "known_handled": self.known_handled,
-            "known_dead": self.known_dead,
-            "retention_cut": self.retention_cut,
-            "partitions": sum(1 for r in self.ranges if r.offsets),
-        }
+# So many events may fail before a replay stops: a handler that fails on everything is no matter for letters.
+ERRORS_MAX = 100
 
 
 @dataclass(slots=True)
 class ReplayResult:
-    """How far a replay came. `handled`, `skipped` and `failed` count events over all its runs."""
+    """How far a replay came, over all its runs.
+
+    Attributes:
+        counts    events: handled, known to the inbox (duplicate), skipped, failed (dead), parked behind a letter
+        filtered  records of other times, keys or types
+        emitted   follow-up events of its handlers, written or withheld as `emit` says
+        why       why it stopped; None when it is done
+    """
 
     replay_id: str
     state: str
     counts: Counts = field(default_factory=Counts)
+    filtered: int = 0
+    emitted: int = 0
+    why: str | None = None
 
     def summary(self) -> dict[str, Any]:
         return {
             "replay_id": self.replay_id,
             "state": self.state,
             "handled": self.counts.handled,
-            "skipped": self.counts.duplicate + self.counts.skipped,
+            "known": self.counts.duplicate,
+            "skipped": self.counts.skipped,
             "failed": self.counts.dead,
+            "parked": self.counts.parked,
+            "filtered": self.filtered,
+            "emitted": self.emitted,
+            "why": self.why,
         }
-
-
-# --- planning ---------------------------------------------------------------------------------------------------------
-
-
-def plan(
-    system: System,
-    group: str,
-    from_time: datetime,
-    until_time: datetime | None = None,
-    *,
-    topics: Sequence[str] | None = None,
-    dedupe: Dedupe = "honour",
-) -> ReplayPlan:
-    """What a replay of this group from this time would read; changes nothing.
-
-    `topics` defaults to those of which the group has handled events. The end is frozen here: the offset at `until_time`,
-    at most the end of the topic now.
-
-    Raises:
-        UnknownGroup, UnknownTopic: with near matches.
-        ReplayRefused: the times are in the wrong order, or there is nothing in the stretch.
-        BrokerUnreachable, DatabaseUnreachable, NotMigrated.
-    """
-    if until_time is not None and until_time <= from_time:
-        raise ReplayRefused(
-            f"the replay would end at {until_time.isoformat()}, before it begins at {from_time.isoformat()}"
-        )
-    with system.reading() as connection:
-        known = [row[0] for row in connection.execute(_INBOX["known_groups"]).fetchall()]
-        if group not in known:
-            raise UnknownGroup(group, known, where="to evkit's tables")
-        wanted = list(topics or [row[0] for row in connection.execute(_SQL["group_topics"], (group,)).fetchall()])
-        partitions = kafka.partitions_of(system.settings, wanted, system.admin)
-        ranges, cut = _ranges(system, partitions, from_time, until_time)
-        handled = dead = 0
-        for stretch in ranges:
-            counts = dict(
-                connection.execute(
-                    _SQL["known_in_range"],
-                    {
-                        "group": group,
-                        "topic": stretch.topic,
-                        "partition": stretch.partition,
-                        "start": stretch.start,
-                        "end": stretch.end,
-                    },
-                ).fetchall()
-            )
-            handled += counts.get("handled", 0)
-            dead += counts.get("dead", 0)
-    found = ReplayPlan(
-        group, tuple(sorted(set(wanted))), from_time, until_time, dedupe, tuple(ranges), handled, dead, cut
-    )
-    if not found.offsets:
-        raise ReplayRefused(
-            f"there is nothing in {', '.join(found.topics)} from {from_time.isoformat()}"
-            + (f" until {until_time.isoformat()}" if until_time else "")
-            + ": nothing to replay"
-        )
-    return found
-
-
-def _ranges(
-    system: System, partitions: list[TopicPartition], from_time: datetime, until_time: datetime | None
-) -> tuple[list[Range], bool]:
-    """The stretch of each partition, and whether retention has taken a part of it."""
-    settings, client = system.settings, system.admin
-    starts = kafka.offsets_at(settings, partitions, from_time, client)
-    firsts = kafka.start_offsets(settings, partitions, client)
-    ends = kafka.offsets(settings, partitions, client=client)
-    untils = {} if until_time is None else kafka.offsets_at(settings, partitions, until_time, client)
-    ranges, cut = [], False
-    for where, end in ends.items():
-        start = starts[where] if starts[where] >= 0 else end
-        # The first record that is left is already later than what was asked for, and something was deleted before it.
-        cut = cut or (start == firsts[where] and firsts[where] > 0)
-        until = untils.get(where, -1)
-        last = min(end, until) if until >= 0 else end
-        ranges.append(Range(*where, start=min(start, last), end=last, next=min(start, last)))
-    return ranges, cut
-
-
-# --- running ----------------------------------------------------------------------------------------------------------
 
 
 def run(
@@ -216,25 +97,73 @@ def run(
     plan: ReplayPlan,
     consumer: Consumer,
     *,
+    mode: Mode = "beside",
+    emit: Emit = "marked",
+    errors_max: int | None = ERRORS_MAX,
+    per_second_max: float | None = None,
     reason: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     stop: threading.Event | None = None,
 ) -> ReplayResult:
     """Hand a plan's events to the handlers of `consumer`; returns when the frozen end is reached, or after `stop`.
 
-    Side effects: the handlers' writes, inbox rows, dead letters for what fails, one row in evkit.replay_run (progress with
-    every batch) and one in the audit table. `progress` is called with (offsets done, offsets planned).
+    With as many lanes as the consumer has (`concurrency`), and its retry policy; breakers are not asked.
+
+    Args:
+        mode            "beside" the live group, or with it "paused"
+        emit            what becomes of events that the handlers write: "none" are written, they are "marked" as replayed by
+                        the header `evkit-replay-id`, or "normal"
+        errors_max      so many events may fail, then it stops; None: any number
+        per_second_max  throttle: most events a second
+        progress        called with (offsets done, offsets planned)
+
+    Side effects: the handlers' writes, inbox rows, dead letters for what fails (none of these when it is dry), rows in
+    evkit.replay_run, replay_range and replay_failure (progress with every batch), and one in the audit table.
 
     Raises:
-        ReplayRefused: the consumer is of another group, or the retention of the topic has cut the stretch meanwhile.
+        ReplayRefused: the consumer does not fit, a topic was made anew, retention has cut the stretch meanwhile, or the
+            live group cannot be paused.
+        UsageError: an argument that cannot be, or a consumer without handlers.
         BrokerUnreachable, DatabaseUnreachable.
     """
+    options = {"mode": mode, "emit": emit, "errors_max": errors_max, "per_second_max": per_second_max}
+    replay_id = prepare(system, plan, consumer, reason=reason, **options)  # type: ignore[arg-type]
+    return resume(system, replay_id, consumer, reason=reason, progress=progress, stop=stop)
+
+
+def prepare(
+    system: System,
+    plan: ReplayPlan,
+    consumer: Consumer,
+    *,
+    mode: Mode = "beside",
+    emit: Emit = "marked",
+    errors_max: int | None = ERRORS_MAX,
+    per_second_max: float | None = None,
+    reason: str | None = None,
+) -> str:
+    """Write a replay down without starting it, and return its id for `resume`; see `run`.
+
+    Side effects: one row in evkit.replay_run, and one in evkit.replay_range for each partition.
+
+    Raises: see `run`.
+    """
+    if mode not in ("beside", "paused") or emit not in ("none", "marked", "normal"):
+        raise UsageError(
+            f"a replay's mode is beside or paused, and emit is none, marked or normal, not {mode!r}, {emit!r}"
+        )
+    if (errors_max is not None and errors_max < 0) or (per_second_max is not None and per_second_max <= 0):
+        raise UsageError(f"errors_max is 0 or more and per_second_max above 0, not {errors_max} and {per_second_max}")
+    require_fitting(plan.group, plan.dedupe, plan.types, consumer)
+    ranges = [r for r in plan.ranges if r.offsets]
+    planned = {r.topic: r.topic_id for r in ranges}
+    require_same_topics(planned, kafka_admin.topic_ids(system.settings, planned, system.admin))
     replay_id = f"replay-{new_id()}"
-    _require_group(plan.group, consumer)
-    with system.writing("evkit replay", autocommit=True) as connection:
+    with system.writing("evkit replay") as connection:
         postgres.require_migrated(connection)
         generation = 0
-        if plan.dedupe == "override":
+        if plan.dedupe != "honour":
+            connection.execute(_SQL["lock_generations"], (plan.group,))
             row = connection.execute(_SQL["next_generation"], {"group": plan.group}).fetchone()
             assert row is not None
             generation = row[0]
@@ -248,12 +177,33 @@ def run(
                 "until_time": plan.until_time,
                 "dedupe": plan.dedupe,
                 "generation": generation,
-                "ranges": _json(plan.ranges),
+                "ranges": Jsonb(plan.by_partition()),
                 "actor": audit.actor(),
                 "reason": reason,
+                "mode": mode,
+                "emit": emit,
+                "keys": None if plan.keys is None else list(plan.keys),
+                "types": None if plan.types is None else list(plan.types),
+                "errors_max": errors_max,
+                "per_second_max": per_second_max,
+                "allow_missing": plan.allow_missing,
             },
         )
-    return resume(system, replay_id, consumer, reason=reason, progress=progress, stop=stop)
+        connection.execute(
+            _SQL["insert_ranges"],
+            {
+                "replay_id": replay_id,
+                "topics": [r.topic for r in ranges],
+                "partitions": [r.partition for r in ranges],
+                "topic_ids": [r.topic_id for r in ranges],
+                "starts": [r.start for r in ranges],
+                "ends": [r.end for r in ranges],
+            },
+        )
+    return replay_id
+
+
+_KEPT: Any = object()
 
 
 def resume(
@@ -261,181 +211,252 @@ def resume(
     replay_id: str,
     consumer: Consumer,
     *,
+    errors_max: int | None = _KEPT,
+    per_second_max: float | None = _KEPT,
     reason: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     stop: threading.Event | None = None,
+    drain_seconds_max: float = group_pause.DRAIN_SECONDS_MAX,
 ) -> ReplayResult:
-    """Go on with a replay that was stopped or killed, from where its last batch ended. See `run`.
+    """Start a replay that was prepared, or go on with one that was stopped or killed. See `run`.
+
+    Args:
+        errors_max, per_second_max  other ones than it had; the failures until now count too
+        drain_seconds_max           how long a mode "paused" waits for the consumers to finish what they have in hand
 
     Raises:
         UnknownReplay: there is none with this id.
-        ReplayRefused: it is done, or another process is running it.
+        ReplayRefused: it is done, another process is running it, or its error budget is used up.
     """
-    with system.writing("evkit replay", autocommit=True) as connection:
+    stop = stop or threading.Event()
+    connection = system.writing("evkit replay", autocommit=True)
+    heart: Heart | None = None
+    try:
         postgres.require_migrated(connection)
-        row = connection.cursor(row_factory=dict_row).execute(_SQL["run"], (replay_id,)).fetchone()
-        if row is None:
-            known = [r["replay_id"] for r in runs(system)]
-            raise UnknownReplay(replay_id, known)
-        _require_group(row["consumer_group"], consumer)
+        row = _row(connection, replay_id)
+        require_fitting(row["consumer_group"], row["dedupe"], row["types"], consumer)
         if row["state"] == "done":
             raise ReplayRefused(f"replay {replay_id} is done: plan a new one")
+        budget = row["errors_max"] if errors_max is _KEPT else errors_max
+        if row["state"] == "stopped" and budget is not None and row["failed"] and row["failed"] >= budget:
+            raise ReplayRefused(
+                f"replay {replay_id} has used up its error budget: {row['failed']:,} events have failed, and {budget:,} "
+                "may; give it a larger one (--errors-max)"
+            )
+        stretches = _stretches(connection, replay_id)
+        names = {s.place[0] for s in stretches}
+        planned = {s.place[0]: s.topic_id for s in stretches}
+        require_same_topics(planned, kafka_admin.topic_ids(system.settings, names, system.admin))
+        if row["dedupe"] == "dry":
+            _require_temporary_tables(connection)
         locked = connection.execute(_SQL["lock"], (replay_id,)).fetchone()
         if locked is None or not locked[0]:
             raise ReplayRefused(f"replay {replay_id} is being run by another process")
-        ranges = [Range(**r) for r in row["ranges"]]
+        started = connection.execute(
+            _SQL["start"],
+            {
+                "replay_id": replay_id,
+                "keep_errors_max": errors_max is _KEPT,
+                "errors_max": None if errors_max is _KEPT else errors_max,
+                "keep_per_second_max": per_second_max is _KEPT,
+                "per_second_max": None if per_second_max is _KEPT else per_second_max,
+            },
+        ).fetchone()
+        assert started is not None
+        heart = Heart(system, connection, row["consumer_group"], replay_id, started[0])
+        heart.start()
+        row = _row_of(system, replay_id)
+        return _run(system, row, stretches, consumer, heart, reason, progress, stop, drain_seconds_max)
+    finally:
+        if heart is not None:
+            heart.close()
+        connection.close()
+
+
+def _run(
+    system: System,
+    row: dict[str, Any],
+    stretches: list[Stretch],
+    consumer: Consumer,
+    heart: Heart,
+    reason: str | None,
+    progress: Callable[[int, int], None] | None,
+    stop: threading.Event,
+    drain_seconds_max: float,
+) -> ReplayResult:
+    """From the start of the heart on: pause the group, run, and write down how it ended."""
+    group, replay_id, epoch = row["consumer_group"], row["replay_id"], row["epoch"]
+    orders = Orders(
+        replay_id=replay_id,
+        epoch=epoch,
+        generation=row["generation"],
+        wanted=Wanted.of(row["from_time"], row["until_time"], row["keys"], row["types"]),
+        dry=row["dedupe"] == "dry",
+        paused=row["mode"] == "paused",
+        emit=row["emit"],
+        per_second_max=row["per_second_max"],
+        allow_missing=row["allow_missing"],
+    )
+    runner = Runner(system, consumer, orders, stretches, _counts(row), stop)
+    heart.tell(runner.end)
+    why: str | None = "it broke off"
+    with system.writing("evkit replay", autocommit=True) as connection:
         act = audit.begin(
             connection,
             "replay.run",
             replay_id,
-            {"group": row["consumer_group"], "dedupe": row["dedupe"], "offsets": sum(r.end - r.next for r in ranges)},
+            {
+                "group": group, "dedupe": row["dedupe"], "mode": row["mode"], "emit": row["emit"],
+                "offsets": sum(s.end - s.start for s in stretches) - (row["offsets_done"] or 0),
+            },
             reason,
-        )
-        connection.execute(_SQL["start"], (replay_id,))
-        more = {} if stop is None else {"stop": stop}
-        inbox = consumer.inbox(system, generation=row["generation"], replay_id=replay_id, **more)
-        total = Counts(handled=row["handled"], duplicate=row["skipped"], dead=row["failed"])
-        times = (row["from_time"], row["until_time"])
-        runner = _Runner(system, connection, inbox, replay_id=replay_id, ranges=ranges, times=times, total=total)
-        state = "stopped"
-        try:
-            state = "done" if runner.run(progress) else "stopped"
-        finally:
-            result = ReplayResult(replay_id, state, total)
-            inbox.close()
-            if not connection.closed:
-                connection.execute(_SQL["finish"], {"replay_id": replay_id, "state": state})
-                audit.end(connection, act, result.summary())
+        )  # fmt: skip
+    try:
+        if orders.paused:
+            why = _pause(system, heart, group, replay_id, stop, drain_seconds_max)
+        if not orders.paused or why is None:
+            why = runner.run(progress)
+    except EvkitError as error:
+        why = str(error)
+        raise
+    finally:
+        result = _finish(system, row, "done" if why is None else "stopped", why, act)
     return result
 
 
-def runs(system: System) -> list[dict[str, Any]]:
-    """All replays, the newest first: the columns of evkit.replay_run. Changes nothing."""
-    with system.reading() as connection:
-        return connection.cursor(row_factory=dict_row).execute(_SQL["runs"]).fetchall()
+def _pause(
+    system: System, heart: Heart, group: str, replay_id: str, stop: threading.Event, drain_seconds_max: float
+) -> str | None:
+    """Have the group's consumers stand still; None when they do, else why not."""
+    with system.writing("evkit replay", autocommit=True) as connection:
+        group_pause.request(connection, group, replay_id)
+        heart.pauses = True
+        drained = group_pause.wait_drained(
+            system,
+            connection,
+            group,
+            replay_id,
+            seconds_max=drain_seconds_max,
+            stop=lambda: stop.is_set() or heart.why is not None,
+        )
+    return None if drained else heart.why or "it was told to stop"
 
 
-def _require_group(group: str, consumer: Consumer) -> None:
-    if consumer.group != group:
+def _finish(system: System, row: dict[str, Any], state: str, why: str | None, act: int) -> ReplayResult:
+    """Write down how it ended, and let the group go on. If PostgreSQL is away then, the replay counts as killed."""
+    replay_id = row["replay_id"]
+    try:
+        with (
+            postgres.translated_errors(system.settings.postgres_dsn),
+            system.writing("evkit replay", autocommit=True) as connection,
+        ):
+            values = {"replay_id": replay_id, "epoch": row["epoch"], "state": state, "why": why}
+            connection.execute(_SQL["finish"], values)
+            group_pause.release(connection, row["consumer_group"], replay_id)
+            now = _row(connection, replay_id)
+            result = ReplayResult(replay_id, now["state"], _counts(now), now["filtered"], now["emitted"], now["why"])
+            audit.end(connection, act, result.summary())
+    except EvkitError:
+        return ReplayResult(replay_id, "interrupted", _counts(row), row["filtered"], row["emitted"], why)
+    return result
+
+
+def _require_temporary_tables(connection: postgres.Connection) -> None:
+    try:
+        connection.execute(_SQL["dry_arm"])
+    except psycopg.errors.InsufficientPrivilege as error:
         raise ReplayRefused(
-            f"the replay is for group '{group}', the given consumer is of '{consumer.group}': a replay runs the handlers "
-            "of the group that asked"
-        )
+            f"a dry replay needs the right to make temporary tables, which user '{connection.info.user}' has not "
+            f"({str(error).splitlines()[0]}): without it a handler that commits by itself could leave something behind"
+        ) from None
 
 
-def _json(ranges: Sequence[Range]) -> Jsonb:
-    return Jsonb([{n: getattr(r, n) for n in ("topic", "partition", "start", "end", "next")} for r in ranges])
+def _stretches(connection: postgres.Connection, replay_id: str) -> list[Stretch]:
+    rows = connection.execute(_SQL["ranges"], (replay_id,)).fetchall()
+    return [
+        Stretch((topic, partition), topic_id, start, end, done=list(zip(done_from, done_to, strict=True)))
+        for topic, partition, topic_id, start, end, done_from, done_to in rows
+    ]
 
 
-class _Runner:
-    """Reads the ranges of a replay and hands them to the inbox, batch by batch."""
+def _counts(row: dict[str, Any]) -> Counts:
+    return Counts(row["handled"], row["known"], row["skipped"], row["failed"], row["parked"])
 
-    def __init__(
-        self,
-        system: System,
-        connection: postgres.Connection,
-        inbox: Inbox,
-        *,
-        replay_id: str,
-        ranges: list[Range],
-        times: tuple[datetime, datetime | None],
-        total: Counts,
-    ) -> None:
-        self._system = system
-        self._connection = connection
-        self._replay_id = replay_id
-        self._inbox = inbox
-        self._ranges = {(r.topic, r.partition): r for r in ranges}
-        self._times = times
-        self._total = total
 
-    def run(self, progress: Callable[[int, int], None] | None) -> bool:
-        """True when the end was reached, False after a stop."""
-        planned = sum(r.offsets for r in self._ranges.values())
-        said = self._total.total
-        client = kafka.consumer(
-            self._system.settings,
-            f"{self._inbox.group}.replay.{self._replay_id}",  # never joined: assign() makes no group
-            **{"enable.partition.eof": True, "auto.offset.reset": "error"},
-        )
-        try:
-            client.assign([TopicPartition(*w, r.next) for w, r in self._ranges.items() if r.next < r.end])
-            quiet_since = time.monotonic()
-            while any(r.next < r.end for r in self._ranges.values()):
-                if self._inbox.stop.is_set():
-                    return False
-                first = client.poll(0.5)
-                if first is None:
-                    if time.monotonic() - quiet_since > _QUIET_SECONDS:
-                        log.warning(
-                            "replay %s waits for the broker at %s",
-                            self._replay_id,
-                            self._system.settings.bootstrap_servers,
-                        )
-                        quiet_since = time.monotonic()
-                    continue
-                quiet_since = time.monotonic()
-                try:
-                    self._batch([first, *client.consume(_BATCH_EVENTS_MAX - 1, 0)])
-                except Stopped:
-                    return False
-                if progress is not None:
-                    progress(sum(r.next - r.start for r in self._ranges.values()), planned)
-                if self._total.total // PROGRESS_EVENTS > said // PROGRESS_EVENTS:
-                    said = self._total.total
-                    log.warning(
-                        "replay %s: %s events so far, %s handled, %s known, %s dead",
-                        self._replay_id, said, self._total.handled, self._total.duplicate, self._total.dead,
-                    )  # fmt: skip
-        finally:
-            client.close()
-        return True
+# --- looking, and stopping it from elsewhere --------------------------------------------------------------------------
 
-    def _batch(self, messages: list[Any]) -> None:
-        now = datetime.now(UTC)
-        records, reached = [], {w: r.next for w, r in self._ranges.items()}
-        for message in messages:
-            where = (message.topic(), message.partition())
-            if (error := message.error()) is not None:
-                if error.code() == kafka.KafkaError._PARTITION_EOF:
-                    # What is left of the range are markers and deleted records.
-                    reached[where] = max(reached[where], min(message.offset(), self._ranges[where].end))
-                elif error.code() == kafka.KafkaError._AUTO_OFFSET_RESET:
-                    raise ReplayRefused(
-                        f"offset {self._ranges[where].next} of {where[0]}/{where[1]} is gone: the topic's retention has "
-                        "taken a part of the replay's stretch; plan a new one"
-                    )
-                elif error.fatal():
-                    raise kafka.KafkaException(error)
-                continue
-            if message.offset() >= self._ranges[where].end:
-                reached[where] = self._ranges[where].end
-                continue
-            reached[where] = message.offset() + 1
-            record = kafka.record_of(message, now)
-            if self._wanted(record.timestamp):
-                records.append(record)
-        counts = self._inbox.handle(records) if records else Counts()
-        self._total += counts
-        for where, offset in reached.items():
-            r = self._ranges[where]
-            self._ranges[where] = Range(r.topic, r.partition, r.start, r.end, max(r.next, min(offset, r.end)))
-        # After the inbox's commit: a crash in between repeats a batch that the inbox then knows.
-        self._connection.execute(
-            _SQL["progress"],
+
+def runs(system: System) -> list[dict[str, Any]]:
+    """All replays, the newest first: the columns of evkit.replay_run, with `offsets` and `offsets_done`. One whose process
+    has gone without a word is in state "interrupted". Changes nothing."""
+    with system.reading() as connection:
+        return _rows(connection)
+
+
+def status(system: System, replay_id: str) -> dict[str, Any]:
+    """One replay as `runs` has it, and with it `ranges` (planned and done, by partition) and `failures` (equal ones
+    together, the most frequent first). Changes nothing.
+
+    Raises:
+        UnknownReplay: there is none with this id.
+    """
+    with system.reading() as connection:
+        row = _row(connection, replay_id)
+        ranges = [
             {
-                "replay_id": self._replay_id,
-                "ranges": _json(list(self._ranges.values())),
-                "handled": counts.handled,
-                "skipped": counts.duplicate + counts.skipped,
-                "failed": counts.dead,
-            },
-        )
+                "topic": s.place[0],
+                "partition": s.place[1],
+                "start": s.start,
+                "end": s.end,
+                "done": sum(last - first for first, last in s.done),
+            }
+            for s in _stretches(connection, replay_id)
+        ]
+        cursor = connection.cursor(row_factory=dict_row)
+        return row | {"ranges": ranges, "failures": cursor.execute(_SQL["failures"], (replay_id,)).fetchall()}
 
-    def _wanted(self, timestamp: datetime | None) -> bool:
-        """Offsets are found by the first record of a time; later records of a CreateTime topic may be older."""
-        start, end = self._times
-        return timestamp is None or (
-            timestamp >= start.replace(microsecond=start.microsecond // 1000 * 1000)
-            and (end is None or timestamp < end)
-        )
+
+def stop(system: System, replay_id: str, *, reason: str | None = None) -> str:
+    """Ask the process that runs a replay to stop, wherever it is; returns the replay's state before.
+
+    It finishes the batches that it has in hand, which `status` tells of. One that was killed is put down as stopped. Either
+    can be resumed.
+
+    Side effects: the request in evkit.replay_run, and one audit row.
+
+    Raises:
+        UnknownReplay: there is none with this id.
+        ReplayRefused: it is not running.
+    """
+    with system.writing("evkit replay", autocommit=True) as connection:
+        postgres.require_migrated(connection)
+        row = _row(connection, replay_id)
+        state: str = row["state"]
+        if state not in ("running", "interrupted", "planned"):
+            raise ReplayRefused(f"replay {replay_id} is {state}: there is nothing to stop")
+        act = audit.begin(connection, "replay.stop", replay_id, {"state": state}, reason)
+        if state == "running":
+            connection.execute(_SQL["request_stop"], {"replay_id": replay_id, "actor": audit.actor()})
+        else:
+            why = "its process was gone" if state == "interrupted" else f"{audit.actor()} did not want it"
+            connection.execute(_SQL["put_down"], {"replay_id": replay_id, "why": why})
+            group_pause.release(connection, row["consumer_group"], replay_id)
+        audit.end(connection, act, {"requested": state == "running"})
+    return state
+
+
+def _rows(connection: postgres.Connection, replay_id: str | None = None) -> list[dict[str, Any]]:
+    cursor = connection.cursor(row_factory=dict_row)
+    return cursor.execute(_SQL["runs"], {"replay_id": replay_id, "dead_seconds": DEAD_SECONDS}).fetchall()
+
+
+def _row(connection: postgres.Connection, replay_id: str) -> dict[str, Any]:
+    found = _rows(connection, replay_id)
+    if not found:
+        raise UnknownReplay(replay_id, [row["replay_id"] for row in _rows(connection)])
+    return found[0]
+
+
+def _row_of(system: System, replay_id: str) -> dict[str, Any]:
+    with system.reading() as connection:
+        return _row(connection, replay_id)

@@ -72,6 +72,7 @@ class Standing:
         held               handlers whose events are held by the breaker
         parked             whether keys of the group were parked when it handled its last batch
         parking_full       why events stay in Kafka although their keys are parked; a sentence each
+        paused_for         the replay for which the group pauses, so that nothing is handled
         refused            what Kafka does not let this group do, until it does; a sentence each
     """
 
@@ -92,6 +93,7 @@ class Standing:
     parked: bool = False
     parking_full: Sequence[str] = ()
     refused: Sequence[str] = ()
+    paused_for: str | None = None
 
 
 class _Inbox(Protocol):
@@ -112,6 +114,11 @@ class _Lane(Protocol):
     def hung(self) -> str | None: ...
 
 
+class _PauseWatch(Protocol):
+    @property
+    def paused_for(self) -> str | None: ...
+
+
 class Owner(Protocol):
     """What is looked at: a consumer."""
 
@@ -123,6 +130,9 @@ class Owner(Protocol):
 
     @property
     def _lanes(self) -> Sequence[_Lane]: ...
+
+    @property
+    def _pause_watch(self) -> _PauseWatch: ...
 
     @property
     def parking_full(self) -> list[str]: ...
@@ -266,6 +276,7 @@ class Memory:
             parked=any(lane.inbox.has_parked for lane in lanes),
             parking_full=consumer.parking_full,
             refused=list(self._refusals.values()),
+            paused_for=consumer._pause_watch.paused_for,
         )
 
     def _waits(self, lanes: Sequence[_Lane]) -> list[tuple[str, float]]:

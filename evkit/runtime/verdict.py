@@ -16,6 +16,7 @@ from evkit.runtime.breaker import Breakers
 from evkit.runtime.consumer_metrics import ConsumerMetrics
 from evkit.runtime.delivery import Delivery
 from evkit.runtime.failure import Failure
+from evkit.runtime.ledger import Ledger
 from evkit.runtime.mirror import Mirror
 from evkit.runtime.outcome import Counts
 from evkit.runtime.parking import FULL_SECONDS, Parking, ParkingFull
@@ -40,8 +41,10 @@ class Verdict:
         parking: Parking | None,
         breakers: Breakers | None,
         metrics: ConsumerMetrics,
-        mirror: Mirror | None = None,
+        mirror: Mirror | None,
+        ledger: Ledger,
     ) -> None:
+        self._ledger = ledger
         self._who = who
         self._session = session
         self._retry = retry
@@ -82,8 +85,9 @@ class Verdict:
         if again:
             return wait, attempt + 1
         log.warning(
-            "event %s ('%s') is a dead letter of %s after %s attempts: %s: %s",
-            delivery.event_id, delivery.event_type, self._who.name, attempt, failure.error_class, failure.error_message,
+            "event %s ('%s') %s a dead letter of %s after %s attempts: %s: %s",
+            delivery.event_id, delivery.event_type, "would be" if self._ledger.dry else "is", self._who.name, attempt,
+            failure.error_class, failure.error_message,
         )  # fmt: skip
         return Counts(dead=1)
 
@@ -128,13 +132,15 @@ class Verdict:
         parking = None
         if self._parking is not None and self._parking.parks(delivery) and not self._who.generation:
             parking = self._parking
-        with connection.transaction():
+        with self._ledger.transaction(connection, [delivery], failure) as counts:
             if dead:
                 new, conflicting = claims.claim(connection, self._who, [delivery], attempts=attempt, outcome="dead")
                 if not new:
-                    return Counts(duplicate=1, conflicting=conflicting)
+                    counts.add(Counts(duplicate=1, conflicting=conflicting))
+                    return counts
                 if parking is not None and not parking.take(connection, new):
-                    return Counts(parked=1)  # it waits behind another letter of its key, whatever it is
+                    counts.add(Counts(parked=1))  # it waits behind another letter of its key, whatever it is
+                    return counts
             values = attempt_values(
                 self._who, delivery, failure, attempt=attempt, seconds=seconds, disposition=disposition
             )
@@ -144,6 +150,7 @@ class Verdict:
                 letter = connection.execute(_LETTERS["park"], values).fetchone()
                 if self._mirror is not None and letter is not None:
                     self._mirror.write(connection, letter[0], values)
-                if parking is not None and self._who.replay_id is None and letter is not None:
+                if parking is not None and letter is not None:
                     parking.park(connection, delivery, letter[0])
+                counts.add(Counts(dead=1))
         return None

@@ -72,8 +72,10 @@ SELECT acted_at, actor, act, target, reason, plan::text AS plan, result::text AS
  LIMIT %(rows_max)s;
 
 -- name: replays
-SELECT replay_id, consumer_group AS "group", array_to_string(topics, ', ') AS topics, from_time, until_time, dedupe, state,
-       handled, skipped, failed, actor, reason, created_at, started_at, finished_at
+SELECT replay_id, consumer_group AS "group", array_to_string(topics, ', ') AS topics, from_time, until_time, dedupe, mode,
+       emit, CASE WHEN state = 'running' AND coalesce(alive_at, '-infinity') < clock_timestamp() - interval '15 seconds'
+                  THEN 'interrupted' ELSE state END AS state,
+       handled, known, skipped, failed, parked, why, actor, reason, created_at, started_at, finished_at
   FROM evkit.replay_run
  WHERE %(group)s::text IS NULL OR consumer_group = %(group)s
  ORDER BY created_at DESC, replay_id;

@@ -359,26 +359,106 @@ CREATE TABLE evkit.redrive_letter (
     PRIMARY KEY (redrive_id, position)
 ) WITH (fillfactor = 50);
 
--- Replays: the plan is written before the first event, progress with every batch, so that a killed one can go on.
+-- Replays: the plan is written before the first event, so that a killed one can go on. The counts of a batch are written in the
+-- transaction of its inbox rows, so they are exact whenever it is killed.
 CREATE TABLE evkit.replay_run (
-    replay_id       text        COLLATE "C" PRIMARY KEY,
-    consumer_group  text        NOT NULL,
-    topics          text[]      NOT NULL,
-    from_time       timestamptz NOT NULL,
-    until_time      timestamptz,
-    dedupe          text        NOT NULL CHECK (dedupe IN ('honour', 'override')),
-    generation      integer     NOT NULL,
-    ranges          jsonb       NOT NULL,                          -- [{topic, partition, start, end, next}]
-    state           text        NOT NULL DEFAULT 'planned'
-                    CHECK (state IN ('planned', 'running', 'done', 'stopped')),
-    handled         bigint      NOT NULL DEFAULT 0,
-    skipped         bigint      NOT NULL DEFAULT 0,
-    failed          bigint      NOT NULL DEFAULT 0,
-    actor           text        NOT NULL,
+    replay_id          text             COLLATE "C" PRIMARY KEY,
+    consumer_group     text             NOT NULL,
+    topics             text[]           NOT NULL,
+    from_time          timestamptz      NOT NULL,
+    until_time         timestamptz,
+    dedupe             text             NOT NULL CHECK (dedupe IN ('honour', 'again', 'dry')),
+    generation         integer          NOT NULL,
+    ranges             jsonb            NOT NULL,                  -- as planned; how far each has come: evkit.replay_range
+    state              text             NOT NULL DEFAULT 'planned'
+                       CHECK (state IN ('planned', 'running', 'done', 'stopped')),
+    handled            bigint           NOT NULL DEFAULT 0,
+    skipped            bigint           NOT NULL DEFAULT 0,        -- no handler for their type
+    failed             bigint           NOT NULL DEFAULT 0,        -- became dead letters; in a dry one, would have
+    actor              text             NOT NULL,
+    reason             text,
+    created_at         timestamptz      NOT NULL DEFAULT clock_timestamp(),
+    started_at         timestamptz,
+    finished_at        timestamptz,
+    known              bigint           NOT NULL DEFAULT 0,        -- the inbox had seen them
+    parked             bigint           NOT NULL DEFAULT 0,        -- wait behind a dead letter of their key
+    filtered           bigint           NOT NULL DEFAULT 0,        -- records of other times, keys or types
+    emitted            bigint           NOT NULL DEFAULT 0,        -- follow-up events of its handlers, written or withheld
+    mode               text             NOT NULL DEFAULT 'beside' CHECK (mode IN ('beside', 'paused')),
+    emit               text             NOT NULL DEFAULT 'marked' CHECK (emit IN ('none', 'marked', 'normal')),
+    keys               text[],                                     -- only these; NULL: all
+    types              text[],
+    errors_max         bigint,                                     -- failures after which it stops
+    per_second_max     double precision,
+    allow_missing      boolean          NOT NULL DEFAULT false,    -- retention may have taken a part of it
+    epoch              integer          NOT NULL DEFAULT 0,        -- grows with every start: a process of an older one is refused
+    alive_at           timestamptz,                                -- last sign of life of the process that runs it
+    stop_requested_at  timestamptz,
+    stop_requested_by  text,
+    why                text                                        -- why it stopped
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- What a replay reads of each partition, and what of it is done: offsets, those without a record and those passed over included.
+CREATE TABLE evkit.replay_range (
+    replay_id     text            COLLATE "C" NOT NULL,
+    topic         text            NOT NULL,
+    partition     integer         NOT NULL,
+    topic_id      text,                                            -- a topic that is made anew has another one
+    start_offset  bigint          NOT NULL,
+    end_offset    bigint          NOT NULL,                        -- frozen; not read itself
+    done          int8multirange  NOT NULL DEFAULT '{}',
+    PRIMARY KEY (replay_id, topic, partition)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- What failed in a replay, equal failures together, with the first event of each: all that stays of the failures of a dry one.
+CREATE TABLE evkit.replay_failure (
+    replay_id      text     COLLATE "C" NOT NULL,
+    fingerprint    text     NOT NULL,
+    events         bigint   NOT NULL,
+    error_class    text     NOT NULL,
+    error_message  text     NOT NULL,
+    handler        text,
+    event_id       text     NOT NULL,
+    topic          text     NOT NULL,
+    partition      integer  NOT NULL,
+    "offset"       bigint   NOT NULL,
+    PRIMARY KEY (replay_id, fingerprint)
+);
+
+-- Groups whose consumers are to handle nothing, because a replay handles their events meanwhile. The row counts while its
+-- replay gives signs of life.
+CREATE TABLE evkit.group_pause (
+    consumer_group  text         COLLATE "C" PRIMARY KEY,
+    replay_id       text         COLLATE "C" NOT NULL,
+    actor           text         NOT NULL,
+    requested_at    timestamptz  NOT NULL DEFAULT clock_timestamp(),
+    alive_at        timestamptz  NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- Consumers that have seen the pause of their group, and what they still had in hand then.
+CREATE TABLE evkit.group_pause_member (
+    consumer_group  text         COLLATE "C" NOT NULL,
+    member          uuid         NOT NULL,                         -- of our own: Kafka's changes with every join
+    replay_id       text         COLLATE "C" NOT NULL,
+    kafka_member    text,
+    process         text         NOT NULL,                         -- host and process id
+    in_hand         integer      NOT NULL,
+    seen_at         timestamptz  NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (consumer_group, member)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- Committed offsets of groups that are not evkit's, moved back by somebody; with what they were before.
+CREATE TABLE evkit.rewind (
+    rewind_id       text         COLLATE "C" PRIMARY KEY,
+    consumer_group  text         NOT NULL,
+    to_time         timestamptz  NOT NULL,
+    offsets         jsonb        NOT NULL,                         -- [{topic, partition, topic_id, before, after}]
+    state           text         NOT NULL DEFAULT 'planned' CHECK (state IN ('planned', 'done', 'undone')),
+    actor           text         NOT NULL,
     reason          text,
-    created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
-    started_at      timestamptz,
-    finished_at     timestamptz
+    created_at      timestamptz  NOT NULL DEFAULT clock_timestamp(),
+    done_at         timestamptz,
+    undone_at       timestamptz
 );
 
 -- Who did what, when and why: one row for every act that changes what happens to events.

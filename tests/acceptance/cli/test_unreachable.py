@@ -92,7 +92,10 @@ def test_relay_and_consumer_wait_say_why_and_stop_when_asked(tmp_path, arguments
         (["consume", "no.such:thing"], "cannot be imported"),
         (["dlq", "list", "--state", "opne"], "is no state"),
         (["dlq", "archive", "1"], "--note"),
-        (["replay", "run", "--group", "g", "--from", "now", "--app", "a:b", "--dedupe", "maybe"], "honour or override"),
+        (
+            ["replay", "run", "--group", "g", "--from", "now", "--app", "a:b", "--dedupe", "maybe"],
+            "honour, again or dry",
+        ),
     ],
 )
 def test_wrong_usage_is_one_sentence_and_exit_code_two(tmp_path, arguments, says):

@@ -425,7 +425,7 @@ def test_what_a_replay_handles_again_is_counted_apart(evkit_system, published, e
     one.stop()
 
     from_time = datetime.now(UTC) - timedelta(hours=1)
-    plan = replay.plan(evkit_system, one.consumer.group, from_time, dedupe="override")
+    plan = replay.plan(evkit_system, one.consumer.group, from_time, dedupe="again")
     replay.run(evkit_system, plan, one.consumer)
 
     found = one.metrics()

@@ -73,8 +73,8 @@ def test_honour_handles_only_what_is_missing(evkit_system, orders):
     assert sorted(i for i, *_ in orders.seen) == [3, 4, 5, 6, 7]
 
 
-def test_override_handles_everything_again_once_and_marks_it(evkit_system, orders):
-    plan = replay.plan(evkit_system, orders.consumer.group, hour_ago(), dedupe="override")
+def test_again_handles_everything_again_once_and_marks_it(evkit_system, orders):
+    plan = replay.plan(evkit_system, orders.consumer.group, hour_ago(), dedupe="again")
 
     result = replay.run(evkit_system, plan, orders.consumer, reason="new tax rule")
 
@@ -91,7 +91,7 @@ def test_override_handles_everything_again_once_and_marks_it(evkit_system, order
 
 def test_failing_event_does_not_stop_a_replay_and_becomes_a_marked_letter(evkit_system, orders, caplog):
     orders.failing = {7, 9}
-    plan = replay.plan(evkit_system, orders.consumer.group, hour_ago(), dedupe="override")
+    plan = replay.plan(evkit_system, orders.consumer.group, hour_ago(), dedupe="again")
 
     result = replay.run(evkit_system, plan, orders.consumer)
 
@@ -102,13 +102,14 @@ def test_failing_event_does_not_stop_a_replay_and_becomes_a_marked_letter(evkit_
 
 def test_replay_is_unknown_to_the_cluster_and_moves_no_offset(evkit_system, orders):
     """P6."""
-    before = kafka.committed_offsets(evkit_system.settings, orders.consumer.group)
+    places = kafka.partitions_of(evkit_system.settings, [orders.topic], evkit_system.admin)
+    before = kafka.committed(evkit_system.settings, orders.consumer.group, places)
     groups = kafka.groups(evkit_system.settings)
-    plan = replay.plan(evkit_system, orders.consumer.group, hour_ago(), dedupe="override")
+    plan = replay.plan(evkit_system, orders.consumer.group, hour_ago(), dedupe="again")
 
     replay.run(evkit_system, plan, orders.consumer)
 
-    assert kafka.committed_offsets(evkit_system.settings, orders.consumer.group) == before
+    assert kafka.committed(evkit_system.settings, orders.consumer.group, places) == before
     assert set(kafka.groups(evkit_system.settings)) - set(groups) == set()
 
 
@@ -120,7 +121,7 @@ def test_replay_reads_only_its_window(evkit_system, orders):
 
 
 def test_stopped_replay_goes_on_where_it_ended_and_handles_nothing_twice(evkit_system, orders):
-    plan = replay.plan(evkit_system, orders.consumer.group, hour_ago(), dedupe="override")
+    plan = replay.plan(evkit_system, orders.consumer.group, hour_ago(), dedupe="again")
     stop = threading.Event()
     stop.set()
     stopped = replay.run(evkit_system, plan, orders.consumer, stop=stop)

@@ -85,7 +85,7 @@ def test_migration_numbers_are_one_by_one():
 def test_every_query_fits_the_tables(noun, name, evkit_database):
     """PostgreSQL parses and analyses it: a column that was renamed is found here and not at night."""
     query = sql.named(noun)[name].decode()
-    if query.startswith(("LISTEN", "SET")):  # no query: nothing of the tables is in it
+    if query.startswith(("LISTEN", "SET")) or "CREATE TEMPORARY" in query:  # no query: nothing of the tables is in it
         return
     if query.upper().lstrip("- \n").startswith("COPY") or "\nCOPY" in query:
         query = re.sub(r"COPY (\S+) \((.*)\) FROM STDIN.*", r"SELECT \2 FROM \1", query)
@@ -101,4 +101,5 @@ def test_every_query_fits_the_tables(noun, name, evkit_database):
     prepared = re.sub(r"%(?:\((\w+)\))?[sb]", numbered, query).replace("%%", "%")
 
     with psycopg.connect(evkit_database) as connection:
+        connection.execute(sql.named("replay")["dry_arm"])  # the one table that only a session has
         connection.execute(b"PREPARE q AS " + prepared.encode())

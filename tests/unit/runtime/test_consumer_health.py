@@ -59,6 +59,7 @@ def test_what_keeps_partitions_from_moving_is_red(more, reason):
         ({"waits_for": "broker restarts", "waits_seconds": 9.0}, "waits for 9.0 s: broker restarts"),
         ({"waiting_keys": 1}, "1 key waits for another attempt at a failed event"),
         ({"waiting_keys": 1200}, "1,200 keys wait for another attempt at a failed event"),
+        ({"paused_for": "replay-1"}, "handles nothing while replay-1 runs: `evkit replay status replay-1`"),
         (
             {"parked": True},
             "events wait behind dead letters of their keys: `evkit dlq parked` shows which",

@@ -57,6 +57,7 @@ def consumer(clock):
     made = SimpleNamespace(
         breakers=None, _assignment=Assignment(), _changed=threading.Condition(), _stop=threading.Event(), _paused=set(),
         _lanes=[], parking_full=[], stuck=[], memory=Memory(), client=Client(),
+        _pause_watch=SimpleNamespace(paused_for=None),
     )  # fmt: skip
     made._assignment.assign([PLACE], epoch=1)
     made.turn = lambda: made.memory.look(made.client, made._assignment, made._changed)

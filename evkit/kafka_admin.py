@@ -1,0 +1,211 @@
+"""Kafka as an operator asks and changes it: topic ids and settings, stable ends, members of a group, offsets moved.
+
+Beside kafka.py the only place that opens confluent-kafka.
+
+What is asked here waits `settings.kafka_timeout_seconds`, and gives librdkafka an hour. When an answer comes after
+librdkafka's own timeout, describe_consumer_groups and describe_cluster end the process by a failed assertion (measured with
+2.16.1 and a broker that was stopped for some seconds; with an hour nothing happens, also when its socket times out before).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import confluent_kafka as ck
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
+
+from evkit import kafka
+from evkit.errors import BrokerRefused, BrokerUnreachable
+from evkit.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class TopicFacts:
+    """What the broker says of a topic; None where it does not say (no authorisation).
+
+    Attributes:
+        topic_id        of this topic; one that was deleted and made anew has another
+        timestamp_type  "append": records carry the broker's time; "create": the producer's
+        compacted       only the last record of each key is certain to be there
+    """
+
+    topic_id: str | None
+    timestamp_type: str | None
+    compacted: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of a consumer group, as the group's coordinator knows it."""
+
+    member_id: str
+    client_id: str
+    host: str
+    partitions: int
+
+
+# What librdkafka is given, whatever we wait.
+_REQUEST_SECONDS = 3600.0
+
+
+def topic_facts(settings: Settings, names: Iterable[str], client: AdminClient) -> dict[str, TopicFacts]:
+    """Facts by topic; a topic that does not exist is left out.
+
+    Raises:
+        BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
+    """
+    ids = topic_ids(settings, names, client)
+    resources = {name: ConfigResource(ConfigResource.Type.TOPIC, name) for name in ids}
+    asked = client.describe_configs(list(resources.values()), request_timeout=_REQUEST_SECONDS) if resources else {}
+    found = {}
+    for name, topic_id in ids.items():
+        try:
+            answer = _waited(settings, asked[resources[name]], client)
+            config = {key: entry.value for key, entry in answer.items()}
+        except BrokerRefused:
+            config = {}
+        kind = config.get("message.timestamp.type")
+        policy = config.get("cleanup.policy")
+        found[name] = TopicFacts(
+            topic_id=topic_id,
+            timestamp_type={"LogAppendTime": "append", "CreateTime": "create"}.get(kind or ""),
+            compacted=None if policy is None else "compact" in policy,
+        )
+    return found
+
+
+def topic_ids(settings: Settings, names: Iterable[str], client: AdminClient) -> dict[str, str | None]:
+    """Kafka's id by topic, None where the broker does not say; a topic that does not exist is left out.
+
+    Raises:
+        BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
+    """
+    return {
+        name: topic_id
+        for name, asked in ask_topic_ids(names, client).items()
+        if (topic_id := _answered(settings, asked, client)) != ""
+    }
+
+
+def ask_topic_ids(names: Iterable[str], client: AdminClient) -> dict[str, Future[Any]]:
+    """Ask without waiting; for `id_of`."""
+    names = sorted(set(names))
+    if not names:
+        return {}
+    asked: dict[str, Future[Any]] = client.describe_topics(ck.TopicCollection(names), request_timeout=_REQUEST_SECONDS)
+    return asked
+
+
+def id_of(asked: Future[Any]) -> str | None:
+    """The id in an answer; "" when there is no such topic, None when nobody says."""
+    try:
+        return str(asked.result().topic_id)
+    except KafkaException as error:
+        return "" if error.args[0].code() in _NO_TOPIC else None
+
+
+_NO_TOPIC = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError.TOPIC_EXCEPTION)
+
+
+def _answered(settings: Settings, asked: Future[Any], client: AdminClient) -> str | None:
+    with suppress(BrokerRefused):
+        _waited(settings, asked, client)
+    return id_of(asked)
+
+
+def _waited(settings: Settings, asked: Future[Any], client: AdminClient) -> Any:
+    """The answer.
+
+    Raises:
+        BrokerUnreachable: none within `settings.kafka_timeout_seconds`. BrokerRefused.
+    """
+    try:
+        return asked.result(settings.kafka_timeout_seconds)
+    except TimeoutError:
+        seconds = settings.kafka_timeout_seconds
+        raise BrokerUnreachable(settings.bootstrap_servers, f"no answer in {seconds:g} s") from None
+    except KafkaException as error:
+        raise kafka.failed(settings, error, client) from None
+
+
+def stable_ends(
+    settings: Settings, partitions: Iterable[TopicPartition], client: AdminClient
+) -> dict[tuple[str, int], int]:
+    """Where partitions end for who reads committed records: nothing before it can still change, and a transaction that was
+    left open does not keep its reader waiting for ever.
+
+    Raises:
+        BrokerUnreachable, BrokerRefused.
+    """
+    places = [(tp.topic, tp.partition) for tp in partitions]
+    asked = kafka.ask_stable_ends(client, places)
+    answers = [_waited_for_leader(settings, future, client) for future in asked.values()]
+    if any(answer is None for answer in answers):
+        kafka.refresh_leaders(client)
+        asked = kafka.ask_stable_ends(client, places)
+        answers = [_waited(settings, future, client) for future in asked.values()]
+    return {(tp.topic, tp.partition): answer.offset for tp, answer in zip(asked, answers, strict=True)}
+
+
+def _waited_for_leader(settings: Settings, asked: Future[Any], client: AdminClient) -> Any:
+    """The answer; None when the partition has another leader than the client knows."""
+    try:
+        return _waited(settings, asked, client)
+    except BrokerRefused:
+        if kafka.is_moved(asked):
+            return None
+        raise
+
+
+def committed(settings: Settings, group: str, client: AdminClient) -> dict[tuple[str, int], int]:
+    """Next offset a group will read, wherever it has committed one in topics that there are.
+
+    Raises:
+        BrokerUnreachable, BrokerRefused.
+    """
+    partitions = kafka.partitions_of(settings, kafka.topics(settings, client), client)
+    return kafka.committed(settings, group, partitions) if partitions else {}
+
+
+def members(settings: Settings, group: str, client: AdminClient) -> tuple[str, list[Member]]:
+    """State of a group ("stable", "empty", "dead" for one that the cluster does not know, …) and its members.
+
+    Raises:
+        BrokerUnreachable, BrokerRefused.
+    """
+    until = time.monotonic() + settings.kafka_timeout_seconds
+    while True:
+        asked = client.describe_consumer_groups([group], request_timeout=_REQUEST_SECONDS)[group]
+        try:
+            found = _waited(settings, asked, client)
+            break
+        except BrokerRefused as error:
+            if error.cause.code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return "dead", []
+            if not kafka.is_not_ready(error.cause) or time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+    return found.state.name.lower(), [
+        Member(m.member_id, m.client_id, m.host, len(m.assignment.topic_partitions)) for m in found.members
+    ]
+
+
+def move_offsets(
+    settings: Settings, group: str, offsets: Mapping[tuple[str, int], int], client: AdminClient
+) -> dict[tuple[str, int], str]:
+    """Set a group's committed offsets; returns what was refused, by partition. While the group has members, all is.
+
+    Raises:
+        BrokerUnreachable, BrokerRefused: for all of them.
+    """
+    request = [ck.ConsumerGroupTopicPartitions(group, [TopicPartition(*place, at) for place, at in offsets.items()])]
+    asked = client.alter_consumer_group_offsets(request, request_timeout=_REQUEST_SECONDS)[group]
+    answer = _waited(settings, asked, client)
+    return {(tp.topic, tp.partition): tp.error.str() for tp in answer.topic_partitions if tp.error is not None}
