@@ -6,6 +6,7 @@
     Consumer, Retry, Breaker          topic → handler, once
     Record, decoding                  what a topic holds, and how it becomes an Event
     dead_letters, replay, schemas     failures and the past, on purpose
+    foreign                           dead letters in other frameworks' words
     connect, System, Window           a system to look at, a stretch of time
     views, monitors, figures          records → frames → findings, drawings    (extra: views)
     reporting                         notebooks, executed                      (extra: notebooks)
@@ -19,7 +20,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evkit import decoding, errors, event_types, figures, monitors, reporting, views
+    from evkit import decoding, errors, event_types, figures, foreign, monitors, reporting, views
     from evkit.errors import EvkitError, TryLater
     from evkit.event import Event
     from evkit.event_types import event_type, upcaster
@@ -49,6 +50,7 @@ _HOMES = {
     "decoding": "evkit.decoding:",
     "Record": "evkit.kafka",
     "dead_letters": "evkit.runtime.dead_letters:",
+    "foreign": "evkit.foreign:",
     "replay": "evkit.runtime.replay:",
     "schemas": "evkit.runtime.schemas:",
     "connect": "evkit.system",
@@ -84,6 +86,7 @@ __all__ = [
     "event_type",
     "event_types",
     "figures",
+    "foreign",
     "monitors",
     "outbox",
     "replay",

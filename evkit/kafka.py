@@ -386,6 +386,22 @@ def partitions_of(settings: Settings, names: Iterable[str], client: AdminClient 
     return found
 
 
+def topic_id(settings: Settings, topic: str, client: AdminClient | None = None) -> str:
+    """A topic's own id: one made anew under its name has another.
+
+    Raises:
+        BrokerRefused: there is no such topic, or no authorisation to see it.
+        BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
+    """
+    client = admin(settings) if client is None else client
+    wanted = ck.TopicCollection([topic])
+    try:
+        (future,) = client.describe_topics(wanted, request_timeout=settings.kafka_timeout_seconds).values()
+        return str(future.result().topic_id)
+    except KafkaException as error:
+        raise failed(settings, error, client) from None
+
+
 def groups(settings: Settings, client: AdminClient | None = None) -> dict[str, str]:
     """State by consumer group ("stable", "empty", "dead", …), sorted by name; those of relays left out."""
     # Held by a name until the answer is there: a client that is collected meanwhile answers with nothing.

@@ -6,7 +6,7 @@ Reads with assign(): joins no group, commits nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import cast
 
@@ -55,18 +55,25 @@ def record_at(settings: Settings, topic: str, partition: int, offset: int) -> Re
 
 
 def scan(
-    settings: Settings, topic: str, client: AdminClient | None = None, *, since: datetime | None = None
+    settings: Settings,
+    topic: str,
+    client: AdminClient | None = None,
+    *,
+    since: datetime | None = None,
+    ends: Mapping[tuple[str, int], int] | None = None,
 ) -> Iterator[Record]:
     """Every record that a topic has at this moment, each partition in order, partitions interleaved.
 
-    The end is frozen before the first record. `since` starts at the first record of that time or later.
+    The end is frozen before the first record; `ends` are those of an earlier moment, and what came since is left out.
+    `since` starts at the first record of that time or later.
 
     Raises:
         UnknownTopic: there is no such topic.
         BrokerRefused: the topic may not be read, or was deleted meanwhile.
         BrokerUnreachable: nothing came for `settings.kafka_timeout_seconds`.
     """
-    ends = offsets(settings, partitions_of(settings, [topic], client), client=client)
+    if ends is None:
+        ends = offsets(settings, partitions_of(settings, [topic], client), client=client)
     starts = dict.fromkeys(ends, OFFSET_BEGINNING)
     if since is not None:
         starts = offsets_at(settings, partitions_of(settings, [topic], client), since, client)
@@ -77,9 +84,7 @@ def scan(
         heard_at = time.monotonic()
         while left:
             messages = reader.consume(2000, 0.1)  # waits for all of them, or so long
-            if messages:
-                heard_at = time.monotonic()
-            elif time.monotonic() - heard_at > settings.kafka_timeout_seconds:
+            if not messages and time.monotonic() - heard_at > settings.kafka_timeout_seconds:
                 raise failed(settings, KafkaException(KafkaError(KafkaError._TIMED_OUT)))
             for message in messages:
                 where = (cast(str, message.topic()), cast(int, message.partition()))
@@ -94,5 +99,7 @@ def scan(
                     left.discard(where)  # what is left before the end are markers, or was deleted
                 elif error.fatal() or error.code() in _NEVER:
                     raise failed(settings, KafkaException(error))
+            if messages:
+                heard_at = time.monotonic()  # not before: whoever is handed the records may take long
     finally:
         reader.close()
