@@ -14,7 +14,7 @@ Each message says what happened, with which values, and what to do.
     │   ├── InvalidEvent         an event that must not enter the outbox (size, topic, type, JSON)
     │   ├── SchemaIncompatible   a change of an event type that old consumers would not survive
     │   ├── SchemaMismatch       a payload that its event type's model does not accept
-    │   ├── RedriveRefused, EditRefused, PurgeRefused, ReplayRefused
+    │   ├── RedriveRefused, EditRefused, PurgeRefused, ImportRefused, ReplayRefused
     │   ├── BrokerRefused        Kafka answers, and says no: a wrong password, no authorisation
     │   ├── RelayStopped         the brokers will never take this relay's events until somebody does something
     │   └── NotMigrated          the database has no evkit tables, or older ones
@@ -200,6 +200,10 @@ class EditRefused(Refused):
 
 class PurgeRefused(Refused):
     """Raised when letters must not be purged as asked."""
+
+
+class ImportRefused(Refused):
+    """Raised when dead letters of another framework must not be imported as asked."""
 
 
 class ReplayRefused(Refused):

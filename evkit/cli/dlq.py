@@ -10,6 +10,7 @@ import typer
 
 from evkit.cli.dlq_acts import archive, edit, hold, note, purge, restore, unhold
 from evkit.cli.dlq_filters import STATES, states_of, takes_filters
+from evkit.cli.dlq_foreign import foreign, import_
 from evkit.cli.dlq_redrive import cancel, redrive, redrives, release, resume
 from evkit.cli.dlq_show import document, print_story
 from evkit.cli.output import (
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 _COLUMNS = (
     "letter_id", "consumer_group", "state", "event_type", "key", "error_class", "error_message", "retry_count",
     "first_failed_at", "failed_at", "topic", "partition", "offset", "event_id", "fingerprint", "note", "ticket", "assignee",
-    "held_at", "hold_reason", "edited_from", "replaced_by", "replay_id",
+    "held_at", "hold_reason", "edited_from", "replaced_by", "replay_id", "source_dialect",
+    "source_topic", "source_partition", "source_offset",
 )  # fmt: skip
 _TABLE_COLUMNS = (
     "letter_id", "consumer_group", "state", "event_type", "key", "error_class", "error_message", "retry_count", "failed_at",
@@ -66,7 +68,7 @@ def register(app: typer.Typer) -> None:
         ("list", list_letters), ("groups", groups), ("show", show), ("export", export), ("redrive", redrive),
         ("redrives", redrives), ("resume", resume), ("cancel", cancel), ("parked", parked), ("release", release),
         ("edit", edit), ("note", note), ("hold", hold), ("unhold", unhold), ("archive", archive), ("restore", restore),
-        ("purge", purge),
+        ("purge", purge), ("foreign", foreign), ("import", import_),
     ):  # fmt: skip
         dlq.command(name)(command)
     app.add_typer(dlq, name="dlq")
@@ -131,18 +133,29 @@ def export(
         Path | None, typer.Option("--out", "-o", help="File; without it, stdout.", show_default=False)
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    dialect: Annotated[
+        str | None,
+        typer.Option(
+            "--dialect",
+            help="spring or connect: as the records that it sends to its dead-letter topic.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Write letters with their records to a file, whatever their state: a line or row each, the first to fail first.
 
     Key and value are text, or base64 where they are none: record_value_encoding says which. In CSV, text that a spreadsheet
-    would run as a formula starts with a '; JSONL and Parquet have it as it is.
+    would run as a formula starts with a '; JSONL and Parquet have it as it is. With --dialect it is a record a line, whose
+    headers have the names and the encoding of that framework.
     """
     import sys
 
     import evkit
 
     to = sys.stdout if out is None else out
-    n = evkit.dead_letters.export(evkit.connect(), selection, format.value, to, force=force, cell=csv_cell)
+    n = evkit.dead_letters.export(
+        evkit.connect(), selection, format.value, to, force=force, cell=csv_cell, dialect=dialect
+    )
     say(f"{n:,} letters" + ("" if out is None else f" in {out}"))
 
 

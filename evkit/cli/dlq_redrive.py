@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evkit.cli.dlq_filters import takes_filters
+from evkit.cli.dlq_foreign import if_imported
 from evkit.cli.output import (
     DryRunOption,
     Format,
@@ -264,7 +265,7 @@ class _Where:
     by_consumers: bool = False
     to_topic: str | None = None
 
-    def require_one(self) -> None:
+    def require_one(self, plan: RedrivePlan | None = None) -> None:
         given = (self.app is not None) + self.by_consumers + (self.to_topic is not None)
         if given > 1:
             raise UsageError(
@@ -274,6 +275,7 @@ class _Where:
         if not given:
             raise UsageError(
                 "whose handlers? Give --app MODULE:CONSUMER, for example orders.billing:consumer, or --by-consumers"
+                + ("" if plan is None else if_imported(plan))
             )
 
 
@@ -303,7 +305,7 @@ def _carry_out(
     if dry_run and format is Format.json:
         print_json(plan.summary())
     if not dry_run:
-        where.require_one()
+        where.require_one(plan)
     if not confirmed(question, yes=yes, dry_run=dry_run):
         return
     if where.by_consumers:

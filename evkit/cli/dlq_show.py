@@ -91,7 +91,18 @@ def _facts(letter: FullLetter) -> list[tuple[str, str]]:
     if letter.edited_from is not None:
         edit = letter.edit or {}
         facts.append(("edited from", f"letter {letter.edited_from} by {edit.get('actor')}: {edit.get('reason')}"))
+    if letter.source_dialect is not None:
+        where = f"{letter.source_topic}/{letter.source_partition} offset {letter.source_offset}"
+        facts.append(("imported", f"from {where}, in the words of {letter.source_dialect}"))
+        facts += [
+            (f"  {name}", _said(value)) for name, value in (letter.source_facts or {}).items() if name != "fingerprint"
+        ]
     return [*facts, ("key", shown(letter.raw_key))]
+
+
+def _said(value: Any) -> str:
+    """What a framework has said of a letter: text as it is, several sentences in one line."""
+    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _print_payload(story: LetterStory) -> None:

@@ -3,7 +3,8 @@
 The letter itself is written by the inbox (verdict.py), in the transaction that marks its event as dealt with. Looking is
 letters.py (one whole: letter_story.py, many into a file: export.py), running them again through the failing group's handler
 redrive.py (trying it first: trial.py), sending them to a topic redrive_topic.py, putting another event in the place of one
-edit.py; putting away is here. Each act is one transaction with its row in the audit table, or has its own way to go on.
+edit.py, taking over those of other frameworks foreign.py; putting away is here. Each act is one transaction with its row in
+the audit table, or has its own way to go on.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from evkit.errors import PurgeRefused, UnknownLetter, UsageError
 from evkit.runtime import audit
 from evkit.runtime.edit import EditPlan, edit, plan_edit
 from evkit.runtime.export import export
+from evkit.runtime.foreign import ImportCounts, ImportPlan, foreign, import_foreign, plan_import
 from evkit.runtime.letter_story import LetterStory, story
 from evkit.runtime.letters import (
     LETTERS_MAX,
@@ -46,6 +48,8 @@ __all__ = [
     "EditPlan",
     "ExpiryPlan",
     "FullLetter",
+    "ImportCounts",
+    "ImportPlan",
     "LetterStory",
     "RedrivePlan",
     "RedriveResult",
@@ -58,12 +62,15 @@ __all__ = [
     "delete_expired",
     "edit",
     "export",
+    "foreign",
     "groups",
     "hold",
     "ids_of",
+    "import_foreign",
     "letters",
     "plan_edit",
     "plan_expiry",
+    "plan_import",
     "plan_redrive",
     "plan_release",
     "purge",

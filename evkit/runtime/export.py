@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
+from evkit import foreign
 from evkit.errors import MissingExtra, UsageError
 from evkit.runtime.letters import FullLetter, Selection, records
 from evkit.runtime.payload import text_of
@@ -26,11 +28,16 @@ from evkit.system import System
 Format = Literal["jsonl", "csv", "parquet"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
-_RECORD = {"raw_key", "raw_value", "header_names", "header_values", "attempts", "edit"}
+_RECORD = {"raw_key", "raw_value", "header_names", "header_values", "attempts", "edit", "source_facts"}
 # The letter's columns by their names; the record's bytes as text or base64, and which of them it is.
 COLUMNS = (
     *(f.name for f in fields(FullLetter) if f.name not in _RECORD),
     "record_key", "record_key_encoding", "record_value", "record_value_encoding", "headers",
+)  # fmt: skip
+
+# What a record in another framework's words has; the id is the letter's that it was made of.
+DIALECT_COLUMNS = (
+    "letter_id", "timestamp", "record_key", "record_key_encoding", "record_value", "record_value_encoding", "headers",
 )  # fmt: skip
 
 _ROWS_AT_ONCE = 1_000
@@ -47,8 +54,24 @@ def row_of(letter: FullLetter) -> Row:
     row: Row = {name: getattr(letter, name) for name in COLUMNS if hasattr(letter, name) and name != "headers"}
     row["record_key"], row["record_key_encoding"] = _content(letter.raw_key)
     row["record_value"], row["record_value_encoding"] = _content(letter.raw_value)
-    row["headers"] = json.dumps([[name, *_content(value)] for name, value in letter.headers], ensure_ascii=False)
+    row["headers"] = _headers(letter.headers)
     return {name: row[name] for name in COLUMNS}
+
+
+def dialect_row_of(letter: FullLetter, dialect: str) -> Row:
+    """The record that another framework would have sent to its dead-letter topic, in the order of DIALECT_COLUMNS.
+
+    Content and headers are written as in `row_of`; `timestamp` is None where the framework leaves it to the sending.
+
+    Raises:
+        UsageError: no letter can be written in this dialect.
+    """
+    out = foreign.to_dialect(letter, dialect)
+    row: Row = {"letter_id": letter.letter_id, "timestamp": out.timestamp}
+    row["record_key"], row["record_key_encoding"] = _content(out.key)
+    row["record_value"], row["record_value_encoding"] = _content(out.value)
+    row["headers"] = _headers(out.headers)
+    return row
 
 
 def export(
@@ -60,33 +83,41 @@ def export(
     force: bool = False,
     cell: Callable[[Any], Any] | None = None,
     rows: Callable[[FullLetter], Row] = row_of,
+    dialect: str | None = None,
 ) -> int:
     """Write the letters of a selection to a file, or as text to an open stream; returns how many.
 
     Args:
-        force  write over a file that is there
-        cell   makes a cell of a CSV file of a value; default: as csv does it
-        rows   what is written of a letter: in place of our columns, those of another dialect
+        force    write over a file that is there
+        cell     makes a cell of a CSV file of a value; default: as csv does it
+        rows     what is written of a letter
+        dialect  "spring", "connect": not the letters but the records that this framework would have made of them, with its
+                 headers (DIALECT_COLUMNS)
 
     Side effects: the file. No letter is changed.
 
     Raises:
-        UsageError: the file is there and not to be overwritten, its folder is not there, or Parquet is to go to a stream.
+        UsageError: the file is there and not to be overwritten, its folder is not there, Parquet is to go to a stream, or
+            no letter can be written in this dialect.
         MissingExtra: Parquet without pyarrow.
         UnknownGroup, DatabaseUnreachable, NotMigrated: see `letters`; no file is left then.
     """
     if format not in FORMATS:
         raise UsageError(f"'{format}' is no format of an export: {', '.join(FORMATS)}")
+    columns = COLUMNS
+    if dialect is not None:
+        foreign.require_dialect(dialect, tuple(foreign.OUTGOING))
+        columns, rows = DIALECT_COLUMNS, partial(dialect_row_of, dialect=dialect)
     letters = (rows(letter) for letter in records(system, selection))
     if not isinstance(out, Path):
         if format == "parquet":
             raise UsageError("Parquet is no text: give a file (--out FILE)")
-        return _write_text(letters, format, out, cell)
+        return _write_text(letters, columns, format, out, cell)
     with _complete(out, force=force) as path:
         if format == "parquet":
-            return _write_parquet(letters, path)
+            return _write_parquet(letters, columns, path)
         with path.open("w", encoding="utf-8", newline="") as stream:
-            return _write_text(letters, format, stream, cell)
+            return _write_text(letters, columns, format, stream, cell)
 
 
 @contextmanager
@@ -113,7 +144,13 @@ def _umask() -> int:
     return mask
 
 
-def _write_text(letters: Iterable[Row], format: Format, stream: IO[str], cell: Callable[[Any], Any] | None) -> int:
+def _write_text(
+    letters: Iterable[Row],
+    columns: tuple[str, ...],
+    format: Format,
+    stream: IO[str],
+    cell: Callable[[Any], Any] | None,
+) -> int:
     n = 0
     if format == "jsonl":
         for row in letters:
@@ -123,14 +160,14 @@ def _write_text(letters: Iterable[Row], format: Format, stream: IO[str], cell: C
             n += 1
         return n
     writer = csv.writer(stream)
-    writer.writerow(COLUMNS)
+    writer.writerow(columns)
     for row in letters:
         writer.writerow([cell(v) if cell else _plain(v) for v in row.values()])
         n += 1
     return n
 
 
-def _write_parquet(letters: Iterable[Row], path: Path) -> int:
+def _write_parquet(letters: Iterable[Row], columns: tuple[str, ...], path: Path) -> int:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -140,9 +177,9 @@ def _write_parquet(letters: Iterable[Row], path: Path) -> int:
     kinds = {
         "letter_id": pa.int64(), "generation": pa.int32(), "partition": pa.int32(), "offset": pa.int64(),
         "schema_version": pa.int32(), "retry_count": pa.int32(), "leader_epoch": pa.int32(), "edited_from": pa.int64(),
-        "replaced_by": pa.int64(),
+        "replaced_by": pa.int64(), "source_partition": pa.int32(), "source_offset": pa.int64(), "timestamp": time,
     }  # fmt: skip
-    schema = pa.schema([(c, kinds.get(c, time if c.endswith("_at") else pa.string())) for c in COLUMNS])
+    schema = pa.schema([(c, kinds.get(c, time if c.endswith("_at") else pa.string())) for c in columns])
     n = 0
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for some in _batches(letters):
@@ -167,6 +204,10 @@ def _content(raw: bytes | None) -> tuple[str | None, str | None]:
         return None, None
     text = text_of(raw)
     return (base64.b64encode(raw).decode(), "base64") if text is None else (text, "text")
+
+
+def _headers(headers: Iterable[tuple[str, bytes | None]]) -> str:
+    return json.dumps([[name, *_content(value)] for name, value in headers], ensure_ascii=False)
 
 
 def _plain(value: Any) -> Any:

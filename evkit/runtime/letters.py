@@ -38,6 +38,8 @@ class DeadLetter:
         held_at       on hold since then: no redrive takes it; None: it is not
         edited_from   letter whose event was edited into this one; the event of this letter was never in the topic
         replaced_by   letter of the edited event, which resolved this one
+        source_…      imported from another framework's dead-letter topic: in whose words ("spring"), and which record of
+                      which topic it was; None: evkit's own
     """
 
     letter_id: int
@@ -69,13 +71,21 @@ class DeadLetter:
     hold_reason: str | None = None
     edited_from: int | None = None
     replaced_by: int | None = None
+    source_dialect: str | None = None
+    source_topic: str | None = None
+    source_partition: int | None = None
+    source_offset: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FullLetter(DeadLetter):
-    """A letter with the record as it was, its stack and every attempt; `edit` says what an edited one was before."""
+    """A letter with the record as it was, its stack and every attempt.
+
+    `edit` says what an edited one was before, `source_facts` what else an imported one's framework has said of it.
+    """
 
     edit: dict[str, Any] | None = None
+    source_facts: dict[str, Any] | None = None
     leader_epoch: int | None
     appended_at: datetime | None
     timestamp_type: str

@@ -57,7 +57,8 @@ WITH chosen AS MATERIALIZED (
 -- include: chosen
 SELECT letter_id, consumer_group, event_id, generation, event_type, topic, partition, "offset", key, state, error_class,
        error_message, fingerprint, handler, code_version, schema_version, created_at, first_failed_at, failed_at,
-       retry_count, note, replay_id, state_changed_at, ticket, assignee, held_at, hold_reason, edited_from, replaced_by
+       retry_count, note, replay_id, state_changed_at, ticket, assignee, held_at, hold_reason, edited_from, replaced_by,
+       source_dialect, source_topic, source_partition, source_offset
 -- include: of_the_chosen
 
 -- name: letter_ids
@@ -72,7 +73,8 @@ SELECT letter_id
 SELECT letter_id, consumer_group, event_id, generation, event_type, topic, partition, "offset", key, state, error_class,
        error_message, fingerprint, handler, code_version, schema_version, created_at, first_failed_at, failed_at,
        retry_count, note, replay_id, state_changed_at, ticket, assignee, held_at, hold_reason, edited_from, replaced_by,
-       leader_epoch, appended_at, timestamp_type, raw_key, raw_value, header_names, header_values, stack_trace
+       source_dialect, source_topic, source_partition, source_offset,
+       leader_epoch, appended_at, timestamp_type, raw_key, raw_value, header_names, header_values, stack_trace, source_facts
 -- include: of_the_chosen
 
 -- name: letter
@@ -80,7 +82,9 @@ SELECT letter_id, consumer_group, event_id, generation, event_type, topic, parti
 SELECT letter_id, consumer_group, event_id, generation, event_type, topic, partition, "offset", key, state, error_class,
        error_message, fingerprint, handler, code_version, schema_version, created_at, first_failed_at, failed_at,
        retry_count, note, replay_id, state_changed_at, ticket, assignee, held_at, hold_reason, edited_from, replaced_by,
-       edit, leader_epoch, appended_at, timestamp_type, raw_key, raw_value, header_names, header_values, stack_trace
+       source_dialect, source_topic, source_partition, source_offset,
+       edit, leader_epoch, appended_at, timestamp_type, raw_key, raw_value, header_names, header_values, stack_trace,
+       source_facts
   FROM evkit.dead_letter
  WHERE letter_id = %s;
 
@@ -140,12 +144,21 @@ SELECT letter_id, EXISTS (SELECT FROM evkit.parked_key p WHERE p.letter_id = l.l
  ORDER BY letter_id;
 
 -- name: delete
--- For good. What has become of them meanwhile counts: a restored letter is not deleted, nor one that events wait behind.
-DELETE FROM evkit.dead_letter l
- WHERE letter_id = ANY (%(ids)s::bigint[]) AND state = 'purged'
-   AND state_changed_at < clock_timestamp() - %(older_than)s::interval
-   AND NOT EXISTS (SELECT FROM evkit.parked_key p WHERE p.letter_id = l.letter_id)
-RETURNING letter_id;
+-- For good. What has become of them meanwhile counts: a restored letter is not deleted, nor one that events wait behind. Of an
+-- imported one stays which record it was, or the next import would bring it back.
+WITH gone AS (
+    DELETE FROM evkit.dead_letter l
+     WHERE letter_id = ANY (%(ids)s::bigint[]) AND state = 'purged'
+       AND state_changed_at < clock_timestamp() - %(older_than)s::interval
+       AND NOT EXISTS (SELECT FROM evkit.parked_key p WHERE p.letter_id = l.letter_id)
+    RETURNING letter_id, source_topic, source_topic_id, source_partition, source_offset, consumer_group, event_id
+), remembered AS (
+    INSERT INTO evkit.deleted_import (source_topic, source_topic_id, source_partition, source_offset, consumer_group, event_id)
+    SELECT source_topic, source_topic_id, source_partition, source_offset, consumer_group, event_id
+      FROM gone WHERE source_topic IS NOT NULL
+        ON CONFLICT DO NOTHING
+)
+SELECT letter_id FROM gone;
 
 -- name: last_good
 -- The newest event of a type that a group has handled, among the newest rows of the inbox: a type that never was would else

@@ -270,6 +270,12 @@ CREATE TABLE evkit.dead_letter (
     key_hash          bigint      NOT NULL GENERATED ALWAYS AS (hashtextextended(coalesce(key, ''), 0)) STORED,
     event_type_hash   bigint      NOT NULL GENERATED ALWAYS AS (hashtextextended(event_type, 0)) STORED,
     error_class_hash  bigint      NOT NULL GENERATED ALWAYS AS (hashtextextended(error_class, 0)) STORED,
+    source_dialect    text,                                        -- imported: in whose words ('spring'); NULL: evkit's own
+    source_topic      text,                                        -- dead-letter topic that it was imported from
+    source_topic_id   text,                                        -- that topic's id: one made anew has another
+    source_partition  integer,
+    source_offset     bigint,
+    source_facts      jsonb,                                       -- what else its headers said, and what they did not
     UNIQUE (consumer_group, event_id, generation),
     CHECK (cardinality(header_names) = cardinality(header_values))
 );
@@ -280,6 +286,22 @@ CREATE INDEX dead_letter_list ON evkit.dead_letter (first_failed_at, letter_id)
   INCLUDE (state, consumer_group, topic, fingerprint, retry_count, held_at, key_hash, event_type_hash, error_class_hash);
 CREATE INDEX dead_letter_groups ON evkit.dead_letter (state, consumer_group, fingerprint, event_type_hash, key_hash)
   INCLUDE (letter_id, first_failed_at, failed_at, state_changed_at, generation);
+-- A record of a dead-letter topic is one letter, however often the topic is imported.
+CREATE UNIQUE INDEX dead_letter_source ON evkit.dead_letter (source_topic, source_topic_id, source_partition, source_offset)
+ WHERE source_topic IS NOT NULL;
+
+-- Imported letters that were deleted for good: which records they were, and of which events, so that no import brings them back.
+CREATE TABLE evkit.deleted_import (
+    source_topic      text        NOT NULL,
+    source_topic_id   text        NOT NULL,
+    source_partition  integer     NOT NULL,
+    source_offset     bigint      NOT NULL,
+    consumer_group    text        COLLATE "C" NOT NULL,
+    event_id          text        COLLATE "C" NOT NULL,
+    deleted_at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (source_topic, source_topic_id, source_partition, source_offset)
+);
+CREATE INDEX deleted_import_event ON evkit.deleted_import (consumer_group, event_id);
 
 -- Keys of which an event of a group is dead: later events of such a key wait in evkit.parked until somebody has dealt with
 -- the letter (`evkit dlq redrive`, `evkit dlq release`). Whoever parks an event holds this row's lock, and so does whoever
