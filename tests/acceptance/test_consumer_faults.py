@@ -771,7 +771,7 @@ def handovers(fault_run, protocol: str = "consumer", bug: str | None = None) -> 
         ("blame_the_event", FORMS, {"cut_transactions": 6}, "attempts are of events that were not meant to fail"),
         ("forget_the_key", ("lanes",), {}, "effects come after a later event of their key"),
         ("overtake_the_dead", FORMS, {"mend": 1}, "effects come after a later event of their key"),
-        ("free_too_early", FORMS, {"mend": 2}, "effects come after a later event of their key"),
+        ("free_too_early", FORMS, {"mend": 1}, "effects come after a later event of their key"),
     ],
 )
 def test_planted_bug_is_caught(bug, forms, plan, found, fault_run):
