@@ -9,6 +9,7 @@ librdkafka's own timeout, describe_consumer_groups and describe_cluster end the 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
@@ -24,6 +25,8 @@ from confluent_kafka.admin._config import ConfigResource
 from evkit import kafka
 from evkit.errors import BrokerRefused, BrokerUnreachable
 from evkit.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,38 @@ def committed(settings: Settings, group: str, client: AdminClient) -> dict[tuple
     """
     partitions = kafka.partitions_of(settings, kafka.topics(settings, client), client)
     return kafka.committed(settings, group, partitions) if partitions else {}
+
+
+def assigned(settings: Settings, groups: Iterable[str], client: AdminClient) -> dict[str, set[tuple[str, int]]]:
+    """Partitions that members hold right now, by group; of groups that may not be described: none.
+
+    A group whose coordinator is not ready within `settings.kafka_timeout_seconds`, as on a broker that has just started, is
+    left out.
+
+    Raises:
+        BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
+    """
+    found: dict[str, set[tuple[str, int]]] = {}
+    left = set(groups)
+    until = time.monotonic() + settings.kafka_timeout_seconds
+    while left:
+        asked = client.describe_consumer_groups(sorted(left), request_timeout=_REQUEST_SECONDS)
+        for group, future in asked.items():
+            try:
+                members = _waited(settings, future, client).members
+            except BrokerRefused as error:
+                if kafka.is_not_ready(error.cause):
+                    continue
+                log.info("group %s could not be described: %s", group, error.cause)
+                members = []
+            places = [tp for m in members if m.assignment for tp in m.assignment.topic_partitions]
+            found[group] = {(tp.topic, tp.partition) for tp in places}
+        left -= found.keys()
+        if left and time.monotonic() > until:
+            log.warning("the coordinators of %s groups are not ready, the first is that of %s", len(left), min(left))
+            break
+        time.sleep(0.1 if left else 0)
+    return found
 
 
 def members(settings: Settings, group: str, client: AdminClient) -> tuple[str, list[Member]]:

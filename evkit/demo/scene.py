@@ -201,4 +201,5 @@ class Scene:
         settings, admin = self.system.settings, self.system.admin
         ends = kafka.offsets(settings, kafka.partitions_of(settings, [TOPIC], admin), client=admin)
         written = {where: end for where, end in ends.items() if end}
-        return all(written.items() <= kafka.committed_offsets(settings, group, admin).items() for group in GROUPS)
+        places = [kafka.TopicPartition(*place) for place in written]
+        return all(kafka.committed(settings, group, places) == written for group in GROUPS)

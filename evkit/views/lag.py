@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from evkit import kafka
+from evkit import kafka, kafka_admin
 from evkit.errors import NotMigrated, UnknownGroup, Unreachable
 from evkit.kafka import KafkaError, KafkaException, OffsetSpec, TopicPartition
 from evkit.sql import named
@@ -66,8 +66,9 @@ def lag(system: System, group: str | None = None, *, frames: Frames = "polars") 
         if group not in known:
             raise UnknownGroup(group, known, where=f"to the cluster at {system.settings.bootstrap_servers}")
         known = [group]
-    committed = {name: _committed(system, name) for name in known if name in states}
-    assigned = _assigned(system, [name for name in known if name in states])
+    # First what members hold: only a coordinator that is ready may be asked for offsets.
+    assigned = kafka_admin.assigned(system.settings, [name for name in known if name in states], system.admin)
+    committed = {name: _committed(system, name) for name in assigned}
     places: dict[str, set[Place]] = {}
     for name in known:
         of_group = set(committed.get(name, ())) | assigned.get(name, set()) | handled.get(name, set())
@@ -150,24 +151,6 @@ def _inbox_partitions(system: System) -> dict[str, set[Place]]:
 def _committed(system: System, group: str) -> dict[Place, int]:
     offsets = kafka.committed_offsets(system.settings, group, system.admin)
     return {place: offset for place, offset in offsets.items() if not place[0].startswith("__")}
-
-
-def _assigned(system: System, groups: list[str]) -> dict[str, set[Place]]:
-    """Partitions that members hold right now: a partition nobody ever committed to is seen here alone."""
-    if not groups:
-        return {}
-    found: dict[str, set[Place]] = defaultdict(set)
-    futures = system.admin.describe_consumer_groups(groups, request_timeout=system.settings.kafka_timeout_seconds)
-    for group, future in futures.items():
-        try:
-            members = future.result().members
-        except KafkaException as error:  # not allowed, or gone meanwhile: the other two sources remain
-            log.info("group %s could not be described: %s", group, error)
-            continue
-        for member in members:
-            assignment = member.assignment.topic_partitions if member.assignment else []
-            found[group] |= {(tp.topic, tp.partition) for tp in assignment}
-    return found
 
 
 def _existing(system: System, places: Iterable[Place]) -> list[Place]:
