@@ -4,7 +4,8 @@ day one             all is well
 the blizzard        punctuality gets a release with a bug; one carrier's system answers slowly; the relay hangs for
                     some seconds; the flights that are cancelled have no aircraft, which maintenance cannot digest
 the page            `evkit check` is critical, the first health report names each incident
-what is done        the bug is fixed and its letters are redriven; the poison letters are archived with a note
+what is done        the bug is fixed and its letters are redriven, first one, then ten, then a hundred; the poison letters
+                    are archived with a note; a replay shows that nothing else was missed
 the day after       traffic as usual, `evkit check` is calm, the second report shows the difference
 the reckoning       every number reconciles to the event
 """
@@ -24,8 +25,9 @@ from evkit.demo import flights, service
 from evkit.demo.reconciliation import Reconciliation, reconcile
 from evkit.demo.scene import GROUPS, Scene
 from evkit.monitors import Thresholds, Verdict
-from evkit.runtime import dead_letters
+from evkit.runtime import dead_letters, replay
 from evkit.runtime.dead_letters import Selection
+from evkit.runtime.ramp import RAMP
 from evkit.system import System
 from evkit.window import Window
 
@@ -47,6 +49,7 @@ class Told:
         during, after        verdicts of `evkit check` in the middle and at the end
         reports              folders of both health reports
         redriven, archived   letters dealt with
+        replayed             what a replay of everything has found
         reconciliation       all counts, and what does not add up
         seconds              duration by chapter
     """
@@ -55,6 +58,7 @@ class Told:
     after: Verdict | None = None
     reports: list[Path] = field(default_factory=list)
     redriven: dict[str, Any] = field(default_factory=dict)
+    replayed: dict[str, Any] = field(default_factory=dict)
     archived: int = 0
     reconciliation: Reconciliation = field(default_factory=Reconciliation)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -63,6 +67,8 @@ class Told:
     def problems(self) -> list[str]:
         """One sentence for each thing that is not as it must be; empty when the demo went well."""
         found = list(self.reconciliation.mismatches)
+        if self.replayed.get("handled") or self.replayed.get("failed"):
+            found.append(f"a replay found events that its group had missed: {self.replayed}")
         # Quiet days have fewer dead letters than it takes: then nobody is paged, and that is right.
         enough = self.redriven.get("resolved", 0) >= Thresholds().open_letters_critical
         if enough and (self.during is None or self.during.severity is not monitors.Severity.critical):
@@ -83,6 +89,7 @@ class Told:
             },
             "redriven": self.redriven,
             "archived": self.archived,
+            "replayed": self.replayed,
             "reports": [str(path) for path in self.reports],
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
         }
@@ -122,6 +129,7 @@ class Story:
             self._chapter("blizzard", lambda: self._blizzard(scene, happened, calm, blizzard, slow))
             self._chapter("page", lambda: self._page(Window(began, datetime.now(UTC))))
             fixed_at = self._chapter("fix", lambda: self._fix(scene))
+            self._chapter("replay", lambda: self._nothing_missed(began))
             self._chapter("after", lambda: self._day_after(scene, happened[blizzard:]))
             self._chapter("report", lambda: self._calm_again(Window(fixed_at, datetime.now(UTC))))
             self.told.reconciliation = self._chapter("reckoning", lambda: reconcile(self.system, frame))
@@ -183,18 +191,15 @@ class Story:
             self._say("no flight was cancelled while release 2013.2 ran: nothing to redrive")
             return drained_at
         plan = dead_letters.plan_redrive(self.system, Selection(group="punctuality"))
-        stages: list[int] = []
         result = dead_letters.redrive(
-            self.system,
-            plan,
-            groups.punctuality,
-            reason="bug in release 2013.2, fixed in 2013.3",
-            progress=lambda done, _: stages.append(done),
+            self.system, plan, groups.punctuality, reason="bug in release 2013.2, fixed in 2013.3"
         )
         self.told.redriven = result.summary()
-        sizes = ", ".join(f"{done - before:,}" for before, done in zip([0, *stages], stages, strict=False))
-        self._say(f"release 2013.3 is tried with few letters first: redriven in stages of {sizes}")
-        self._say(f"{len(result.resolved):,} letters of punctuality are redriven through its fixed handler")
+        stages = ", then ".join(f"{size:,}" for size in RAMP)
+        self._say(
+            f"{len(result.resolved):,} letters of punctuality are redriven through its fixed handler: first {stages}, then "
+            "the rest"
+        )
         poison = [
             x.letter_id for x in dead_letters.letters(self.system, Selection(group="maintenance"), letters_max=None)
         ]
@@ -202,6 +207,18 @@ class Story:
         self.told.archived = len(done)
         self._say(f"{len(done):,} letters of maintenance are archived: those flights never had an aircraft")
         return drained_at
+
+    def _nothing_missed(self, began: datetime) -> None:
+        """Whether anything was lost in the incident: a replay hands the group what its inbox does not know."""
+        from evkit.demo import groups
+
+        plan = replay.plan(self.system, "punctuality", began, consumer=groups.punctuality)
+        result = replay.run(self.system, plan, groups.punctuality, reason="was anything lost?")
+        self.told.replayed = result.summary()
+        self._say(
+            f"a replay of all that was published finds {result.counts.handled:,} events that punctuality has missed: "
+            f"{result.counts.duplicate:,} are known"
+        )
 
     def _day_after(self, scene: Scene, happened: list[flights.Occurrence]) -> None:
         self._say("the day after: traffic as usual")

@@ -48,6 +48,9 @@ def test_demo_reconciles_to_the_event(demo):
     assert told["redriven"]["resolved"] > 0
     assert told["redriven"]["failed"] == 0
     assert told["archived"] == 365
+    assert told["replayed"]["state"] == "done"
+    assert (told["replayed"]["handled"], told["replayed"]["failed"]) == (0, 0)
+    assert told["replayed"]["known"] > 5_000
     for report in told["reports"]:
         assert {f.name for f in Path(report).iterdir()} >= {"report.html", "report.ipynb", "summary.json"}
 
