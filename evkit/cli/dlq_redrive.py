@@ -439,8 +439,9 @@ def _print_result(result: RedriveResult, format: Format) -> None:
         if result.failed_behind:
             first = result.failed_behind[0]
             say(f"an event that had waited failed and is letter {first} now: `evkit dlq show {first}`")
-        if result.skipped and result.to_topic is not None:
-            say(f"letter {result.skipped[0]} was not sent: {result.skipped_because}")
+        if result.skipped and result.skipped_because is not None:
+            what = "stays as it is" if result.to_topic is None else "was not sent"
+            say(f"letter {result.skipped[0]} {what}: {result.skipped_because}")
         if result.tails_left:
             say(f"events still wait behind {len(result.tails_left):,} letters that are through")
         if (result.not_tried or result.tails_left) and result.to_topic is None:
