@@ -117,7 +117,8 @@ class Service:
         )
 
     def committed(self):
-        return sum(kafka.committed_offsets(self.system.settings, self.group).values())
+        settings = self.system.settings
+        return sum(kafka.committed(settings, self.group, kafka.partitions_of(settings, [self.topic])).values())
 
     def require_each_once_in_order(self, n=EVENTS):
         effects = self.effects()

@@ -51,9 +51,9 @@ def test_end_of_a_transactional_topic_leaves_no_phantom_lag(protocol, evkit_syst
 
     running(consumer)
 
-    ends = kafka.offsets(evkit_system.settings, kafka.partitions_of(evkit_system.settings, [topic]))
-    assert ends == {(topic, 0): 18}, "15 events and 3 markers"
-    until(lambda: kafka.committed_offsets(evkit_system.settings, consumer.group) == {(topic, 0): 18})
+    partitions = kafka.partitions_of(evkit_system.settings, [topic])
+    assert kafka.offsets(evkit_system.settings, partitions) == {(topic, 0): 18}, "15 events and 3 markers"
+    until(lambda: kafka.committed(evkit_system.settings, consumer.group, partitions) == {(topic, 0): 18})
     assert consumer.counts.handled == 15
 
 
