@@ -324,7 +324,7 @@ def committed(
                 answers = asker.committed(list(partitions), timeout=max(until - time.monotonic(), 0.1))
                 return {(tp.topic, tp.partition): tp.offset for tp in answers if tp.offset >= 0}
             except KafkaException as error:
-                if error.args[0].code() not in _NOT_READY or time.monotonic() > until:
+                if not is_not_ready(error.args[0]) or time.monotonic() > until:
                     raise failed(settings, error) from None
                 time.sleep(0.1)
     finally:

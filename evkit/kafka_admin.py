@@ -187,25 +187,37 @@ def assigned(settings: Settings, groups: Iterable[str], client: AdminClient) -> 
         BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
     """
     found: dict[str, set[tuple[str, int]]] = {}
-    left = set(groups)
+    for group, answer in _described(settings, groups, client).items():
+        if isinstance(answer, BrokerRefused):
+            log.info("group %s could not be described: %s", group, answer.cause)
+            if kafka.is_not_ready(answer.cause):
+                continue
+        members = [] if isinstance(answer, BrokerRefused) else answer.members
+        places = [tp for m in members if m.assignment for tp in m.assignment.topic_partitions]
+        found[group] = {(tp.topic, tp.partition) for tp in places}
+    return found
+
+
+def _described(settings: Settings, groups: Iterable[str], client: AdminClient) -> dict[str, Any]:
+    """What the coordinator says of each group, or its refusal; one that is not ready is asked again in a moment.
+
+    Raises:
+        BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
+    """
     until = time.monotonic() + settings.kafka_timeout_seconds
+    found: dict[str, Any] = {}
+    left = sorted(set(groups))
     while left:
-        asked = client.describe_consumer_groups(sorted(left), request_timeout=_REQUEST_SECONDS)
-        for group, future in asked.items():
+        for group, future in client.describe_consumer_groups(left, request_timeout=_REQUEST_SECONDS).items():
             try:
-                members = _waited(settings, future, client).members
+                found[group] = _waited(settings, future, client)
             except BrokerRefused as error:
-                if kafka.is_not_ready(error.cause):
-                    continue
-                log.info("group %s could not be described: %s", group, error.cause)
-                members = []
-            places = [tp for m in members if m.assignment for tp in m.assignment.topic_partitions]
-            found[group] = {(tp.topic, tp.partition) for tp in places}
-        left -= found.keys()
-        if left and time.monotonic() > until:
-            log.warning("the coordinators of %s groups are not ready, the first is that of %s", len(left), min(left))
+                found[group] = error
+        left = [g for g in left if isinstance(found[g], BrokerRefused) and kafka.is_not_ready(found[g].cause)]
+        if time.monotonic() > until:
             break
-        time.sleep(0.1 if left else 0)
+        if left:
+            time.sleep(0.1)
     return found
 
 
@@ -215,18 +227,11 @@ def members(settings: Settings, group: str, client: AdminClient) -> tuple[str, l
     Raises:
         BrokerUnreachable, BrokerRefused.
     """
-    until = time.monotonic() + settings.kafka_timeout_seconds
-    while True:
-        asked = client.describe_consumer_groups([group], request_timeout=_REQUEST_SECONDS)[group]
-        try:
-            found = _waited(settings, asked, client)
-            break
-        except BrokerRefused as error:
-            if error.cause.code() == KafkaError.GROUP_ID_NOT_FOUND:
-                return "dead", []
-            if not kafka.is_not_ready(error.cause) or time.monotonic() > until:
-                raise
-            time.sleep(0.1)
+    found = _described(settings, [group], client)[group]
+    if isinstance(found, BrokerRefused):
+        if found.cause.code() == KafkaError.GROUP_ID_NOT_FOUND:
+            return "dead", []
+        raise found
     return found.state.name.lower(), [
         Member(m.member_id, m.client_id, m.host, len(m.assignment.topic_partitions)) for m in found.members
     ]

@@ -6,12 +6,10 @@ What runs something shows its plan and asks first. Exit code 1: a letter failed,
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,6 +31,7 @@ from evkit.cli.output import (
     say,
     shown,
 )
+from evkit.cli.progress import progress_bar, stop_event
 from evkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -219,10 +218,10 @@ def resume(
         evkit.dead_letters.resume(system, redrive_id, failed_too=failed, reason=reason)
         _print_result(_watched(system, redrive_id), format)
         return
-    with _progress() as progress:
+    with progress_bar("letters") as progress:
         result = evkit.dead_letters.resume(
             system, redrive_id, consumer_at(app),
-            failed_too=failed, reason=reason, progress=progress, stop=_stop_event(),
+            failed_too=failed, reason=reason, progress=progress, stop=stop_event(),
         )  # fmt: skip
     assert result is not None
     _print_result(result, format)
@@ -314,15 +313,15 @@ def _carry_out(
         )
         _print_result(_watched(system, redrive_id), format)
         return
-    with _progress() as progress:
+    with progress_bar("letters") as progress:
         if where.to_topic is not None:
             result = evkit.dead_letters.send(
-                system, plan, where.to_topic, reason=reason, per_second_max=rate, progress=progress, stop=_stop_event()
+                system, plan, where.to_topic, reason=reason, per_second_max=rate, progress=progress, stop=stop_event()
             )
         else:
             result = evkit.dead_letters.redrive(
                 system, plan, consumer_at(where.app or ""),
-                reason=reason, stop_at_failure=not go_on, per_second_max=rate, progress=progress, stop=_stop_event(),
+                reason=reason, stop_at_failure=not go_on, per_second_max=rate, progress=progress, stop=stop_event(),
             )  # fmt: skip
     _print_result(result, format)
 
@@ -367,37 +366,13 @@ def _print_trial(trial: Trial) -> None:
         print_text("  it would write nothing")
 
 
-def _stop_event() -> Any:
-    import threading
-
-    from evkit.cli.signals import on_stop
-
-    stop = threading.Event()
-    on_stop(stop.set)
-    return stop
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on a terminal; without one the result is enough."""
-    from tqdm import tqdm
-
-    with tqdm(unit=" letters", disable=not sys.stderr.isatty(), file=sys.stderr) as bar:
-
-        def progress(done: int, planned: int) -> None:
-            bar.total = planned
-            bar.update(done - bar.n)
-
-        yield progress
-
-
 def _watched(system: System, redrive_id: str) -> RedriveResult:
     """Wait until the running consumers have ended it; Ctrl-C ends only the waiting."""
     from evkit.runtime import redrive as redriving
 
     say(f"{redrive_id} waits for the running consumers of its group")
     try:
-        with _progress() as progress:
+        with progress_bar("letters") as progress:
             _wait(system, redrive_id, progress)
     except KeyboardInterrupt:
         say(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
@@ -21,6 +18,7 @@ from evkit.cli.output import (
     print_rows,
     say,
 )
+from evkit.cli.progress import progress_bar, stop_event
 from evkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -278,9 +276,9 @@ def _resume(
 
     logs.also["replay_id"] = replay_id
     say(f"{replay_id} runs; `evkit replay status {replay_id}` looks at it, `evkit replay stop {replay_id}` stops it")
-    with _progress() as progress:
+    with progress_bar("offsets") as progress:
         result = evkit.replay.resume(
-            system, replay_id, consumer, reason=reason, progress=progress, stop=_stop_event(), **more
+            system, replay_id, consumer, reason=reason, progress=progress, stop=stop_event(), **more
         )
     summary = result.summary()
     if format is Format.json:
@@ -423,27 +421,3 @@ def _consumer(app: str) -> Consumer:
     from evkit.runtime.application import consumer_at
 
     return consumer_at(app)
-
-
-def _stop_event() -> Any:
-    import threading
-
-    from evkit.cli.signals import on_stop
-
-    stop = threading.Event()
-    on_stop(stop.set)
-    return stop
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on a terminal; without one the replay's own log lines, one each 10,000 events, are enough."""
-    from tqdm import tqdm
-
-    with tqdm(unit=" offsets", disable=not sys.stderr.isatty(), file=sys.stderr) as bar:
-
-        def progress(done: int, planned: int) -> None:
-            bar.total = planned
-            bar.update(done - bar.n)
-
-        yield progress

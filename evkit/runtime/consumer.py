@@ -350,13 +350,9 @@ class Consumer:
             lane.report_if_hung()
 
     def _poll(self, client: Any, timeout_seconds: float) -> list[Any]:
-        # consume(n, timeout) waits for n messages or the whole timeout: take one, then what is there besides.
         with self._changed:
             idle = not self._assignment.unfinished
-        first = client.poll(timeout_seconds if idle else min(timeout_seconds, 0.02))
-        if first is None:
-            return []
-        return [first, *client.consume(self.batch_events_max - 1, 0)] if self.batch_events_max > 1 else [first]
+        return polled.poll(client, self.batch_events_max, timeout_seconds, idle=idle)
 
     def _take_in(self, client: Any, messages: list[Any]) -> int:
         records, ends, errors = polled.read(messages)
@@ -382,12 +378,7 @@ class Consumer:
     def _pause(self, client: Any, full: set[Place]) -> None:
         """Fetch nothing more of full partitions (of any while a replay has the group pause); go on with others of ours."""
         full = set(self._assignment.places) if self._pause_watch.holds(client) else full
-        ours = {(tp.topic, tp.partition) for tp in client.assignment()}
-        if stop := (full - self._paused) & ours:
-            client.pause([TopicPartition(*place) for place in stop])
-        if go_on := (self._paused - full) & ours:
-            client.resume([TopicPartition(*place) for place in go_on])
-        self._paused = full & ours
+        self._paused = polled.paused(client, full, self._paused)
 
     def _store(self, client: Any) -> None:
         """Store the offsets up to which everything is done; the client commits them once a second."""

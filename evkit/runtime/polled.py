@@ -1,4 +1,4 @@
-"""messages → records, ends, errors: sort what a client was given by its broker."""
+"""client → messages → records, ends, errors: take what its broker has given it, and sort it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,28 @@ from typing import Any
 from evkit import kafka
 from evkit.kafka import Record, TopicPartition
 from evkit.runtime.assignment import Place
+
+
+def poll(client: Any, messages_max: int, timeout_seconds: float, *, idle: bool) -> list[Any]:
+    """What is there; waits for a first message so long, and only a moment while something is in hand."""
+    # consume(n, timeout) waits for n messages or the whole timeout: take one, then what is there besides.
+    first = client.poll(timeout_seconds if idle else min(timeout_seconds, 0.02))
+    if first is None:
+        return []
+    return [first, *client.consume(messages_max - 1, 0)] if messages_max > 1 else [first]
+
+
+def paused(client: Any, wanted: set[Place], before: set[Place]) -> set[Place]:
+    """Pause these partitions, resume those of `before` that are not wanted any more; returns those of ours that are paused.
+
+    What somebody else has paused stays so.
+    """
+    ours = {(tp.topic, tp.partition) for tp in client.assignment()}
+    if stop := (wanted - before) & ours:
+        client.pause([TopicPartition(*place) for place in stop])
+    if go_on := (before - wanted) & ours:
+        client.resume([TopicPartition(*place) for place in go_on])
+    return wanted & ours
 
 
 def read(

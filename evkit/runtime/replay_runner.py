@@ -20,6 +20,7 @@ from typing import Any
 from evkit import kafka, kafka_admin, postgres
 from evkit.errors import ReplayRefused
 from evkit.kafka import TopicPartition
+from evkit.runtime import polled
 from evkit.runtime.assignment import Assignment, Place, Work
 from evkit.runtime.consumer import BUFFER_BATCHES, BUFFER_BYTES_MAX, RECORD_BYTES, Consumer
 from evkit.runtime.emission import Emit
@@ -278,14 +279,9 @@ class Runner:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def _poll(self, client: Any) -> list[Any]:
-        # consume(n, timeout) waits for n messages or the whole timeout: take one, then what is there besides.
         with self._changed:
             idle = not self._assignment.unfinished
-        first = client.poll(0.1 if idle else 0.02)
-        most = self._consumer.batch_events_max
-        if first is None or most == 1:
-            return [] if first is None else [first]
-        return [first, *client.consume(most - 1, 0)]
+        return polled.poll(client, self._consumer.batch_events_max, 0.1, idle=idle)
 
     def _take_in(self, client: Any, messages: list[Any]) -> None:
         now = datetime.now(UTC)
@@ -348,12 +344,7 @@ class Runner:
         with self._changed:
             full = self._assignment.full()
         stop = full | {s.place for s in self._stretches.values() if s.ended}
-        ours = {(tp.topic, tp.partition) for tp in client.assignment()}
-        if pause := (stop - self._paused) & ours:
-            client.pause([TopicPartition(*place) for place in pause])
-        if go_on := (self._paused - stop) & ours:
-            client.resume([TopicPartition(*place) for place in go_on])
-        self._paused = stop & ours
+        self._paused = polled.paused(client, stop, self._paused)
 
     def _flush(self, session: Session) -> None:
         """Write down what is read and stands for no record that is on its way."""
