@@ -150,10 +150,10 @@ class Lead:
 
     def _take_over(self, settled: int, pending: list[dict[str, Any]], claimed_at: Any, first: bool) -> GapAwareCursor:
         if isinstance(self.publisher, TransactionalPublisher):
-            committed = self.publisher.committed_claim()
+            committed = self.publisher.committed_claim({row[0] for row in self._claimed_rows(pending)})
             self._claim = max(self._claim, committed)  # the higher one wins
             if through := [c for c in pending if c["n"] <= committed]:
-                rows = self.connection.execute(_SQL["claimed_rows"], (_ranges(through),)).fetchall()
+                rows = self._claimed_rows(through)
                 found = self.publisher.find(rows, claimed_at)
                 self.marker.recover(found, committed)
                 log.info("%s events of claims up to %s had reached their topics", len(found), committed)
@@ -175,11 +175,15 @@ class Lead:
             self.one_by_one_until = max(r[1] for r in ranges)
         if not alone or deaths < DEATHS_MAX:
             return
-        for topic, _, position, key in self.connection.execute(_SQL["claimed_rows"], (_ranges(pending),)).fetchall():
+        for topic, _, position, key in self._claimed_rows(pending):
             error = f"the relay died {deaths} times in a row while it published this event, and nothing else"
             parked = Unpublished(position, topic, key, "parked", None, deaths, "RelayDied", error)
             self.marker.mark([Batch(0, [], 0, unpublished=[parked])])
             log.error("event is parked: %s", error, extra={"position": position, "topic": topic})
+
+    def _claimed_rows(self, claims: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+        """Rows of these claims that are not marked: (topic, id, position, key)."""
+        return self.connection.execute(_SQL["claimed_rows"], (_ranges(claims),)).fetchall() if claims else []
 
     # --- being heard --------------------------------------------------------------------------------------------------
 

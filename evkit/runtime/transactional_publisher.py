@@ -5,6 +5,10 @@ of the relay's own group, in the transaction of the batch; PostgreSQL has the po
 yet. After a crash the two together tell which claims reached the topic: those up to the committed number.
 
 A transactional.id fences: a producer that starts with it ends every older one, and whatever that had open is aborted.
+An acknowledged commit counts when the partitions show it (decisions.py): until then its batch stays under way, unmarked,
+and nothing is aborted that could take it along. Whoever takes over decides what was left undecided: by a transaction of
+its own on those partitions that is aborted, after which what is there is there and the rest is published again.
+
 A committed number expires when the relay has been away for a week (`offsets.retention.minutes`): the last marked claim in
 PostgreSQL is then the higher one, and wins.
 """
@@ -13,15 +17,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any, cast
 
 from evkit import kafka, records
-from evkit.event import CE_ID
+from evkit.errors import BrokerUnreachable
+from evkit.event import CE_ID, TARGET_GROUP
 from evkit.kafka import KafkaError, KafkaException, TopicPartition
 from evkit.runtime import refusal
 from evkit.runtime.batch import Batch
+from evkit.runtime.decisions import Decisions
 from evkit.runtime.publisher import Publisher, Trouble
 from evkit.runtime.relay_metrics import RelayMetrics
 from evkit.settings import Settings
@@ -30,6 +37,10 @@ log = logging.getLogger(__name__)
 
 # After this long the broker aborts a transaction whose relay hangs; whoever reads committed data waits so long at most.
 _TRANSACTION_SECONDS = 30
+# An acknowledged commit that its partitions do not show after so long will not show by itself.
+_UNDECIDED_SECONDS = 10.0
+# So long the successor waits for markers that are on their way, and for its own.
+_MARKERS_SECONDS = 2.0
 
 
 class TransactionalPublisher(Publisher):
@@ -53,9 +64,14 @@ class TransactionalPublisher(Publisher):
         self._name = f"{kafka.RELAY_TOPIC}.{relay_id}"
         self._group = kafka.consumer(settings, self._name)  # only for its metadata: it joins nothing
         self._cursor = TopicPartition(kafka.RELAY_TOPIC, 0)
+        self._decisions = Decisions(settings)
+        self._begun_at: float | None = None  # of the transaction that is open
 
-    def committed_claim(self) -> int:
-        """Number of the last claim that is in its topics, -1 when none is known. Fences every older relay first."""
+    def committed_claim(self, topics: Iterable[str] = ()) -> int:
+        """Number of the last claim that is in its topics, -1 when none is known. Fences every older relay first.
+
+        `topics` are those of claims that are not marked: what an older relay has left undecided there is aborted.
+        """
         try:
             kafka.create_topics(self._settings, {kafka.RELAY_TOPIC: 1})
         except KafkaException as failure:
@@ -65,7 +81,41 @@ class TransactionalPublisher(Publisher):
             raise refusal.failed(self._settings, error) from None
         self._take_back()
         self._producer = self._client()
-        return self._stable_offset()
+        if left := self._decisions.open_partitions(topics, _MARKERS_SECONDS):
+            self._abort_what_is_open(left)
+        try:
+            return self._stable_offset()
+        except BrokerUnreachable:  # also what a number gives that was left undecided
+            self._abort_what_is_open([])
+            return self._stable_offset()
+
+    def _abort_what_is_open(self, places: list[tuple[str, int]]) -> None:
+        """Let the partitions, and the relay's own group, decide against what no marker came for.
+
+        Raises:
+            PublishFailed: they are still open after it, by a transaction of somebody else.
+        """
+        names = ", ".join(f"{topic}/{partition}" for topic, partition in places[:10])
+        log.warning("a commit that Kafka had acknowledged was never shown, and is published again: %s", names)
+        producer = self._producer
+        assert producer is not None
+        producer.begin_transaction()
+        for topic, partition in places:
+            # Nobody who reads committed records sees it; consumers of evkit that read all skip what is another group's.
+            producer.produce(topic, b"", b"evkit", partition, headers={TARGET_GROUP: kafka.RELAY_TOPIC})
+        until = time.monotonic() + self._settings.kafka_timeout_seconds
+        while len(producer) and time.monotonic() < until:
+            producer.poll(0.1)
+        self._send_claim(0)
+        producer.abort_transaction(self._settings.kafka_timeout_seconds)
+        self._confirm()
+        topics = {topic for topic, _ in places}
+        if still := set(self._decisions.open_partitions(topics, _MARKERS_SECONDS)) & set(places):
+            topic, partition = min(still)
+            raise refusal.PublishFailed(
+                f"{topic}/{partition} has an open transaction that is not this relay's, and what a relay has left behind "
+                "it cannot be seen: wait for its end, or abort it (kafka-transactions.sh find-hanging)"
+            )
 
     def _stable_offset(self) -> int:
         found = kafka.committed(self._settings, self._name, [self._cursor], stable=True)
@@ -102,6 +152,7 @@ class TransactionalPublisher(Publisher):
                     self._together()
                 return
             except Trouble:
+                self._wait_until_decided()
                 reason = self._reason(batch)
                 self._take_back()
                 batch.answers.clear()
@@ -141,12 +192,12 @@ class TransactionalPublisher(Publisher):
         try:
             # Refused at once with the reason, in a failed transaction; in any other one it is without effect, for that
             # is never committed.
-            self._send_claim(batch)
+            self._send_claim(batch.claim)
         except KafkaException as failure:
             return cast("KafkaError", failure.args[0])
         return None
 
-    def _send_claim(self, batch: Batch) -> None:
+    def _send_claim(self, claim: int) -> None:
         """Put the claim's number into the transaction.
 
         In a thread of its own, which may be left behind: after a restart of the broker this call of librdkafka 2.16 may
@@ -155,7 +206,7 @@ class TransactionalPublisher(Publisher):
         producer, failures = self._producer, []
         assert producer is not None
         seconds = self._settings.kafka_timeout_seconds
-        offsets = [TopicPartition(kafka.RELAY_TOPIC, 0, batch.claim)]
+        offsets = [TopicPartition(kafka.RELAY_TOPIC, 0, claim)]
 
         def send() -> None:
             try:
@@ -183,28 +234,66 @@ class TransactionalPublisher(Publisher):
         """Take back what is not committed. Nothing of an unfinished transaction counts."""
         self._take_back()
         self._under_way.clear()
+        self._decisions.forget()
         return []
 
-    def poll(self, seconds: float) -> list[Batch]:  # noqa: ARG002 - nothing to wait for
-        """The batches whose transactions are committed."""
-        done = list(self._under_way)
-        self._under_way.clear()
-        for batch in done:
-            self._end(batch)
+    def poll(self, seconds: float) -> list[Batch]:
+        """The batches whose transactions are committed, and shown; waits at most so long for one.
+
+        Raises:
+            PublishFailed: one is not shown, and will not be by itself.
+        """
+        done: list[Batch] = []
+        until = time.monotonic() + seconds
+        while self._under_way:
+            self._look()
+            while self._under_way and self._decisions.is_decided(self._under_way[0]):
+                done.append(self._under_way.popleft())
+                self._end(done[-1])
+            if done or time.monotonic() >= until:
+                break
+            time.sleep(0.0005)
         return done
+
+    def _look(self) -> None:
+        """Ask which batches are decided; raises PublishFailed when the answer is too late to be trusted or to come."""
+        self._decisions.look()
+        since, begun_at, now = self._decisions.undecided_since, self._begun_at, time.monotonic()
+        # The broker aborts what is open too long, and what is undecided before it: after that it is decided, and gone.
+        aborted = begun_at is not None and now - begun_at > 0.8 * _TRANSACTION_SECONDS and bool(self._under_way)
+        if (since is not None and now - since > _UNDECIDED_SECONDS) or (aborted and not self._decisions.all_decided):
+            raise refusal.PublishFailed(
+                f"Kafka at {self._settings.bootstrap_servers} has acknowledged a commit, and does not show it: "
+                f"{self._decisions.words()}"
+            )
+
+    def _wait_until_decided(self) -> None:
+        """Before anything is aborted: that would take along what is acknowledged and undecided."""
+        until = time.monotonic() + self._settings.kafka_timeout_seconds
+        while not self._decisions.all_decided:
+            self._look()
+            if time.monotonic() > until:
+                raise refusal.PublishFailed(
+                    f"Kafka at {self._settings.bootstrap_servers} has acknowledged a commit, and does not answer whether "
+                    f"it is shown: {self._decisions.words()}"
+                )
+            self._pause(0.002)
 
     def _transaction(self, batch: Batch) -> None:
         dealt = {u.position for u in batch.unpublished}
         rows = [row for row in batch.rows if row[0] not in dealt]
         self._producer.begin_transaction()
+        self._begun_at = time.monotonic()
         self._produce(batch, rows)
         while not batch.is_answered:
             self._serve(0.1)
             self._pause(0)
         if not batch.answers:
+            self._wait_until_decided()
             self._producer.abort_transaction(self._settings.kafka_timeout_seconds)
+            self._begun_at = None
             return
-        self._send_claim(batch)
+        self._send_claim(batch.claim)
         try:
             self._producer.commit_transaction(_TRANSACTION_SECONDS)
         except KafkaException as failure:
@@ -213,10 +302,13 @@ class TransactionalPublisher(Publisher):
             if error.code() in refusal.FENCED or error.code() in refusal.FATAL:
                 raise
             log.warning("commit of claim %s has no known end: %s", batch.claim, error.str())
+            self._wait_until_decided()
             self._take_back()
             self._producer = self._client()
             if self._stable_offset() < batch.claim:
                 raise
+        self._begun_at = None
+        self._decisions.add(batch)
 
     def _client(self) -> Any:
         self._failures.clear()
