@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from evkit.decoding import Decode
 from evkit.errors import UsageError
 from evkit.event import REPLAY_ID, Event
 from evkit.kafka import Record
 from evkit.runtime import outbox, schemas
+from evkit.runtime.answer import Statements
 
 if TYPE_CHECKING:
     import psycopg
@@ -34,6 +35,7 @@ class Tx:
         stale_ids   ids of those events of this transaction that came after a newer one of their key was applied; empty
                     unless the consumer says what a version is (`Consumer(version=...)`)
         dry         this transaction will be rolled back (a dry replay): whatever reaches out of it is better left out
+        statements  what `execute` runs on; None: on the connection
     """
 
     connection: psycopg.Connection[Any]
@@ -44,6 +46,7 @@ class Tx:
     replay_id: str | None
     stale_ids: frozenset[str] = frozenset()
     dry: bool = False
+    statements: Statements | None = None
 
     @property
     def topic(self) -> str:
@@ -71,8 +74,10 @@ class Tx:
         return self.replay_id is not None
 
     def execute(self, query: Any, params: Any = None) -> psycopg.Cursor[Any]:
-        """Run one statement in this transaction."""
-        return self.connection.execute(query, params)
+        """Run one statement in this transaction; returns what psycopg's `connection.execute` does, or what acts like it."""
+        if self.statements is None:
+            return self.connection.execute(query, params)
+        return cast("psycopg.Cursor[Any]", self.statements.run(query, params))
 
     def cursor(self) -> psycopg.Cursor[Any]:
         """A cursor in this transaction, for `executemany` and `copy`."""

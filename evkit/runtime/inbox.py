@@ -27,6 +27,7 @@ from psycopg.pq import TransactionStatus
 from evkit import postgres
 from evkit.kafka import Record
 from evkit.runtime import claims
+from evkit.runtime.answer import Statements
 from evkit.runtime.breaker import Breakers, HandlerHeld
 from evkit.runtime.consumer_metrics import ConsumerMetrics
 from evkit.runtime.delivery import Delivery, required_handler
@@ -110,6 +111,7 @@ class Inbox:
     _verdict: Verdict = field(init=False)
     # Of the last batch, from its claim to the end of its handlers.
     _event_seconds: float = field(default=0.0, init=False)
+    _expectation: claims.Expectation = field(default_factory=claims.Expectation, init=False)
 
     def __post_init__(self) -> None:
         self._session = Session(self.system, f"evkit consumer {self.group}", self.name, self.stop)
@@ -298,6 +300,8 @@ class Inbox:
                 return self._batch(batch)
             except (ParkingFull, HandlerHeld) as wait:
                 return wait
+            except claims.Known:  # before any handler was called
+                continue
             except FailedAt as failure:
                 failed = failure
                 error = failure.__cause__
@@ -324,7 +328,7 @@ class Inbox:
         with self.observed(batch), self.ledger.transaction(connection, batch) as counts:
             started = time.monotonic()
             ahead = self._event_seconds * len(batch)
-            new, conflicting = self._claim(connection, batch, 1, ahead)
+            new, conflicting = self._expectation.claim(connection, self, batch, ahead) if self.dedupe else (batch, 0)
             wanted, skipped, parked = self._wanted(connection, new)
             stale = self.stale(connection, wanted)
             runs = [(handler, list(run)) for handler, run in groupby(wanted, key=_HANDLER)]
@@ -343,14 +347,6 @@ class Inbox:
             for handler, run in runs:
                 self.breakers.count(handler.name, done=len(run))
         return counts
-
-    def _claim(
-        self, connection: postgres.Connection, batch: list[Delivery], attempt: int, ahead_seconds: float = 0.0
-    ) -> tuple[list[Delivery], int]:
-        """Those that are new, and how many are other events under known ids; without an inbox all are new."""
-        if not self.dedupe:
-            return batch, 0
-        return claims.claim(connection, self, batch, attempts=attempt, ahead_seconds=ahead_seconds)
 
     def call(
         self,
@@ -376,12 +372,14 @@ class Inbox:
                     events, Tx(connection, group, events[0], run[0].record, attempt, replay_id, stale, dry)
                 )
             else:
-                function, prepared = handler.function, handler.prepared
+                function, prepared, statements = handler.function, handler.prepared, Statements(connection)
                 # Statements go out without waiting for their answers; an error shows with a later one, or at the end.
                 with connection.pipeline() if handler.pipeline else nullcontext():
                     for self.at, delivery in enumerate(run):
                         event = prepared(delivery.event, replay_id)  # type: ignore[arg-type]
-                        function(event, Tx(connection, group, event, delivery.record, attempt, replay_id, stale, dry))
+                        record = delivery.record
+                        tx = Tx(connection, group, event, record, attempt, replay_id, stale, dry, statements)
+                        function(event, tx)
         except Exception as error:
             known = not (handler.batch or (handler.pipeline and isinstance(error, psycopg.Error))) or len(run) == 1
             if in_batch and known:
@@ -477,7 +475,10 @@ class Inbox:
         connection = self._session.connected()
         with self.observed([delivery]), self.ledger.transaction(connection, [delivery]) as counts:
             started = time.monotonic()
-            new, conflicting = self._claim(connection, [delivery], attempt)
+            if self.dedupe:
+                new, conflicting = claims.claim(connection, self, [delivery], attempts=attempt)
+            else:  # without an inbox all are new
+                new, conflicting = [delivery], 0
             if not new:
                 counts.add(Counts(duplicate=1, conflicting=conflicting))
                 return counts
