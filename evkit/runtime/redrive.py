@@ -234,7 +234,8 @@ def begin(
     postgres.require_migrated(connection)
     redrive_id = f"redrive-{new_id()}"
     # What waits behind letters that nobody wants handled any more comes first.
-    behind = [key.letter_id for key in plan.keys if key.letter_id not in set(plan.ids)]
+    ids = set(plan.ids)
+    behind = [key.letter_id for key in plan.keys if key.letter_id not in ids]
     more = {} if to_topic is None else {"to_topic": to_topic}
     with connection.transaction():
         act = audit.begin(

@@ -23,7 +23,7 @@ from evkit.runtime.transactional_publisher import TransactionalPublisher
 from evkit.settings import Settings
 from evkit.system import System
 
-KILLS = 6
+KILLS = 4
 
 
 @pytest.fixture

@@ -90,9 +90,9 @@ class World:
             )
 
     def done(self, replay_id):
-        """Events that the replay has brought to their end so far."""
-        query = "SELECT handled + known + skipped + failed + parked FROM evkit.replay_run WHERE replay_id = %s"
-        return self.ask(query, replay_id)[0][0]
+        """Events that the replay has brought to their end so far, and how many processes have had it in hand."""
+        query = "SELECT handled + known + skipped + failed + parked, epoch FROM evkit.replay_run WHERE replay_id = %s"
+        return self.ask(query, replay_id)[0]
 
 
 @pytest.fixture
@@ -117,9 +117,9 @@ def world(evkit_system, evkit_topic, evkit_group, request):
 def killed_and_done(world, replay_id, kills, events, folder):
     """Run the replay to its end, with so many kills at random points on the way."""
     moments = sorted(world.chance.sample(range(events * 9 // 10), kills))
-    for moment in moments:
+    for n, moment in enumerate(moments, 1):
         process = world.start(replay_id, folder)
-        while world.done(replay_id) < moment:
+        while not all(is_at >= wanted for is_at, wanted in zip(world.done(replay_id), (moment, n), strict=True)):
             assert process.poll() is None, (folder / "log").read_text()
             time.sleep(0.001)
         time.sleep(world.chance.random() * 0.02)

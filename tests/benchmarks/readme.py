@@ -116,6 +116,29 @@ Memory is bounded whatever the backlog: at most {most:.0f} MB with {memory["rows
 with 16 lanes and handlers slower than the fetch."""
 
 
+def redrive_section():
+    """Redrives and replays against the live consumer; says of each whether it was measured."""
+    parts = ["### Redrive and replay"]
+    if (RESULTS / "redrive.json").exists():
+        document = load("redrive")
+        (row,) = document["rows"]
+        parts.append(f"""{row["letters"]:,} letters, each key parked behind its letter, by the ramp (1, 10, 100, the rest):
+{row["letters_per_second"]:,.0f} a second, {row["ratio_to_consumer"]:.2g} of what the consumer with the same handler (one
+upsert) does with the events.""")
+    if (RESULTS / "replay_throughput.json").exists():
+        document = load("replay_throughput")
+        rows = [
+            [CONSUMER_WAYS[r["handler"]], r["way"], f"{r['events_per_second']:,.0f}", f"{r['ratio_to_live']:.2g}"]
+            for r in document["rows"]
+        ]
+        parts.append(f"""A replay of {document["rows"][0]["events"]:,} events against the live consumer of the same handler:
+
+{table(["handler", "way", "events/s", "× live"], rows)}""")
+    if len(parts) == 1:
+        return "\n\n".join([*parts, "Not measured on a quiet machine yet."])
+    return "\n\n".join([*parts, measured(document, "consumer")])
+
+
 def section():
     throughput, latency, memory = load("relay_throughput"), load("relay_latency"), load("relay_memory")
     rows = [
@@ -163,6 +186,8 @@ figures are that machine's, the ratios travel. Again: `uv run pytest tests/bench
 `uv run python tests/benchmarks/readme.py`.
 
 {consumer_section()}
+
+{redrive_section()}
 {END}"""
 
 
