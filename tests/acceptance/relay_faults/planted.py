@@ -76,8 +76,8 @@ def forget_the_claim() -> None:
     meets such a batch."""
     committed_claim, mark = TransactionalPublisher.committed_claim, Marker.mark
 
-    def forgotten(self):
-        committed_claim(self)
+    def forgotten(self, *arguments):
+        committed_claim(self, *arguments)
         return -1
 
     def mark_slowly(self, batches):
