@@ -50,7 +50,8 @@ class Ended(Stopped):
 
 
 class Shares:
-    """Which offsets each record that is on its way stands for. Written by the reader, read by the lanes."""
+    """Which offsets each record that is on its way stands for, where it does not stand for its own alone. Written by the
+    reader, read by the lanes."""
 
     def __init__(self) -> None:
         self._of: dict[tuple[str, int, int], Share] = {}
@@ -58,14 +59,14 @@ class Shares:
     def put(self, place: Place, offset: int, share: Share) -> None:
         self._of[place[0], place[1], offset] = share
 
-    def of(self, delivery: Delivery) -> Share:
-        record = delivery.record
-        return self._of[record.topic, record.partition, record.offset]
+    def of(self, record: Record) -> Share | None:
+        """None: its own offset, and nothing else."""
+        return self._of.get((record.topic, record.partition, record.offset))
 
     def forget(self, record: Record) -> int:
         """It has come to its end; returns how many offsets that were."""
-        share = self._of.pop((record.topic, record.partition, record.offset))
-        return sum(last - first for first, last in share.pieces)
+        share = self._of.pop((record.topic, record.partition, record.offset), None)
+        return 1 if share is None else sum(last - first for first, last in share.pieces)
 
 
 class ReplayLedger(Ledger):
@@ -148,10 +149,16 @@ class ReplayLedger(Ledger):
     ) -> None:
         if not counts.total:
             return  # it comes again
-        shares = [(delivery, self._shares.of(delivery)) for delivery in batch]
         by_place: dict[Place, list[Piece]] = {}
-        for delivery, share in shares:
-            by_place.setdefault((delivery.record.topic, delivery.record.partition), []).extend(share.pieces)
+        filtered = 0
+        for delivery in batch:
+            record = delivery.record
+            pieces = by_place.setdefault((record.topic, record.partition), [])
+            if (share := self._shares.of(record)) is None:
+                pieces.append((record.offset, record.offset + 1))
+            else:
+                pieces.extend(share.pieces)
+                filtered += share.filtered
         try:
             counted = progress(
                 connection,
@@ -159,7 +166,7 @@ class ReplayLedger(Ledger):
                 self._epoch,
                 by_place,
                 counts,
-                filtered=sum(share.filtered for _, share in shares),
+                filtered=filtered,
                 emitted=self._emission.events if counts.handled else 0,
                 paused=self._paused,
             )

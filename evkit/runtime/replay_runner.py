@@ -71,6 +71,7 @@ class Stretch:
     at: int = 0
     pending: Share = field(default_factory=Share)
     ended: bool = False
+    _alone: bool = False
 
     def __post_init__(self) -> None:
         left = without(self.start, self.end, self.done)
@@ -78,14 +79,29 @@ class Stretch:
         self.ended = not left
 
     def step(self, offset: int) -> bool:
-        """The next record is at this offset; whether it is to be looked at: it was not done before."""
-        pieces = without(self.at, offset + 1, self.done) if self.done else [(self.at, offset + 1)]
+        """The next record is at this offset; whether it is to be looked at: it was not done before. Whoever looks at it
+        calls `handed_over` or `passed_over` then."""
+        self._alone = offset == self.at and not self.done and not self.pending.pieces  # as most are: without a list
+        if not self._alone:
+            pieces = without(self.at, offset + 1, self.done) if self.done else [(self.at, offset + 1)]
+            self.pending.pieces += pieces
+            self.at = offset + 1
+            return bool(pieces) and pieces[-1][1] == offset + 1
         self.at = offset + 1
-        self.pending.pieces += pieces
-        return bool(pieces) and pieces[-1][1] == offset + 1
+        return True
+
+    def handed_over(self) -> Share | None:
+        """What the record that was just stepped to stands for; None: for its own offset alone."""
+        return None if self._alone else self.share()
+
+    def passed_over(self) -> None:
+        """The record that was just stepped to is not for the handlers."""
+        if self._alone:
+            self.pending.pieces.append((self.at - 1, self.at))
+        self.pending.filtered += 1
 
     def share(self) -> Share:
-        """What the record that was just stepped to stands for."""
+        """What was read and stands for no record that is on its way."""
         share, self.pending = self.pending, Share()
         return share
 
@@ -292,14 +308,15 @@ class Runner:
                 self._fault(client, stretch, message)
             elif message.offset() >= stretch.end:
                 stretch.reach(stretch.end)
-            elif message.offset() >= stretch.at:
-                if stretch.step(message.offset()):
+            elif (offset := message.offset()) >= stretch.at:
+                if stretch.step(offset):
                     record = kafka.record_of(message, now)
-                    if self._orders.wanted.takes(record, self._naming):
-                        self._shares.put(stretch.place, record.offset, stretch.share())
-                        records.append(record)
+                    if not self._orders.wanted.takes(record, self._naming):
+                        stretch.passed_over()
                     else:
-                        stretch.pending.filtered += 1
+                        if (share := stretch.handed_over()) is not None:
+                            self._shares.put(stretch.place, offset, share)
+                        records.append(record)
                 stretch.ended = stretch.at >= stretch.end
         if records:
             with self._changed:
