@@ -25,6 +25,7 @@ from psycopg.rows import class_row
 from evkit import postgres
 from evkit.errors import RedriveRefused
 from evkit.kafka import Record
+from evkit.postgres import integer_array
 from evkit.runtime import claims, release
 from evkit.runtime.attempt import attempt_values
 from evkit.runtime.delivery import Delivery, required_handler
@@ -233,7 +234,7 @@ class Execution:
             letters = self._locked([item.position for item in items])
             free: set[int] = set()
             if parks := [x.letter_id for x in letters if x.parks]:
-                rows = connection.execute(_SQL["lock_keys"], {"letter_ids": parks}).fetchall()
+                rows = connection.execute(_SQL["lock_keys"], {"letter_ids": integer_array(parks)}).fetchall()
                 free = {letter_id for letter_id, events in rows if not events}
             letters = [x for x in letters if not x.parks or x.letter_id in free]
             # A letter that must go by itself is not overtaken by what comes behind it.
@@ -258,7 +259,7 @@ class Execution:
 
     def _locked(self, positions: list[int]) -> list[_Letter]:
         rows = self._connection.execute(
-            _SQL["lock_letters"], self._of | {"positions": positions, "group": self._run.consumer_group}
+            _SQL["lock_letters"], self._of | {"positions": integer_array(positions), "group": self._run.consumer_group}
         ).fetchall()
         return [
             _Letter(
@@ -272,9 +273,9 @@ class Execution:
             _SQL["resolve"],
             self._of
             | {
-                "letter_ids": [x.letter_id for x in letters],
-                "free_ids": free,
-                "positions": [x.position for x in letters],
+                "letter_ids": integer_array([x.letter_id for x in letters]),
+                "free_ids": integer_array(free),
+                "positions": integer_array([x.position for x in letters]),
                 "state": state,
             },
         )

@@ -261,8 +261,8 @@ def begin(
             _SQL["add_letters"],
             {
                 "redrive_id": redrive_id,
-                "letter_ids": [*behind, *plan.ids],
-                "states": ["tail"] * len(behind) + ["waiting"] * len(plan.ids),
+                "letter_ids": postgres.integer_array([*behind, *plan.ids]),
+                "states": postgres.text_array(["tail"] * len(behind) + ["waiting"] * len(plan.ids)),
             },
         )
     return redrive_id
