@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from evkit.local import StackInfo
 
 # How long an example takes says how busy the machine is, and nothing about the code.
 hypothesis.settings.register_profile("evkit", deadline=None)
@@ -39,3 +46,16 @@ def chromium() -> str:
         if path := shutil.which(name):
             return path
     pytest.skip("needs a browser: install chromium (Debian: apt-get install chromium)")
+
+
+@pytest.fixture(scope="module")
+def own_stack() -> Iterator[StackInfo]:
+    """A stack of the module's own: its servers may be restarted, killed, or hang."""
+    from evkit.local import Stack
+
+    home = Path(tempfile.mkdtemp(prefix="evkit-own-"))  # PostgreSQL's socket wants a short path
+    stack = Stack(home, owned=True)
+    try:
+        yield stack.up()
+    finally:
+        stack.delete()

@@ -23,17 +23,18 @@ class Answer:
         self._cursor = cursor
         self._untouched: list[psycopg.Cursor[Any]] | None = untouched
 
-    def __getattr__(self, name: str) -> Any:
+    def _looked_at(self) -> psycopg.Cursor[Any]:
         self._untouched = None
-        return getattr(self._cursor, name)
+        return self._cursor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._looked_at(), name)
 
     def __iter__(self) -> Iterator[Any]:
-        self._untouched = None
-        return iter(self._cursor)
+        return iter(self._looked_at())
 
     def __enter__(self) -> psycopg.Cursor[Any]:
-        self._untouched = None
-        return self._cursor.__enter__()
+        return self._looked_at().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         self._cursor.__exit__(*error)

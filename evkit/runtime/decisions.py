@@ -108,8 +108,10 @@ class Decisions:
         Raises:
             BrokerUnreachable, BrokerRefused.
         """
+        if not (wanted := set(topics)):
+            return []
         known = kafka.topics(self._settings, self._admin)
-        partitions = [TopicPartition(t, p) for t in sorted(set(topics) & known.keys()) for p in range(known[t])]
+        partitions = [TopicPartition(t, p) for t in sorted(wanted & known.keys()) for p in range(known[t])]
         ends = kafka.offsets(self._settings, partitions, client=self._admin)
         until = time.monotonic() + seconds
         while True:

@@ -234,7 +234,7 @@ def begin(
     postgres.require_migrated(connection)
     redrive_id = f"redrive-{new_id()}"
     # What waits behind letters that nobody wants handled any more comes first.
-    ids = set(plan.ids)
+    ids = dict.fromkeys(plan.ids)
     behind = [key.letter_id for key in plan.keys if key.letter_id not in ids]
     more = {} if to_topic is None else {"to_topic": to_topic}
     with connection.transaction():
@@ -261,8 +261,8 @@ def begin(
             _SQL["add_letters"],
             {
                 "redrive_id": redrive_id,
-                "letter_ids": postgres.integer_array([*behind, *plan.ids]),
-                "states": postgres.text_array(["tail"] * len(behind) + ["waiting"] * len(plan.ids)),
+                "letter_ids": postgres.integer_array([*behind, *ids]),
+                "states": postgres.text_array(["tail"] * len(behind) + ["waiting"] * len(ids)),
             },
         )
     return redrive_id

@@ -81,14 +81,13 @@ class Stretch:
     def step(self, offset: int) -> bool:
         """The next record is at this offset; whether it is to be looked at: it was not done before. Whoever looks at it
         calls `handed_over` or `passed_over` then."""
-        self._alone = offset == self.at and not self.done and not self.pending.pieces  # as most are: without a list
-        if not self._alone:
-            pieces = without(self.at, offset + 1, self.done) if self.done else [(self.at, offset + 1)]
-            self.pending.pieces += pieces
-            self.at = offset + 1
-            return bool(pieces) and pieces[-1][1] == offset + 1
-        self.at = offset + 1
-        return True
+        at, self.at = self.at, offset + 1
+        self._alone = offset == at and not self.done and not self.pending.pieces
+        if self._alone:  # as most are: without a list
+            return True
+        pieces = without(at, offset + 1, self.done) if self.done else [(at, offset + 1)]
+        self.pending.pieces += pieces
+        return bool(pieces) and pieces[-1][1] == offset + 1
 
     def handed_over(self) -> Share | None:
         """What the record that was just stepped to stands for; None: for its own offset alone."""

@@ -95,8 +95,8 @@ class TransactionalPublisher(Publisher):
         Raises:
             PublishFailed: they are still open after it, by a transaction of somebody else.
         """
-        names = ", ".join(f"{topic}/{partition}" for topic, partition in places[:10])
-        log.warning("a commit that Kafka had acknowledged was never shown, and is published again: %s", names)
+        names = ", ".join(f"{topic}/{partition}" for topic, partition in places[:10]) or f"group {self._name}"
+        log.warning("what an older relay has left undecided is aborted, and published again: %s", names)
         producer = self._producer
         assert producer is not None
         producer.begin_transaction()
@@ -260,7 +260,7 @@ class TransactionalPublisher(Publisher):
         self._decisions.look()
         since, begun_at, now = self._decisions.undecided_since, self._begun_at, time.monotonic()
         # The broker aborts what is open too long, and what is undecided before it: after that it is decided, and gone.
-        aborted = begun_at is not None and now - begun_at > 0.8 * _TRANSACTION_SECONDS and bool(self._under_way)
+        aborted = begun_at is not None and now - begun_at > 0.8 * _TRANSACTION_SECONDS
         if (since is not None and now - since > _UNDECIDED_SECONDS) or (aborted and not self._decisions.all_decided):
             raise refusal.PublishFailed(
                 f"Kafka at {self._settings.bootstrap_servers} has acknowledged a commit, and does not show it: "

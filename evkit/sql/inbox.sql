@@ -1,8 +1,7 @@
 -- Handling once: inbox rows, failed attempts and dead letters, each in the transaction of what it tells about.
 
--- name: claim
--- All inbox rows of a batch in one statement; comes back with the ids that are new to the group. They are processed when their
--- handlers are through, as far ahead as that is expected.
+-- part: inbox_rows
+-- All inbox rows of a batch. They are processed when their handlers are through, as far ahead as that is expected.
 INSERT INTO evkit.inbox (consumer_group, event_id, generation, event_type, topic, partition, "offset", key, outcome, attempts,
                          created_at, appended_at, received_at, processed_at, replay_id, payload_crc32, handler, code_version)
 SELECT %(group)s, event_id, %(generation)s, event_type, topic, partition, "offset", key, outcome, %(attempts)s,
@@ -14,22 +13,16 @@ SELECT %(group)s, event_id, %(generation)s, event_type, topic, partition, "offse
               %(handler)s::text[])
        AS e (event_id, event_type, topic, partition, "offset", key, outcome, created_at, appended_at, received_at,
              payload_crc32, handler)
+
+-- name: claim
+-- In one statement; comes back with the ids that are new to the group.
+-- include: inbox_rows
     ON CONFLICT DO NOTHING
 RETURNING event_id;
 
 -- name: claim_new
--- The same for a batch of which all are expected to be new: half the time, for PostgreSQL need not ask before it writes.
-INSERT INTO evkit.inbox (consumer_group, event_id, generation, event_type, topic, partition, "offset", key, outcome, attempts,
-                         created_at, appended_at, received_at, processed_at, replay_id, payload_crc32, handler, code_version)
-SELECT %(group)s, event_id, %(generation)s, event_type, topic, partition, "offset", key, outcome, %(attempts)s,
-       created_at, appended_at, received_at, clock_timestamp() + %(ahead)s * interval '1 second', %(replay_id)s,
-       payload_crc32, handler, %(code_version)s
-  FROM unnest(%(event_id)s::text[], %(event_type)s::text[], %(topic)s::text[], %(partition)s::integer[],
-              %(offset)s::bigint[], %(key)s::text[], %(outcome)s::text[], %(created_at)b::timestamptz[],
-              %(appended_at)b::timestamptz[], %(received_at)b::timestamptz[], %(payload_crc32)s::bigint[],
-              %(handler)s::text[])
-       AS e (event_id, event_type, topic, partition, "offset", key, outcome, created_at, appended_at, received_at,
-             payload_crc32, handler);
+-- Of a batch of which all are expected to be new: half the time, for PostgreSQL need not ask before it writes.
+-- include: inbox_rows
 
 -- name: flag_conflicts
 -- Of records whose ids the group knows, those that are not the event it knows: other bytes, or another type, and not the very

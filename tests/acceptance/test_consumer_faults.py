@@ -20,11 +20,9 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -37,7 +35,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from psycopg import sql
 
 from evkit import kafka
-from evkit.local import Stack, StackInfo
+from evkit.local import StackInfo
 from evkit.local.kafka_server import KafkaServer
 from evkit.local.postgres_server import PostgresServer
 from evkit.runtime.watchdog import Watchdog
@@ -668,18 +666,6 @@ class FaultRun:
             self._connection.close()
         for client in self._clients.values():
             client.close()
-
-
-@pytest.fixture(scope="module")
-def own_stack():
-    """A stack of this module's own: its servers are restarted and killed."""
-    home = Path(tempfile.mkdtemp(prefix="evkit-faults-"))
-    stack = Stack(home, owned=True)
-    try:
-        yield stack.up()
-    finally:
-        stack.down()
-        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture

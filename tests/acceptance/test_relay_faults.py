@@ -16,11 +16,9 @@ import contextlib
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -30,7 +28,7 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 from psycopg import sql
 
-from evkit.local import Stack, StackInfo
+from evkit.local import StackInfo
 from evkit.local.kafka_server import KafkaServer
 from evkit.testing.faults import kill9, pause, resume
 
@@ -357,18 +355,6 @@ class FaultRun:
             self.writers.wait()
             self.writers.stdin.close()
         self._connection.close()
-
-
-@pytest.fixture(scope="module")
-def own_stack():
-    """A stack of this module's own: its broker is restarted and killed."""
-    home = Path(tempfile.mkdtemp(prefix="evkit-faults-"))
-    stack = Stack(home, owned=True)
-    try:
-        yield stack.up()
-    finally:
-        stack.down()
-        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ After one of five such kills the broker takes the transaction for complete and n
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,7 +13,6 @@ import pytest
 
 from evkit import Event, Relay, decoding, kafka, outbox, postgres, records
 from evkit.errors import Unreachable
-from evkit.local import Stack
 from evkit.local.kafka_server import KafkaServer
 from evkit.runtime import refusal
 from evkit.runtime.decisions import Decisions
@@ -24,18 +21,6 @@ from evkit.settings import Settings
 from evkit.system import System
 
 KILLS = 4
-
-
-@pytest.fixture
-def own_stack():
-    """A stack of this test's own: its broker is killed."""
-    home = Path(tempfile.mkdtemp(prefix="evkit-undecided-"))
-    stack = Stack(home, owned=True)
-    try:
-        yield stack.up()
-    finally:
-        stack.down()
-        shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.mark.timeout(600)
@@ -83,7 +68,6 @@ def test_commit_of_a_broker_that_is_killed_as_it_acknowledges_it_is_published_on
                 done = True
             except (refusal.PublishFailed, refusal.Fenced, Unreachable) as error:
                 undecided += "does not show it" in str(error)
-                time.sleep(0.2)
             finally:
                 relay.close()
 

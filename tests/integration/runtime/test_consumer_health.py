@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from opentelemetry import trace
@@ -19,7 +17,6 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client.parser import text_string_to_metric_families
 
 from evkit import Event, Relay, Retry, dead_letters, kafka, replay
-from evkit.local import Stack
 from evkit.runtime import consumer_health, health, lane, metrics, parking, session
 from evkit.runtime.dead_letters import Selection
 from evkit.settings import Settings
@@ -283,37 +280,26 @@ def test_a_consumer_without_brokers_at_its_start_waits_and_is_red_after_a_while(
     assert one.metrics()["broker_readable",] == 0
 
 
-@pytest.fixture(scope="module")
-def broker():
-    """A stack of this module's own, whose broker may hang."""
-    folder = Path(tempfile.mkdtemp(prefix="evkit-hang-"))  # PostgreSQL's socket wants a short path
-    stack = Stack(folder, owned=True)
-    try:
-        yield stack.up()
-    finally:
-        stack.delete()
-
-
 @PROTOCOLS
 def test_a_broker_that_hangs_is_waited_for_also_on_an_idle_topic(
-    evkit_system, evkit_topic, evkit_group, broker, running, monkeypatch, protocol
+    evkit_system, evkit_topic, evkit_group, own_stack, running, monkeypatch, protocol
 ):
     """The client itself says nothing for a minute."""
     monkeypatch.setattr(consumer_health, "WAIT_SECONDS", 3.0)
     settings = Settings(
         postgres_dsn=evkit_system.settings.postgres_dsn,
-        kafka={"bootstrap.servers": broker.kafka_bootstrap_servers},
+        kafka={"bootstrap.servers": own_stack.kafka_bootstrap_servers},
         kafka_timeout_seconds=2,
     )
     kafka.create_topics(settings, {(topic := f"idle-{protocol}"): 1})
     one = running(topic, system=System(settings), protocol=protocol).start()
     until(one.health, lambda answer: answer[1]["partitions"] == 1)
 
-    pause(broker.kafka_pid)
+    pause(own_stack.kafka_pid)
     try:
         _, document = until(one.health, lambda answer: answer[1]["status"] == "red")
     finally:
-        resume(broker.kafka_pid)
+        resume(own_stack.kafka_pid)
 
     assert "no Kafka broker answers at 127.0.0.1" in document["reasons"][0]
     until(one.health, lambda answer: answer[1]["status"] == "ok")
