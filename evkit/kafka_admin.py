@@ -177,8 +177,10 @@ def committed(settings: Settings, group: str, client: AdminClient) -> dict[tuple
     return kafka.committed(settings, group, partitions) if partitions else {}
 
 
-def assigned(settings: Settings, groups: Iterable[str], client: AdminClient) -> dict[str, set[tuple[str, int]]]:
-    """Partitions that members hold right now, by group; of groups that may not be described: none.
+def assigned(
+    settings: Settings, groups: Iterable[str], client: AdminClient
+) -> dict[str, dict[tuple[str, int], Member]]:
+    """Who holds each partition right now, by group; of groups that may not be described: nobody.
 
     A group whose coordinator is not ready within `settings.kafka_timeout_seconds`, as on a broker that has just started, is
     left out.
@@ -186,15 +188,14 @@ def assigned(settings: Settings, groups: Iterable[str], client: AdminClient) -> 
     Raises:
         BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
     """
-    found: dict[str, set[tuple[str, int]]] = {}
+    found: dict[str, dict[tuple[str, int], Member]] = {}
     for group, answer in _described(settings, groups, client).items():
         if isinstance(answer, BrokerRefused):
             log.info("group %s could not be described: %s", group, answer.cause)
             if kafka.is_not_ready(answer.cause):
                 continue
-        members = [] if isinstance(answer, BrokerRefused) else answer.members
-        places = [tp for m in members if m.assignment for tp in m.assignment.topic_partitions]
-        found[group] = {(tp.topic, tp.partition) for tp in places}
+        members = [] if isinstance(answer, BrokerRefused) else [m for m in answer.members if m.assignment]
+        found[group] = {(tp.topic, tp.partition): _member(m) for m in members for tp in m.assignment.topic_partitions}
     return found
 
 
@@ -232,9 +233,12 @@ def members(settings: Settings, group: str, client: AdminClient) -> tuple[str, l
         if found.cause.code() == KafkaError.GROUP_ID_NOT_FOUND:
             return "dead", []
         raise found
-    return found.state.name.lower(), [
-        Member(m.member_id, m.client_id, m.host, len(m.assignment.topic_partitions)) for m in found.members
-    ]
+    return found.state.name.lower(), [_member(m) for m in found.members]
+
+
+def _member(described: Any) -> Member:
+    partitions = described.assignment.topic_partitions
+    return Member(described.member_id, described.client_id, described.host, len(partitions))
 
 
 def move_offsets(

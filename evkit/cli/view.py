@@ -23,6 +23,8 @@ UntilOption = Annotated[str | None, typer.Option("--until", help="Its end.  [def
 # What a terminal has room for; json, csv and --wide have every column.
 _NARROW = {
     "lag": ("group", "topic", "partition", "lag_events", "lag_seconds", "group_state", "status"),
+    "lag_groups": ("group", "topic", "partitions", "members", "lag_events", "lag_seconds_max", "skew", "group_state",
+                   "status"),
     "publish_rate": ("bucket_at", "topic", "written", "published", "published_per_second", "partial"),
     "error_rate": ("group", "event_type", "attempts", "failures", "failures_dealt_with", "dead", "attempt_error_ratio",
                    "replay"),

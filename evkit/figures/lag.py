@@ -19,7 +19,7 @@ from evkit.views.frame import rows_of
 
 # As many bars as one can still read the names of; beyond it partitions are folded into their topic.
 _BARS_MAX = 30
-_WORST_LAST = ("ok", "no_commit", "unknown", "behind", "ahead", "data_loss")
+_WORST_LAST = ("ok", "no_commit", "unknown", "open_transaction", "behind", "ahead", "data_loss")
 
 
 def lag(frame: Any) -> Figure:

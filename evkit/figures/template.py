@@ -36,6 +36,7 @@ STATUS_COLOURS = {
     "data_loss": CRITICAL,
     "ahead": PURPLE,
     "no_commit": UNKNOWN,
+    "open_transaction": SKY,
     # of a dead letter
     "open": CRITICAL,
     "retrying": WARNING,

@@ -17,6 +17,7 @@ def consumer_lag(frame: Any, thresholds: Thresholds | None = None) -> list[Findi
     Judged is the age of the oldest unread record, for the number of events says nothing without their rate. Records that
     were deleted unread, and offsets beyond the end, are critical and a warning whatever the age. A group that has
     committed nothing where there is something to read is unknown, as is one that is behind by an age nobody could read.
+    What waits for the end of a transaction is judged by its age too, and is told to be its writer's matter.
     """
     bounds = thresholds or Thresholds()
     rows = rows_of(frame, "lag")
@@ -28,8 +29,9 @@ def consumer_lag(frame: Any, thresholds: Thresholds | None = None) -> list[Findi
 
 
 def _group(name: str, rows: list[dict[str, Any]], bounds: Thresholds) -> Finding:
-    lag_events = sum(r["lag_events"] for r in rows if (r["lag_events"] or 0) > 0)
-    measured = [r for r in rows if r["lag_seconds"] is not None]
+    held = [r for r in rows if r["status"] == "open_transaction"]
+    lag_events = sum(r["lag_events"] for r in rows if (r["lag_events"] or 0) > 0 and r not in held)
+    measured = [r for r in rows if r["lag_seconds"] is not None and r not in held]
     worst = max(measured, key=lambda r: r["lag_seconds"], default=None)
     unmeasured = [
         r
@@ -71,6 +73,17 @@ def _group(name: str, rows: list[dict[str, Any]], bounds: Thresholds) -> Finding
         severity = max(severity, Severity.warning, key=lambda s: s.rank)
         parts.append(
             f"its offset is beyond the end in {_places(ahead)}: was the topic made anew, or the offset set by hand?"
+        )
+    if held:
+        oldest = max(r["lag_seconds"] for r in held)
+        if (of_held := level(oldest, bounds.lag_seconds_warning, bounds.lag_seconds_critical)) is not Severity.ok:
+            severity = max(severity, of_held, key=lambda s: s.rank)
+            value = oldest if value is None else max(value, oldest)
+            threshold = reached(severity, bounds.lag_seconds_warning, bounds.lag_seconds_critical)
+        n = sum(r["lag_events"] for r in held)
+        why = "" if of_held is Severity.ok else ": its writer hangs, or was killed"
+        parts.append(
+            f"{count(n, 'event')} in {_places(held)} wait for the end of a transaction, since {seconds(oldest)}{why}"
         )
     if unmeasured:
         severity = max(severity, Severity.unknown, key=lambda s: s.rank)

@@ -13,6 +13,7 @@ from evkit.views.dead_letters import dead_letter_count, dead_letter_groups, dead
 from evkit.views.errors import error_rate, errors
 from evkit.views.journey import journey
 from evkit.views.lag import lag
+from evkit.views.lag_groups import lag_groups
 from evkit.views.latency import latency, latency_over_time
 from evkit.views.relay_lag import relay_lag, relay_lag_over_time
 from evkit.views.six import measure
@@ -29,6 +30,7 @@ __all__ = [
     "errors",
     "journey",
     "lag",
+    "lag_groups",
     "latency",
     "latency_over_time",
     "measure",

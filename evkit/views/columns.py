@@ -91,10 +91,52 @@ LAG = (
     _count("lag_readable_events", "what of the lag can still be read: end_offset - max(committed, start)"),
     _count("lost_events", "offsets deleted before the group read them: start_offset - committed_offset, at least 0"),
     _count("backlog_events", "end_offset - start_offset: the lag of a group that would start from the beginning"),
+    _count("stable_offset", "end for who reads committed records; before end_offset while a transaction is open", ""),
+    _count(
+        "lag_stable_events", "stable_offset - committed_offset: what of the lag may be read already; null as lag_events"
+    ),
+    _count("open_events", "end_offset - stable_offset: offsets that wait for the end of a transaction"),
+    Column(
+        "retention_used_ratio",
+        "float64",
+        "0..1",
+        "lag_readable_events / backlog_events; at 1 retention takes unread ones next",
+    ),
     _seconds("lag_seconds", "age of the oldest unread record; 0 when nothing is unread, null when not measurable"),
-    _text("lag_seconds_method", "record (read at the committed offset), empty (nothing to read) or none"),
+    _text(
+        "lag_seconds_method",
+        "record (read at the committed offset), open_transaction (the same, not committed yet), "
+        "empty (nothing to read) or none",
+    ),
     _text("group_state", "state of the group at the broker: stable, empty, …; null when the broker does not know it"),
-    _text("status", "ok, behind, no_commit, ahead, data_loss or unknown"),
+    _text("member_id", "member of the group that has the partition; null when none has, or the broker does not say"),
+    _text("client_id", "as that member calls itself"),
+    _text("client_host", "where that member is, as the broker sees it"),
+    _flag(
+        "compacted",
+        "true when the topic keeps only the last record of each key, so that offsets are far more than events",
+    ),
+    _text("status", "ok, behind, open_transaction, no_commit, ahead, data_loss or unknown"),
+    MEASURED_AT,
+)
+
+LAG_GROUPS = (
+    GROUP,
+    TOPIC,
+    _count("partitions", "partitions that the group has committed to, has assigned, or has handled events of", ""),
+    _count("partitions_behind", "of them, those with something to read", ""),
+    _count("partitions_without_commit", "of them, those that the group never committed to", ""),
+    _count("members", "members of the group that have one of these partitions", ""),
+    _count("lag_events", "lag of all partitions, those beyond their end left out; null when nothing was committed"),
+    _count("lag_events_max", "lag of the partition that is furthest behind; null as lag_events"),
+    Column("lag_events_max_partition", "int32", "", "which partition that is; null when nothing is behind"),
+    _seconds("lag_seconds_max", "age of the oldest unread record; null when it could not be measured anywhere"),
+    _count("lost_events", "offsets deleted before the group read them; null as lag_events"),
+    Column(
+        "skew", "float64", "", "lag_events_max over the mean lag of a partition: 1 is even; null when nothing is behind"
+    ),
+    _text("group_state", "state of the group at the broker; null when the broker does not know it"),
+    _text("status", "that of the worst partition: ok, unknown, no_commit, open_transaction, behind, ahead, data_loss"),
     MEASURED_AT,
 )
 
@@ -351,6 +393,7 @@ REPLAYS = (
 
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "lag": LAG,
+    "lag_groups": LAG_GROUPS,
     "publish_rate": PUBLISH_RATE,
     "throughput": THROUGHPUT,
     "error_rate": ERROR_RATE,

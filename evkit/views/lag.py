@@ -1,9 +1,10 @@
 """Kafka's offsets and evkit's inbox → how far each consumer group is behind.
 
-Three questions, in this order: what has each group committed, where do the partitions start, where do they end. Asked the
-other way round, a group that is at work would seem to be ahead of its topic. Then one record is read at the committed
-offset of every partition that is behind: its timestamp is the age of what waits, exactly, with no line drawn through
-samples. Reading uses `assign()` and commits nothing, so no group is joined and none is made.
+Four questions, in this order: what has each group committed, where do the partitions start, where do they end for readers
+of committed records, and where do they end. Asked the other way round, a group that is at work would seem to be ahead of
+its topic. Then one record is read at the committed offset of every partition that is behind: its timestamp is the age of
+what waits, exactly, with no line drawn through samples. Reading uses `assign()` and commits nothing, so no group is joined
+and none is made.
 """
 
 from __future__ import annotations
@@ -44,14 +45,16 @@ def lag(system: System, group: str | None = None, *, frames: Frames = "polars") 
 
     Columns: see columns.py
 
-    Status: `ok` (nothing to read), `behind`, `no_commit` (nothing committed, and there is something to read), `ahead`
+    Status: `ok` (nothing to read), `behind`, `open_transaction` (all that is unread waits for the end of a transaction: no
+    consumer of committed records can do anything), `no_commit` (nothing committed, and there is something to read), `ahead`
     (committed beyond the end: the topic was made anew, cut, or the offset was set by hand), `data_loss` (records were
     deleted before the group read them), `unknown` (the broker did not tell).
 
     Sorted by group, topic, partition. Empty, with these columns, when no group is known. Committed offsets are read
     before end offsets, so on a busy topic the lag may come out a little too high, never too low. Offsets are not events:
-    transaction markers and compaction leave gaps, so lag_events is an upper bound. lag_seconds compares the record's
-    timestamp with this machine's clock; a clock that runs behind the broker's gives 0, not less.
+    transaction markers and compaction leave gaps, so lag_events is an upper bound, and on a compacted topic a high one.
+    lag_seconds compares the record's timestamp with this machine's clock; a clock that runs behind the broker's gives 0,
+    not less.
 
     Raises:
         UnknownGroup: neither the cluster nor the inbox knows the group; the closest names are in `suggestions`.
@@ -71,67 +74,90 @@ def lag(system: System, group: str | None = None, *, frames: Frames = "polars") 
     committed = {name: _committed(system, name) for name in assigned}
     places: dict[str, set[Place]] = {}
     for name in known:
-        of_group = set(committed.get(name, ())) | assigned.get(name, set()) | handled.get(name, set())
+        of_group = {*committed.get(name, ()), *assigned.get(name, ()), *handled.get(name, ())}
         places[name] = {p for p in of_group if not p[0].startswith("__")}
     every = _existing(system, set().union(*places.values()) if places else set())
     starts = _offsets(system, every, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+    stable = _offsets(system, every, None)
     ends = _offsets(system, every, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+    facts = kafka_admin.topic_facts(system.settings, {topic for topic, _ in every}, system.admin)
     unread = {
         (name, place): max(offset, starts[place])
         for name in known
         for place, offset in committed.get(name, {}).items()
         if place in starts and place in ends and offset < ends[place]
     }
-    oldest = _oldest_unread(system, unread, ends)
+    # Of these no reader of committed records would be given anything.
+    held = {of: at for of, at in unread.items() if at >= stable.get(of[1], ends[of[1]])}
+    oldest = _oldest_unread(system, {of: at for of, at in unread.items() if of not in held}, ends)
+    oldest |= _oldest_unread(system, held, ends, isolation="read_uncommitted")
     measured_at = datetime.now(UTC)
     rows = []
     for name in known:
         for place in sorted(places[name]):
-            offset = committed.get(name, {}).get(place)
-            found = oldest.get((name, place))
-            rows.append(
-                [
-                    name,
-                    *place,
-                    *_row(offset, starts.get(place), ends.get(place), found, measured_at),
-                ]
-            )
-            rows[-1] += [states.get(name), _status(rows[-1]), measured_at]
+            member = assigned.get(name, {}).get(place)
+            of_topic = facts.get(place[0])
+            row: dict[str, Any] = {
+                "group": name,
+                "topic": place[0],
+                "partition": place[1],
+                "committed_offset": committed.get(name, {}).get(place),
+                "start_offset": starts.get(place),
+                "stable_offset": stable.get(place),
+                "end_offset": ends.get(place),
+                "group_state": states.get(name),
+                "member_id": member.member_id if member else None,
+                "client_id": member.client_id if member else None,
+                "client_host": member.host if member else None,
+                "compacted": of_topic.compacted if of_topic else None,
+                "measured_at": measured_at,
+            }
+            row |= _distances(row, oldest.get((name, place)), (name, place) in held)
+            rows.append(row | {"status": _status(row)})
     return frame("lag", rows, frames)
 
 
-def _row(
-    committed: int | None, start: int | None, end: int | None, oldest: datetime | str | None, measured_at: datetime
-) -> list[Any]:
-    """committed_offset … lag_seconds_method of one partition; pure arithmetic, nothing clipped except where it says."""
+def _distances(row: dict[str, Any], oldest: datetime | str | None, is_held: bool) -> dict[str, Any]:
+    """What follows from a partition's offsets; pure arithmetic, nothing clipped except where it says."""
+    committed, start, stable, end = (row[f"{of}_offset"] for of in ("committed", "start", "stable", "end"))
+    found: dict[str, Any] = {"lag_seconds_method": "none"}
     if start is None or end is None:
-        return [committed, start, end, None, None, None, None, None, "none"]
-    backlog = end - start
+        return found
+    found["backlog_events"] = backlog = end - start
+    if stable is not None:
+        found["open_events"] = end - stable
     if committed is None:
-        return [None, start, end, None, None, None, backlog, None, "none"]
-    lag_events, readable, lost = end - committed, end - max(committed, start), max(start - committed, 0)
-    seconds: float | None
-    if lag_events <= 0 or readable == 0 or oldest == "empty":
+        return found
+    readable = end - max(committed, start)
+    found |= {"lag_events": end - committed, "lag_readable_events": readable, "lost_events": max(start - committed, 0)}
+    if stable is not None:
+        found["lag_stable_events"] = stable - committed
+    if backlog and readable >= 0:
+        found["retention_used_ratio"] = readable / backlog
+    if committed <= end and (readable == 0 or oldest == "empty"):
         # Behind the last record there can be markers of transactions: offsets, and nothing anybody could read.
-        seconds, method = (0.0, "empty") if lag_events >= 0 else (None, "none")
+        found |= {"lag_seconds": 0.0, "lag_seconds_method": "empty"}
     elif isinstance(oldest, datetime):
-        seconds, method = max((measured_at - oldest).total_seconds(), 0.0), "record"
-    else:
-        seconds, method = None, "none"
-    return [committed, start, end, lag_events, readable, lost, backlog, seconds, method]
+        method = "open_transaction" if is_held else "record"
+        found |= {
+            "lag_seconds": max((row["measured_at"] - oldest).total_seconds(), 0.0),
+            "lag_seconds_method": method,
+        }
+    return found
 
 
-def _status(row: list[Any]) -> str:
-    _, _, _, committed, start, end, lag_events, _, lost, backlog, _, method = row
-    if start is None or end is None:
+def _status(row: dict[str, Any]) -> str:
+    if row["start_offset"] is None or row["end_offset"] is None:
         return "unknown"
-    if committed is None:
-        return "no_commit" if backlog else "ok"
-    if lag_events < 0:
+    if row["committed_offset"] is None:
+        return "no_commit" if row["backlog_events"] else "ok"
+    if row["lag_events"] < 0:
         return "ahead"
-    if lost:
+    if row["lost_events"]:
         return "data_loss"
-    return "ok" if lag_events == 0 or method == "empty" else "behind"
+    if row["lag_events"] == 0 or row["lag_seconds_method"] == "empty":
+        return "ok"
+    return "open_transaction" if row["lag_seconds_method"] == "open_transaction" else "behind"
 
 
 def _inbox_partitions(system: System) -> dict[str, set[Place]]:
@@ -159,12 +185,15 @@ def _existing(system: System, places: Iterable[Place]) -> list[Place]:
     return sorted(p for p in places if p[1] < known.get(p[0], 0))
 
 
-def _offsets(system: System, places: list[Place], spec: OffsetSpec) -> dict[Place, int]:
-    """Offsets of the places that answered; one without a leader must not hide the others."""
+def _offsets(system: System, places: list[Place], spec: OffsetSpec | None) -> dict[Place, int]:
+    """Offsets (None: the stable ends) of the places that answered; one without a leader must not hide the others."""
     if not places:
         return {}
-    request = {TopicPartition(topic, partition): spec for topic, partition in places}
-    futures = system.admin.list_offsets(request, request_timeout=system.settings.kafka_timeout_seconds)
+    if spec is None:
+        futures = kafka.ask_stable_ends(system.admin, places)
+    else:
+        request = {TopicPartition(topic, partition): spec for topic, partition in places}
+        futures = system.admin.list_offsets(request, request_timeout=system.settings.kafka_timeout_seconds)
     found: dict[Place, int] = {}
     failed: KafkaException | None = None
     for tp, future in futures.items():
@@ -179,7 +208,11 @@ def _offsets(system: System, places: list[Place], spec: OffsetSpec) -> dict[Plac
 
 
 def _oldest_unread(
-    system: System, unread: dict[tuple[str, Place], int], ends: dict[Place, int]
+    system: System,
+    unread: dict[tuple[str, Place], int],
+    ends: dict[Place, int],
+    *,
+    isolation: str = "read_committed",
 ) -> dict[tuple[str, Place], datetime | str]:
     """Timestamp of the first record at or after each offset; "empty" where nothing readable is left before the end.
 
@@ -195,6 +228,7 @@ def _oldest_unread(
         system.settings,
         "evkit-views",
         **{
+            "isolation.level": isolation,
             "enable.partition.eof": True,
             "fetch.message.max.bytes": _FETCH_BYTES,
             "queued.min.messages": 1,

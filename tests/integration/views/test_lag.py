@@ -71,6 +71,32 @@ def test_a_group_that_has_read_everything_has_zero_of_both(evkit_system, topic, 
     assert (row["lag_events"], row["lag_seconds"], row["status"]) == (0, 0.0, "ok")
 
 
+def test_a_group_is_summed_up_by_topic_and_a_partition_without_a_commit_is_no_lag(
+    evkit_system, topic, evkit_topic, evkit_group
+):
+    wide, group = evkit_topic("wide", partitions=3), evkit_group()
+    produce(evkit_system, topic, 3)
+    for partition, n in ((0, 8), (1, 2), (2, 5)):
+        produce(evkit_system, wide, n, partition=partition)
+    commit(evkit_system, group, topic, 3)
+    commit(evkit_system, group, wide, 0)
+    commit(evkit_system, group, wide, 0, partition=1)
+    consumer = kafka.consumer(evkit_system.settings, group)
+    consumer.subscribe([wide])
+    try:
+        while len(consumer.assignment()) < 3:
+            consumer.poll(0.1)
+        found = {row["topic"]: row for row in views.lag_groups(evkit_system, group).to_dicts()}
+    finally:
+        consumer.close()
+
+    of_wide, of_topic = found[wide], found[topic]
+    assert (of_topic["lag_events"], of_topic["skew"], of_topic["status"], of_topic["members"]) == (0, None, "ok", 0)
+    assert (of_wide["partitions"], of_wide["partitions_behind"], of_wide["partitions_without_commit"]) == (3, 2, 1)
+    assert (of_wide["lag_events"], of_wide["lag_events_max"], of_wide["lag_events_max_partition"]) == (10, 8, 0)
+    assert (of_wide["skew"], of_wide["members"], of_wide["status"]) == (1.6, 1, "behind")
+
+
 def test_groups_at_different_offsets_of_one_partition_each_get_their_own_age(evkit_system, topic, evkit_group):
     first, second = evkit_group("a"), evkit_group("b")
     for ago in (300, 200, 100):
@@ -110,6 +136,7 @@ def test_records_that_retention_took_are_lost_not_lag(evkit_system, topic, evkit
     (row,) = rows(evkit_system, group)
 
     assert (row["lag_events"], row["lag_readable_events"], row["lost_events"]) == (9, 3, 6)
+    assert row["retention_used_ratio"] == 1.0, "the next that retention takes is unread"
     assert row["status"] == "data_loss"
     assert row["lag_seconds"] == pytest.approx(50, abs=10)
 
@@ -135,15 +162,52 @@ def test_the_marker_of_a_transaction_is_an_offset_and_nothing_to_wait_for(evkit_
     assert (row["lag_seconds"], row["lag_seconds_method"], row["status"]) == (0.0, "empty", "ok")
 
 
-def test_the_age_behind_an_open_transaction_is_unknown(evkit_system, topic, evkit_group):
+def test_what_waits_for_the_end_of_a_transaction_is_not_the_consumers_and_has_an_age(evkit_system, topic, evkit_group):
     group = evkit_group()
+    produce(evkit_system, topic, 2, ago=500)
     open_one = produce(evkit_system, topic, 3, ago=100, **transactional(group))
-    commit(evkit_system, group, topic, 0)
+    commit(evkit_system, group, topic, 2)
 
-    (row,) = rows(evkit_system, group)
+    (held,) = rows(evkit_system, group)
+    commit(evkit_system, group, topic, 1)
+    (behind,) = rows(evkit_system, group)
     open_one.abort_transaction(10)
 
-    assert (row["lag_events"], row["lag_seconds"], row["status"]) == (3, None, "behind")
+    assert (held["stable_offset"], held["end_offset"], held["open_events"]) == (2, 5, 3)
+    assert (held["lag_events"], held["lag_stable_events"], held["status"]) == (3, 0, "open_transaction")
+    assert (held["lag_seconds"], held["lag_seconds_method"]) == (pytest.approx(100, abs=10), "open_transaction")
+    assert (behind["lag_stable_events"], behind["status"], behind["lag_seconds_method"]) == (1, "behind", "record")
+    assert behind["lag_seconds"] == pytest.approx(500, abs=10)
+
+
+def test_a_partition_names_the_member_that_has_it(evkit_system, topic, evkit_group):
+    group = evkit_group()
+    produce(evkit_system, topic, 2)
+    consumer = kafka.consumer(evkit_system.settings, group, **{"client.id": "billing-7"})
+    consumer.subscribe([topic])
+    try:
+        while not consumer.assignment():
+            consumer.poll(0.1)
+        (held,) = rows(evkit_system, group)
+    finally:
+        consumer.close()
+    commit(evkit_system, group, topic, 1)
+    (free,) = rows(evkit_system, group)
+
+    assert held["client_id"] == "billing-7"
+    assert held["member_id"]
+    assert "127.0.0.1" in held["client_host"]
+    assert (free["member_id"], free["client_id"], free["client_host"]) == (None, None, None)
+
+
+def test_a_compacted_topic_says_so_for_its_offsets_are_no_events(evkit_system, evkit_topic, evkit_group):
+    kept, compacted = evkit_topic("kept"), evkit_topic("table", **{"cleanup.policy": "compact"})
+    group = evkit_group()
+    for name in (kept, compacted):
+        produce(evkit_system, name, 2)
+        commit(evkit_system, group, name, 1)
+
+    assert {row["topic"]: row["compacted"] for row in rows(evkit_system, group)} == {kept: False, compacted: True}
 
 
 def test_a_topic_that_is_gone_is_unknown_and_hides_no_other(evkit_system, past, topic, evkit_group):

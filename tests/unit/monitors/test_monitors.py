@@ -65,6 +65,23 @@ def test_lost_records_are_critical_whatever_the_age():
     assert "lost up to 600 events" in found.sentence
 
 
+def held(seconds, **more):
+    more |= {"lag_seconds_method": "open_transaction", "status": "open_transaction"}
+    return lag_row(lag_events=5, lag_seconds=seconds, **more)
+
+
+def test_what_waits_for_the_end_of_a_transaction_is_no_lag_of_the_group_and_is_told_when_it_is_old():
+    (short,) = judged(monitors.consumer_lag, "lag", [lag_row(), held(0.5, partition=1)])
+    (hanging,) = judged(monitors.consumer_lag, "lag", [lag_row(), held(900.0, partition=1)])
+
+    assert (short.severity, short.value) == ("ok", 0.0)
+    assert short.sentence == (
+        "billing has read everything; 5 events in order/1 wait for the end of a transaction, since 0.5 s"
+    )
+    assert (hanging.severity, hanging.value, hanging.threshold) == ("critical", 900.0, 300)
+    assert hanging.sentence.endswith("since 15 min: its writer hangs, or was killed")
+
+
 def test_an_offset_beyond_the_end_is_a_warning_and_not_a_negative_lag():
     row = lag_row(lag_events=-40, lag_seconds=None, status="ahead")
 
