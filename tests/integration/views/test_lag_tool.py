@@ -83,7 +83,8 @@ def play(evkit_system, evkit_topic, evkit_group):
         alive.append(consumer)
         consumer.subscribe([name])
         while not consumer.assignment():
-            consumer.poll(0.1)
+            for one in alive:
+                one.poll(0.1)  # those that are there have to give something up first
         if commits is not None:
             consumer.commit(offsets=[TopicPartition(name, 0, commits)], asynchronous=False)
         return groups[-1]
