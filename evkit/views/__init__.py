@@ -13,7 +13,9 @@ from evkit.views.dead_letters import dead_letter_count, dead_letter_groups, dead
 from evkit.views.errors import error_rate, errors
 from evkit.views.journey import journey
 from evkit.views.lag import lag
+from evkit.views.lag_history import lag_history
 from evkit.views.latency import latency, latency_over_time
+from evkit.views.rebalances import rebalances
 from evkit.views.relay_lag import relay_lag, relay_lag_over_time
 from evkit.views.six import measure
 from evkit.views.throughput import publish_rate, throughput
@@ -29,10 +31,12 @@ __all__ = [
     "errors",
     "journey",
     "lag",
+    "lag_history",
     "latency",
     "latency_over_time",
     "measure",
     "publish_rate",
+    "rebalances",
     "relay_lag",
     "relay_lag_over_time",
     "replays",

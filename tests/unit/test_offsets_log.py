@@ -123,3 +123,14 @@ def test_what_is_covered_is_what_was_committed_however_the_log_was_cleaned(opera
                 assert found.at(at(n)) == truth
         if found is not None:
             assert said
+
+
+def test_behind_an_open_transaction_nothing_is_covered():
+    reader = _Reader(Part(0, read_at=at(9)), 0, "a")
+    reader.take(commit(0, "a", 5))
+    reader.take(commit(1, "b", 5))
+    reader.close(2, is_open=True)
+
+    found = commits(reader.part)
+
+    assert [(found.covers(at(s)), found.at(at(s))) for s in (0, 1, 2)] == [(True, 5), (True, 5), (False, None)]
