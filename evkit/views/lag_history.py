@@ -41,8 +41,9 @@ def lag_history(
 
     Columns: see columns.py
 
-    Sorted by topic, partition, time. The window's end is no moment of it, nor is the time after now. Empty, with these
-    columns, for a group that has committed nothing that is still there, and for a topic that it never committed to.
+    Sorted by topic, partition, time; times are by the brokers' clocks. The window's end is no moment of it, nor is what
+    comes after now. Empty, with these columns, for a group that has committed nothing that is still there, and for a topic
+    that it never committed to.
 
     Like that of `lag`, the number is an upper bound (offsets are not events), and may be below zero for a topic that was
     made anew. Commits of a transaction count from their own time, not from the transaction's end. Where producers stamp
