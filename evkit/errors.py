@@ -16,6 +16,7 @@ Each message says what happened, with which values, and what to do.
     │   ├── SchemaMismatch       a payload that its event type's model does not accept
     │   ├── RedriveRefused, EditRefused, PurgeRefused, ImportRefused, ReplayRefused
     │   ├── BrokerRefused        Kafka answers, and says no: a wrong password, no authorisation
+    │   │   └── OffsetsLogRefused  we may not read `__consumer_offsets`: what a group did in the past stays unknown
     │   ├── RelayStopped         the brokers will never take this relay's events until somebody does something
     │   └── NotMigrated          the database has no evkit tables, or older ones
     ├── Unreachable              a server does not answer                                            exit code 3
@@ -24,7 +25,7 @@ Each message says what happened, with which values, and what to do.
     │   ├── QueryTimeout         PostgreSQL answers, but not in the time that a look may take
     │   └── StackNotRunning      the embedded stack is needed and not up
     ├── StackError               the embedded stack cannot start or stop                             exit code 3
-    ├── Undecodable              a record that is not an event; a consumer makes a dead letter of it
+    ├── Undecodable              a record that cannot be read; a consumer makes a dead letter of one that is no event
     ├── NoHandler                an event of a type that a consumer does not handle, where that counts as an error
     └── TryLater                 raised by handlers: what they need is away, and the event is not to blame
 
@@ -222,6 +223,21 @@ class BrokerRefused(Refused):
         super().__init__(f"Kafka at {bootstrap_servers} refuses: {cause.str()} ({cause.name()})")
 
 
+class OffsetsLogRefused(BrokerRefused):
+    """Raised when Kafka does not let us read `__consumer_offsets`; `views.lag` and evkit's tables do not need it.
+
+    Attributes: bootstrap_servers, cause (confluent-kafka's KafkaError).
+    """
+
+    def __init__(self, bootstrap_servers: str, cause: Any) -> None:
+        super().__init__(bootstrap_servers, cause)
+        self.args = (
+            f"Kafka at {bootstrap_servers} does not let us read __consumer_offsets ({cause.name()}): what groups committed "
+            "in the past cannot be rebuilt; allow READ and DESCRIBE on this topic, or look at the lag of now "
+            "(`evkit view lag`)",
+        )
+
+
 class RelayStopped(Refused):
     """Raised when a relay ends because waiting would not help: no authorisation, or another Kafka cluster."""
 
@@ -279,7 +295,7 @@ class StackError(EvkitError):
 
 
 class Undecodable(EvkitError):
-    """Raised when a record is not an event that evkit can read.
+    """Raised when a record is not an event that evkit can read, or not what its topic is made of.
 
     Attributes: reason (what is missing or broken).
     """

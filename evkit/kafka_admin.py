@@ -114,6 +114,21 @@ def id_of(asked: Future[Any]) -> str | None:
         return "" if error.args[0].code() in _NO_TOPIC else None
 
 
+def partitions_count(settings: Settings, name: str, client: AdminClient) -> int | None:
+    """Number of a topic's partitions, internal topics too; None when there is no such topic. Asking never makes one.
+
+    Raises:
+        BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`. BrokerRefused: no authorisation.
+    """
+    asked = client.describe_topics(ck.TopicCollection([name]), request_timeout=_REQUEST_SECONDS)[name]
+    try:
+        return len(_waited(settings, asked, client).partitions)
+    except BrokerRefused as error:
+        if error.cause.code() in _NO_TOPIC:
+            return None
+        raise
+
+
 _NO_TOPIC = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError.TOPIC_EXCEPTION)
 
 

@@ -25,6 +25,7 @@ _NARROW = {
     "lag": ("group", "topic", "partition", "lag_events", "lag_seconds", "group_state", "status"),
     "lag_groups": ("group", "topic", "partitions", "members", "lag_events", "lag_seconds_max", "skew", "group_state",
                    "status"),
+    "lag_history": ("at", "topic", "partition", "committed_offset", "end_offset", "lag_events", "lag_seconds", "covered"),
     "publish_rate": ("bucket_at", "topic", "written", "published", "published_per_second", "partial"),
     "error_rate": ("group", "event_type", "attempts", "failures", "failures_dealt_with", "dead", "attempt_error_ratio",
                    "replay"),
@@ -82,6 +83,13 @@ def register(app: typer.Typer) -> None:
         bucket: Annotated[
             str | None, typer.Option("--bucket", help="Length of the buckets of time: 10s, 1m.", show_default=False)
         ] = None,
+        topic: Annotated[
+            str | None, typer.Option("--topic", help="One topic, of lag_history.", show_default=False)
+        ] = None,
+        step: Annotated[
+            str | None,
+            typer.Option("--step", help="Time between two rows of lag_history: 10s, 1m.", show_default=False),
+        ] = None,
         state: Annotated[
             str | None, typer.Option("--state", help="Of dead letters: open, resolved, archived, …", show_default=False)
         ] = None,
@@ -102,6 +110,8 @@ def register(app: typer.Typer) -> None:
         asked: dict[str, Any] = {
             "group": group,
             "bucket": bucket,
+            "topic": topic,
+            "step": step,
             "state": state,
             "event_id": event,
             "replays": replays or None,
@@ -156,6 +166,8 @@ def _print_view(function: Callable[..., Any], asked: dict[str, Any], format: For
             raise UsageError(f"view {name} has no --{'event' if option == 'event_id' else option.replace('_', '-')}")
     if "event_id" in parameters and "event_id" not in given:
         raise UsageError(f"view {name} is of one event: add --event ID, or type `evkit journey ID`")
+    if "group" in parameters and parameters["group"].default is inspect.Parameter.empty and "group" not in given:
+        raise UsageError(f"view {name} is of one consumer group: add --group NAME")
     rows = rows_of(function(connect(), **given))
     every = tuple(c.name for c in COLUMNS[name])
     columns = every if wide or format is not Format.table else _NARROW.get(name, every)

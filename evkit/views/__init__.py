@@ -14,7 +14,9 @@ from evkit.views.errors import error_rate, errors
 from evkit.views.journey import journey
 from evkit.views.lag import lag
 from evkit.views.lag_groups import lag_groups
+from evkit.views.lag_history import lag_history
 from evkit.views.latency import latency, latency_over_time
+from evkit.views.rebalances import rebalances
 from evkit.views.relay_lag import relay_lag, relay_lag_over_time
 from evkit.views.six import measure
 from evkit.views.throughput import publish_rate, throughput
@@ -31,10 +33,12 @@ __all__ = [
     "journey",
     "lag",
     "lag_groups",
+    "lag_history",
     "latency",
     "latency_over_time",
     "measure",
     "publish_rate",
+    "rebalances",
     "relay_lag",
     "relay_lag_over_time",
     "replays",

@@ -140,6 +140,31 @@ LAG_GROUPS = (
     MEASURED_AT,
 )
 
+LAG_HISTORY = (
+    _time("at", "the moment"),
+    GROUP,
+    TOPIC,
+    PARTITION,
+    _count("committed_offset", "next offset the group would have read; null when it had none, or not covered", ""),
+    _count("end_offset", "next offset the broker would have assigned; null when truncated, not exact, or not told", ""),
+    _count("lag_events", "end_offset - committed_offset, never clipped; null when one of them is"),
+    _seconds("lag_seconds", "time since the end passed the committed offset; null when that was before the window"),
+    _flag("covered", "true when Kafka still has every commit that counts at this moment"),
+    _flag("truncated", "true when the topic's records of that time were deleted"),
+    _flag("exact", "false when the timestamps of that time go back, and the end cannot be told from them"),
+    _text("source", "where it is from: offsets_log"),
+)
+
+REBALANCES = (
+    _time("at", "when it was written down, by the coordinator's clock"),
+    GROUP,
+    _text("protocol", "classic, or consumer (KIP-848)"),
+    _count("epoch", "the classic group's generation, or the group's epoch; null when deleted", ""),
+    _count("members_before", "members of the epoch before; null when its record is gone", "members"),
+    _count("members_after", "members of this one; null when some of them may be gone from the log", "members"),
+    _text("kind", "made, joined, left, replaced, changed, emptied, deleted or unknown"),
+)
+
 PUBLISH_RATE = (
     BUCKET_AT,
     BUCKET_SECONDS,
@@ -394,6 +419,8 @@ REPLAYS = (
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "lag": LAG,
     "lag_groups": LAG_GROUPS,
+    "lag_history": LAG_HISTORY,
+    "rebalances": REBALANCES,
     "publish_rate": PUBLISH_RATE,
     "throughput": THROUGHPUT,
     "error_rate": ERROR_RATE,

@@ -49,13 +49,14 @@ def test_database_that_is_away_is_one_sentence_without_the_password(tmp_path, ar
     assert "Traceback" not in done.stderr
 
 
-def test_broker_that_is_away_is_one_sentence(tmp_path, evkit_database):
+@pytest.mark.parametrize("arguments", [["lag"], ["lag-history", "--group", "g"], ["rebalances", "--group", "g"]])
+def test_broker_that_is_away_is_one_sentence(tmp_path, evkit_database, arguments):
     (tmp_path / "evkit.toml").write_text(
         f'[profiles.p]\npostgres_dsn = "{evkit_database}"\nkafka_timeout_seconds = 1\n'
         '[profiles.p.kafka]\n"bootstrap.servers" = "127.0.0.1:1"\n'
     )
 
-    done = evkit(tmp_path, "view", "lag")
+    done = evkit(tmp_path, "view", *arguments)
 
     assert (done.returncode, "no Kafka broker answers at 127.0.0.1:1" in done.stderr) == (3, True), done.stderr
     assert "Traceback" not in done.stderr
@@ -89,6 +90,7 @@ def test_relay_and_consumer_wait_say_why_and_stop_when_asked(tmp_path, arguments
     ("arguments", "says"),
     [
         (["consume", "nothing"], "names no consumer"),
+        (["view", "lag-history"], "is of one consumer group: add --group NAME"),
         (["consume", "no.such:thing"], "cannot be imported"),
         (["dlq", "list", "--state", "opne"], "is no state"),
         (["dlq", "archive", "1"], "--note"),

@@ -1,0 +1,166 @@
+"""The timestamps of a topic's records → where its partitions ended at moments of the past.
+
+The end at t is the first offset whose record is stamped later than t. That is the truth where the broker stamps records
+(LogAppendTime, which topics made by evkit have). Where producers do, it counts the records made by t, and one that is
+stamped ahead of its time hides all that follow it: such moments are found, and have no number.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from evkit import kafka
+from evkit.kafka import KafkaError, KafkaException, OffsetSpec, TopicPartition
+from evkit.system import System
+
+log = logging.getLogger(__name__)
+
+Place = tuple[str, int]  # topic, partition
+
+# Requests on their way at once: a broker answers those of a connection one after the other.
+_IN_FLIGHT = 64
+# Records at the end of a partition that are looked at, to tell equal timestamps from such as go back.
+_TAIL = 100
+_READ_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Where a partition ended at a moment.
+
+    Attributes:
+        offset        next offset the broker would have assigned; None when it cannot be told
+        is_truncated  the records of that time were deleted
+        is_exact      False: the timestamps of that time are known not to tell
+    """
+
+    offset: int | None
+    is_truncated: bool = False
+    is_exact: bool = True
+
+
+UNKNOWN = End(None)
+
+
+def end_offsets(system: System, places: Iterable[Place], instants: Iterable[datetime]) -> dict[Place, list[End]]:
+    """The end of each place at each of the instants, in their order. A place that the cluster does not have is left out.
+
+    One request for each instant, for all partitions of a broker: 1.5 ms for twelve (embedded Kafka 4.3.1, two busy cores).
+
+    Raises:
+        BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
+    """
+    instants = list(instants)
+    topics = kafka.topics(system.settings, system.admin)
+    known = sorted(p for p in places if p[1] < topics.get(p[0], 0))
+    # The ends of now before those of the past: what is appended meanwhile must not look as if it had been there.
+    starts = _offsets(system, known, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+    now = _offsets(system, known, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+    ahead = _ahead(system, {p: end.offset for p, end in now.items()})
+    found: dict[Place, list[End]] = {place: [] for place in known}
+    for some in _batches(instants):
+        # A record of the same millisecond counts: the first that does not is stamped one later.
+        asked = [_ask(system, known, OffsetSpec.for_timestamp(_millis(at) + 1)) for at in some]
+        for at, futures in zip(some, asked, strict=True):
+            answers = _answers(system, futures)
+            for place in known:
+                if place in answers and place in starts and place in now:
+                    end = _end(answers[place].offset, starts[place].offset, now[place].offset, at, ahead.get(place))
+                else:
+                    end = UNKNOWN
+                found[place].append(end)
+    return found
+
+
+def _end(answer: int, start: int, now: int, at: datetime, ahead: tuple[int, datetime] | None) -> End:
+    if answer < 0:
+        return End(now)
+    if answer <= start and start > 0:
+        return End(None, is_truncated=True)
+    if ahead is not None and answer == ahead[0] and at < ahead[1]:
+        return End(None, is_exact=False)
+    return End(answer)
+
+
+def _ahead(system: System, ends: Mapping[Place, int]) -> dict[Place, tuple[int, datetime]]:
+    """Offset and time of the record that is stamped ahead of those after it, where there is one."""
+    newest = _offsets(system, list(ends), OffsetSpec.max_timestamp())  # type: ignore[no-untyped-call]
+    suspects = {p: n for p, n in newest.items() if 0 <= n.offset < ends[p] - 1}
+    if not suspects:
+        return {}
+    # A batch that the broker stamped has one time for all its records, and then the first one is named.
+    tails = _tails(system, {p: (max(n.offset + 1, ends[p] - _TAIL), ends[p]) for p, n in suspects.items()})
+    return {
+        p: (n.offset, datetime.fromtimestamp(n.timestamp / 1000, UTC))
+        for p, n in suspects.items()
+        if any(_millis(at) < n.timestamp for at in tails[p])
+    }
+
+
+def _tails(system: System, ranges: Mapping[Place, tuple[int, int]]) -> dict[Place, list[datetime]]:
+    """Timestamps of the records in these ranges of offsets."""
+    found: dict[Place, list[datetime]] = {place: [] for place in ranges}
+    left = set(ranges)
+    reader = kafka.consumer(system.settings, "evkit-views", **{"enable.partition.eof": True})
+    try:
+        reader.assign([TopicPartition(*place, start) for place, (start, _) in ranges.items()])
+        until = time.monotonic() + _READ_SECONDS
+        while left and (wait := until - time.monotonic()) > 0:
+            message = reader.poll(wait)
+            if message is None:
+                break
+            place: Any = (message.topic(), message.partition())
+            error = message.error()
+            if error is None:
+                record = kafka.record_of(message, datetime.now(UTC))
+                if record.offset < ranges[place][1] and record.timestamp is not None:
+                    found[place].append(record.timestamp)
+                if record.offset >= ranges[place][1] - 1:
+                    left.discard(place)
+            elif error.code() == KafkaError._PARTITION_EOF or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                left.discard(place)
+    finally:
+        reader.close()
+    return found
+
+
+def _ask(system: System, places: Iterable[Place], spec: OffsetSpec) -> dict[TopicPartition, Any]:
+    request = {TopicPartition(*place): spec for place in places}
+    if not request:
+        return {}
+    asked: dict[TopicPartition, Any] = system.admin.list_offsets(
+        request, request_timeout=system.settings.kafka_timeout_seconds
+    )
+    return asked
+
+
+def _answers(system: System, asked: Mapping[TopicPartition, Any]) -> dict[Place, Any]:
+    """What was answered; one partition without a leader must not hide the others."""
+    found: dict[Place, Any] = {}
+    failed: KafkaException | None = None
+    for tp, future in asked.items():
+        try:
+            found[tp.topic, tp.partition] = future.result()
+        except KafkaException as error:
+            failed = error
+            log.info("no offset of %s [%s]: %s", tp.topic, tp.partition, error)
+    if failed is not None and not found:
+        raise kafka.failed(system.settings, failed, system.admin)
+    return found
+
+
+def _offsets(system: System, places: Iterable[Place], spec: OffsetSpec) -> dict[Place, Any]:
+    return _answers(system, _ask(system, places, spec))
+
+
+def _millis(at: datetime) -> int:
+    return (at - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1)
+
+
+def _batches(instants: list[datetime]) -> Iterable[list[datetime]]:
+    return (instants[i : i + _IN_FLIGHT] for i in range(0, len(instants), _IN_FLIGHT))
