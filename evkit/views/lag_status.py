@@ -219,7 +219,7 @@ def _trend(seen: Seen, evidence: Evidence, unread: int, wait: str) -> PartitionS
             reason = f"lag shrinks by {_rate(-falls.per_second)}, gone in about {span(drain.seconds)}; {wait}"
             return PartitionStatus(Status.catching_up, reason, replace(evidence, drain=drain))
     grows = velocity.low > 0 and velocity.per_second > rules.dead_band
-    still_grows = lately is not None and lately.per_second > rules.dead_band
+    still_grows = lately is not None and lately.per_second > rules.dead_band and not seen.recovering
     if grows and still_grows and seen.growing >= rules.window_seconds / 3:
         return PartitionStatus(Status.warn, f"{rates}, for {span(seen.growing)}; {wait}", evidence)
     # A climb that is too short to be one, or a group that is as far behind as it was.

@@ -9,6 +9,7 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from statistics import median
 
 from evkit.views.lag_trend import DEAD_BAND_EVENTS_PER_SECOND, Slope, slope
@@ -61,7 +62,26 @@ class Rules:
 
 
 class Seen:
-    """What the commits and samples say, each asked for once; times in seconds since the first of them."""
+    """What commits and samples of one partition show, for lag_status to judge.
+
+    Attributes:
+        at                when it was last looked at: the younger of last sample and last commit
+        committed         committed offset; None without a commit
+        commits           history that pace and trend come from, (at, offset): the window's, and older ones if it is short
+        ends              samples since the end last fell
+        fell              end before and after it fell, where it did: the topic was made anew, or cut
+        end, target       end offset; offset up to which the group may read
+        allowed           seconds that a standstill may last
+        pace              the words for the group's own pace
+        still, silent     seconds since the offset moved, and since the last commit, with something to read
+        standing_commits  commits of the offset where it stands
+        velocity          slope of the lag at the commits, events a second
+        lately            the same over the last third of the window
+        falling           the same since the lag was highest; None before `allowed` seconds have passed since
+        growing           seconds since the lag was lowest
+        recovering        a standstill is over, and the lag has fallen since
+        read, written     slopes of commits and of what there was to read, events a second
+    """
 
     def __init__(self, commits: list[tuple[datetime, int]], ends: list[Ends], rules: Rules) -> None:
         self.rules = rules
@@ -90,6 +110,7 @@ class Seen:
         self._lag = [(t, max(target - offset, 0.0)) for t, offset, target in points]
         self.velocity = slope(self._lag)
         self.lately, self.growing, self.falling = self._recent()
+        self.recovering = self._recovering()
         # Rates of the climb where there is one, else of late: of a whole window they would be no one's.
         since = (self.at - self._times[0]).total_seconds() - max(self.growing, rules.window_seconds / 3)
         climb = [p for p in points if p[0] >= since]
@@ -125,20 +146,35 @@ class Seen:
         i = below[-1] + 1 if below else 0
         return (self._times[i - 1] if i else None), self._times[min(i, len(self._times) - 1)]
 
+    def _moves(self) -> list[tuple[datetime, datetime, int]]:
+        """(when it came to an offset, when it went on from there, that offset): commits of the same offset are no move."""
+        arrivals = [c for i, c in enumerate(self.commits) if i == 0 or c[1] != self.commits[i - 1][1]]
+        return [(a[0], b[0], a[1]) for a, b in pairwise(arrivals) if b[1] > a[1]]
+
+    def _taken(self, move: tuple[datetime, datetime, int]) -> float:
+        """Seconds that a move took the group; the time in which there was nothing to read is not its own."""
+        came, went, offset = move
+        waiting, _ = self._waiting_since(offset)
+        return (went - (came if waiting is None or waiting > went else max(came, waiting))).total_seconds()
+
     def _allowed(self) -> tuple[float, str]:
         """How long a standstill may last, and the words for it."""
-        moves = [(a, b) for a, b in zip(self.commits, self.commits[1:], strict=False) if b[1] > a[1]]
-        gaps = []
-        for (before, offset), (at, _) in moves[-_MOVES_MAX:]:
-            # The time in which there was nothing to read is not the group's.
-            waiting, _ = self._waiting_since(offset)
-            begin = before if waiting is None or waiting > at else max(before, waiting)
-            gaps.append((at - begin).total_seconds())
-        if len(gaps) < max(self.rules.commits_min - 1, 1):
+        taken = [self._taken(move) for move in self._moves()[-_MOVES_MAX:]]
+        if len(taken) < max(self.rules.commits_min - 1, 1):
             return self.rules.silence_seconds_new, "its own pace is not known"
-        own = median(gaps)
+        own = median(taken)
         allowed = max(self.rules.silence_factor * own, self.rules.silence_seconds_min)
         return allowed, f"it used to commit within {span(own)}"
+
+    def _recovering(self) -> bool:
+        """Has the lag fallen since the last standstill ended? What it climbed to meanwhile is then no trend."""
+        stood = [m for m in self._moves() if (m[1] - m[0]).total_seconds() > self.allowed]
+        ended = next((m[1] for m in reversed(stood) if self._taken(m) > self.allowed), None)
+        if ended is None:
+            return False
+        seconds = (ended - self._times[0]).total_seconds()
+        since = [lag for t, lag in self._lag if t >= seconds]
+        return bool(since) and (since[-1] < since[0] or len(since) == 1)
 
     def _standstill(self, commits: list[tuple[datetime, int]]) -> tuple[float, float, int]:
         """Seconds since the offset moved, since the last commit, and commits of the offset it stands at.
@@ -158,7 +194,7 @@ class Seen:
     def rewind(self) -> tuple[int, int, datetime] | None:
         """The first fall of the offset in the window that no later commit has made good."""
         found: tuple[int, int, datetime] | None = None
-        for (_, before), (at, offset) in zip(self.commits, self.commits[1:], strict=False):
+        for (_, before), (at, offset) in pairwise(self.commits):
             if found is not None:
                 found = None if offset >= found[0] else (found[0], min(found[1], offset), found[2])
             elif offset < before and at >= self.window_start:
@@ -166,6 +202,7 @@ class Seen:
         return found
 
     def lost(self) -> int:
+        """Most offsets that were deleted before the group had committed beyond them, at any sample of the window."""
         lost, i, committed = 0, 0, None
         for sample in self.ends:
             while i < len(self.commits) and self.commits[i][0] <= sample.at:

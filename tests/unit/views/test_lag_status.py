@@ -95,6 +95,25 @@ def test_commits_of_one_offset_are_a_stall():
     assert found.reason == "61 commits of the same offset in 5 min, 30,000 events wait; it used to commit within 5.0 s"
 
 
+def test_group_that_goes_on_after_a_stall_is_not_too_slow():
+    """What piled up while it stood is no trend: it has read on for twenty seconds, and the lag falls."""
+    stood = commits(*((t, 10_000) for t in range(105, 581, 5)))
+
+    found = lag_status(
+        [*read(100, until=100), *stood, *commits((585, 12_000), (590, 14_000), (595, 16_000))], written(100), NOW
+    )
+
+    assert found.status == "catching_up"
+
+
+def test_slow_batches_with_commits_in_between_are_no_stall():
+    """A batch takes a minute; a timer commits where it stands each five seconds. Its own pace is the minute."""
+    found = lag_status(commits(*((t, t // 60 * 6_000) for t in range(0, 596, 5))), written(100), NOW)
+
+    assert found.status == "ok"
+    assert found.evidence.allowed_seconds == 180
+
+
 def test_commits_of_one_offset_with_nothing_to_read_are_ok():
     same = commits(*((t, 30_000) for t in range(305, 601, 5)))
     ends = [Ends(at(t), 0, min(100 * t, 30_000)) for t in range(0, 601, 15)]
