@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from evkit.views.audit import acts, replays
 from evkit.views.columns import COLUMNS, Column
+from evkit.views.consumer_status import consumer_status
 from evkit.views.dead_letters import dead_letter_count, dead_letter_groups, dead_letters
 from evkit.views.errors import error_rate, errors
 from evkit.views.journey import journey
@@ -25,6 +26,7 @@ __all__ = [
     "COLUMNS",
     "Column",
     "acts",
+    "consumer_status",
     "dead_letter_count",
     "dead_letter_groups",
     "dead_letters",

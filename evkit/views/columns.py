@@ -165,6 +165,33 @@ REBALANCES = (
     _text("kind", "made, joined, left, replaced, changed, emptied, deleted or unknown"),
 )
 
+CONSUMER_STATUS = (
+    GROUP,
+    TOPIC,
+    PARTITION,
+    _text("status", "ok, warn, stall, stop, rewind, catching_up, data_loss, ahead, no_commit or unknown"),
+    _text("reason", "why, in a sentence with its numbers"),
+    _flag("alarm", "true when it is worth waking somebody for"),
+    _count("lag_events", "end offset - committed offset, never clipped; null when the group never committed"),
+    _count("unread_events", "what of it the group may read now; null as lag_events"),
+    _count("lost_events", "offsets deleted before the group read them"),
+    _count("rewind_from", "committed offset before it went back; null when it did not", ""),
+    _count("rewind_to", "the offset it went back to", ""),
+    _time("rewind_at", "when it went back"),
+    Column("velocity_per_second", "float64", "1/s", "change of the lag; null when too little was seen"),
+    Column("read_per_second", "float64", "1/s", "change of the committed offset; null as the velocity"),
+    Column("written_per_second", "float64", "1/s", "change of what there was to read; null as the velocity"),
+    _seconds("drain_seconds", "until the lag is gone, as things go; infinite for never, null when it cannot be said"),
+    _seconds("drain_low_seconds", "the same at best"),
+    _seconds("drain_high_seconds", "the same at worst"),
+    _seconds("still_seconds", "since the offset moved, with something to read behind it; null when never"),
+    _seconds("allowed_seconds", "how long that may last, by the group's own pace"),
+    _flag("hot", "true when it holds far more of the topic's lag than the other partitions"),
+    _text("group_state", "state of the group at the broker; null when the broker does not know it"),
+    _flag("covered", "true when all commits of the window are known"),
+    MEASURED_AT,
+)
+
 PUBLISH_RATE = (
     BUCKET_AT,
     BUCKET_SECONDS,
@@ -419,6 +446,7 @@ REPLAYS = (
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "lag": LAG,
     "lag_groups": LAG_GROUPS,
+    "consumer_status": CONSUMER_STATUS,
     "lag_history": LAG_HISTORY,
     "rebalances": REBALANCES,
     "publish_rate": PUBLISH_RATE,

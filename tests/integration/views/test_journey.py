@@ -8,6 +8,8 @@ from evkit.settings import Settings
 from evkit.system import System
 from evkit.views.columns import COLUMNS
 
+FROM_KAFKA = {"lag", "lag_groups", "lag_history", "consumer_status", "rebalances"}
+
 
 def test_the_way_of_an_event_is_told_in_the_order_of_the_databases_clock(evkit_system, past):
     past.write("e1", 100, published=99)
@@ -39,14 +41,14 @@ def test_an_unknown_event_is_answered_with_ids_like_it(evkit_system, past):
 def test_every_view_of_a_database_without_evkit_says_what_to_do(evkit_stack):
     empty = System(Settings(postgres_dsn=evkit_stack.postgres_dsn, kafka={"bootstrap.servers": "127.0.0.1:1"}))
 
-    for name in set(COLUMNS) - {"lag", "lag_groups", "journey"}:
+    for name in set(COLUMNS) - FROM_KAFKA - {"journey"}:
         with pytest.raises(NotMigrated, match="run `evkit migrate`"):
             getattr(views, name)(empty)
 
 
 @pytest.mark.parametrize("frames", ["polars", "pandas"])
 def test_every_view_of_an_empty_system_is_a_frame_with_all_columns(evkit_system, frames):
-    for name in set(COLUMNS) - {"journey", "lag", "lag_groups"}:
+    for name in set(COLUMNS) - FROM_KAFKA - {"journey"}:
         frame = getattr(views, name)(evkit_system, frames=frames)
 
         assert list(frame.columns) == [c.name for c in COLUMNS[name]]

@@ -1,0 +1,144 @@
+"""Kafka's offsets, now and in its log → what is wrong with each consumer, partition by partition, and why."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from evkit import offsets_log
+from evkit.errors import OffsetsLogRefused
+from evkit.offsets_log import Commits, Part
+from evkit.system import System
+from evkit.views.end_offsets import End, Place, end_offsets
+from evkit.views.frame import Frame, Frames, frame, rows_of, view, window_of
+from evkit.views.lag import lag
+from evkit.views.lag_status import PartitionStatus, lag_status
+from evkit.views.lag_trend import hot_partitions
+from evkit.views.lag_window import Commit, Ends, Rules
+from evkit.window import Window
+
+# Moments of the window at which it is asked where partitions ended: a trend needs no more.
+_SAMPLES = 40
+# A group that commits every record tells its pace with these; the others are older than anybody looks.
+_COMMITS_MAX = 5_000
+_SILENT = "its past commits are not known: "
+
+
+@view("consumer_status")
+def consumer_status(
+    system: System, group: str | None = None, window: str | timedelta = "10m", *, frames: Frames = "polars"
+) -> Frame:
+    """What every consumer group does in each of its partitions (keeps up, falls behind, stands still, went back, …), judged
+    from all that it committed in the window, with a sentence that says why.
+
+    No threshold has to be set: how long silence may last is what the group itself has shown, and a trend is a robust slope
+    over the window. The rules, and what each status means: `evkit.views.lag_status`.
+
+    Args:
+        group   one consumer group; default: all
+        window  how far back trends and rewinds are looked for, up to now
+
+    Columns: see columns.py
+
+    Sorted by group, topic, partition. Empty, with these columns, when no group is known. Commits come from
+    `__consumer_offsets`; where that may not be read, or was compacted, `covered` is false and little can be said.
+
+    Raises:
+        UnknownGroup: neither the cluster nor the inbox knows the group; the closest names are in `suggestions`.
+        InvalidParameter: the window is no duration.
+        BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
+    """
+    seen = window_of(window)
+    # Commits before ends, as in lag: the other way round a group that is at work would seem to be ahead.
+    parts, refused = _parts(system, group)
+    rows = rows_of(lag(system, group), "lag")
+    commits = {name: found for name in {row["group"] for row in rows} if (found := _commits(parts, name))}
+    instants = [seen.start + n * (seen.end - seen.start) / _SAMPLES for n in range(_SAMPLES)]
+    places = {(row["topic"], row["partition"]) for row in rows if row["end_offset"] is not None}
+    ends = end_offsets(system, places, instants) if places else {}
+    hot = _hot(rows)
+    lines = []
+    for row in rows:
+        place: Place = (row["topic"], row["partition"])
+        of_place = commits.get(row["group"], {}).get(place)
+        covered = not refused and (of_place is None or of_place.covers(seen.start))
+        judged = _judged(row, of_place, instants, ends.get(place, []), seen)
+        reason = judged.reason if not refused else f"{judged.reason}; {_SILENT}{refused}"
+        lines.append(_row(row, judged) | {"reason": reason, "covered": covered, "hot": (row["group"], *place) in hot})
+    return frame("consumer_status", lines, frames)
+
+
+def _parts(system: System, group: str | None) -> tuple[list[Part], str | None]:
+    """What the log has, and why it may not be read."""
+    try:
+        return offsets_log.read(system.settings, system.admin, group), None
+    except OffsetsLogRefused as error:
+        return [], str(error)
+
+
+def _commits(parts: list[Part], group: str) -> dict[Place, Commits]:
+    return {place: found for part in parts for place, found in offsets_log.commits_of(part, group).items()}
+
+
+def _judged(
+    row: Mapping[str, Any], commits: Commits | None, instants: list[datetime], ends: list[End], window: Window
+) -> PartitionStatus:
+    now: datetime = row["measured_at"]
+    samples = [
+        # Where a partition began then nobody has kept; where it begins now says what is lost.
+        Ends(at, 0, end.offset)
+        for at, end in zip(instants, ends, strict=False)
+        if end.offset is not None and at < now
+    ]
+    known = row["start_offset"] is not None and row["end_offset"] is not None
+    if known:
+        samples.append(Ends(now, row["start_offset"], row["end_offset"], row["stable_offset"]))
+    if commits is not None:
+        times, offsets = commits.times[-_COMMITS_MAX:], commits.offsets[-_COMMITS_MAX:]
+        history = [Commit(at, offset) for at, offset in zip(times, offsets, strict=True)]
+    else:
+        history = [] if row["committed_offset"] is None else [Commit(now, row["committed_offset"])]
+    return lag_status(
+        history,
+        samples,
+        max([now, *(commit.at for commit in history[-1:])]),
+        readable_events=0 if row["lag_seconds_method"] == "empty" else None,
+        group_state=row["group_state"],
+        compacted=bool(row["compacted"]),
+        known=known,
+        rules=Rules(window_seconds=window.seconds),
+    )
+
+
+def _row(row: Mapping[str, Any], judged: PartitionStatus) -> dict[str, Any]:
+    evidence = judged.evidence
+    return {
+        **{name: row[name] for name in ("group", "topic", "partition", "group_state", "measured_at")},
+        "status": str(judged.status),
+        "alarm": judged.alarm,
+        "lag_events": evidence.lag_events,
+        "unread_events": evidence.unread_events,
+        "lost_events": evidence.lost_events,
+        "rewind_from": evidence.rewind_from,
+        "rewind_to": evidence.rewind_to,
+        "rewind_at": evidence.rewind_at.astimezone(UTC) if evidence.rewind_at else None,
+        "velocity_per_second": evidence.velocity.per_second if evidence.velocity else None,
+        "read_per_second": evidence.read_per_second,
+        "written_per_second": evidence.written_per_second,
+        "drain_seconds": evidence.drain.seconds,
+        "drain_low_seconds": evidence.drain.low,
+        "drain_high_seconds": evidence.drain.high,
+        "still_seconds": evidence.still_seconds,
+        "allowed_seconds": evidence.allowed_seconds,
+    }
+
+
+def _hot(rows: list[dict[str, Any]]) -> set[tuple[str, str, int]]:
+    """Group, topic and partition of those that hold far more of the lag than their neighbours."""
+    lags: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)
+    for row in rows:
+        if row["lag_events"] is not None:
+            lags[row["group"], row["topic"]][row["partition"]] = row["lag_events"]
+    return {(*of, found.partition) for of, by_partition in lags.items() for found in hot_partitions(by_partition)}

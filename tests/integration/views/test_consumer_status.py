@@ -1,0 +1,87 @@
+"""What is said of consumers against a real broker: the commits come from its own log. The rules: tests/unit/views."""
+
+from __future__ import annotations
+
+import pytest
+
+from evkit import kafka, views
+from evkit.errors import InvalidParameter, UnknownGroup
+from evkit.kafka import TopicPartition
+from evkit.offsets_log import OFFSETS_TOPIC
+from evkit.system import System
+
+
+def produce(system, topic, n, *, partition=0):
+    producer = kafka.producer(system.settings)
+    for i in range(n):
+        producer.produce(topic, b"%d" % i, partition=partition)
+    assert producer.flush(10) == 0
+
+
+def commit(system, group, topic, *offsets, partition=0):
+    consumer = kafka.consumer(system.settings, group)
+    consumer.assign([TopicPartition(topic, partition)])
+    for offset in offsets:
+        consumer.commit(offsets=[TopicPartition(topic, partition, offset)], asynchronous=False)
+    consumer.close()
+
+
+def said(system, group):
+    return {row["partition"]: row for row in views.consumer_status(system, group).to_dicts()}
+
+
+def test_each_partition_is_judged_by_all_that_was_committed_to_it(evkit_system, evkit_topic, evkit_group):
+    topic, group = evkit_topic(partitions=5), evkit_group()
+    for partition in range(5):
+        produce(evkit_system, topic, 200, partition=partition)
+    commit(evkit_system, group, topic, 50, 100, 150, 200, partition=0)
+    commit(evkit_system, group, topic, 50, 100, 150, 20, partition=1)
+    commit(evkit_system, group, topic, 500, partition=2)
+    commit(evkit_system, group, topic, 40, partition=3)
+    for future in evkit_system.admin.delete_records([TopicPartition(topic, 3, 90)]).values():
+        future.result()
+
+    rows = said(evkit_system, group)
+
+    assert {p: (row["status"], row["alarm"]) for p, row in rows.items()} == {
+        0: ("ok", False), 1: ("rewind", True), 2: ("ahead", True), 3: ("data_loss", True),
+    }  # fmt: skip
+    assert (rows[1]["rewind_from"], rows[1]["rewind_to"]) == (150, 20)
+    assert rows[1]["rewind_at"] is not None
+    assert "150" in rows[1]["reason"]
+    assert "20" in rows[1]["reason"]
+    assert (rows[3]["lost_events"], rows[2]["lag_events"], rows[0]["drain_seconds"]) == (50, -300, 0.0)
+    assert all(row["covered"] for row in rows.values())
+
+
+def test_a_partition_that_holds_most_of_the_lag_is_hot(evkit_system, evkit_topic, evkit_group):
+    topic, group = evkit_topic(partitions=4), evkit_group()
+    for partition, n in enumerate((900, 20, 30, 25)):
+        produce(evkit_system, topic, n, partition=partition)
+        commit(evkit_system, group, topic, 0, partition=partition)
+
+    assert [row["hot"] for _, row in sorted(said(evkit_system, group).items())] == [True, False, False, False]
+
+
+def test_where_the_log_may_not_be_read_the_reason_says_so(evkit_secured_kafka):
+    topic = group = "guarded"
+    owner = System(evkit_secured_kafka.open_settings)
+    kafka.create_topics(owner.settings, {topic: 1})
+    produce(owner, topic, 10)
+    commit(owner, group, topic, 4)
+    analyst = evkit_secured_kafka.settings("analyst")
+    evkit_secured_kafka.allow("analyst", ["DESCRIBE", "READ"], topic=topic)
+    evkit_secured_kafka.allow("analyst", ["DESCRIBE", "READ"], group=group)
+
+    (row,) = views.consumer_status(System(analyst), group).to_dicts()
+
+    assert (row["covered"], row["lag_events"], row["status"]) == (False, 6, "unknown")
+    assert "its past commits are not known" in row["reason"]
+    assert OFFSETS_TOPIC in row["reason"]
+
+
+def test_bad_input_is_answered_with_one_sentence(evkit_system):
+    with pytest.raises(UnknownGroup, match="nobody"):
+        views.consumer_status(evkit_system, "nobody-has-this-name")
+    with pytest.raises(InvalidParameter, match="soon"):
+        views.consumer_status(evkit_system, window="soon")
