@@ -245,7 +245,8 @@ def test_every_view_can_be_printed_in_every_format(shop, cli):
     for name in views.COLUMNS:
         if name != "journey":
             for format in ("table", "json", "csv"):
-                code, printed = cli("view", name, "--format", format)
+                group = ("--group", shop.group) if name in ("lag_history", "rebalances") else ()
+                code, printed = cli("view", name, *group, "--format", format)
                 assert code == 0
                 assert printed
 

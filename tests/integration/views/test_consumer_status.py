@@ -51,7 +51,6 @@ def test_each_partition_is_judged_by_all_that_was_committed_to_it(evkit_system, 
     assert "150" in rows[1]["reason"]
     assert "20" in rows[1]["reason"]
     assert (rows[3]["lost_events"], rows[2]["lag_events"], rows[0]["drain_seconds"]) == (50, -300, 0.0)
-    assert all(row["covered"] for row in rows.values())
 
 
 def test_a_partition_that_holds_most_of_the_lag_is_hot(evkit_system, evkit_topic, evkit_group):
