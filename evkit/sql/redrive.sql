@@ -106,13 +106,13 @@ SELECT redrive_id FROM evkit.redrive_run
  LIMIT 10;
 
 -- name: next
--- What comes next: a letter to run, or the tail behind one that needs none; of those before %(first)s none is left.
+-- What comes next: a letter to run, or the tail behind one that needs none.
 SELECT i.position, i.letter_id, i.state, coalesce(p.events, 0) > 0 AS has_tail, i.settled_at IS NOT NULL AS begun
   FROM evkit.redrive_letter i
   LEFT JOIN evkit.dead_letter l USING (letter_id)
   LEFT JOIN evkit.parked_key p ON (p.consumer_group, p.topic, p.raw_key) = (l.consumer_group, l.topic, l.raw_key)
                               AND p.letter_id = l.letter_id
- WHERE i.redrive_id = %(redrive_id)s AND i.state IN ('waiting', 'tail') AND i.position >= %(first)s
+ WHERE i.redrive_id = %(redrive_id)s AND i.state IN ('waiting', 'tail')
  ORDER BY i.position
  LIMIT %(letters_max)s;
 
