@@ -15,11 +15,11 @@ from evkit.figures.template import (
     styled,
     text,
 )
+from evkit.views.columns import LAG_STATUSES
 from evkit.views.frame import rows_of
 
 # As many bars as one can still read the names of; beyond it partitions are folded into their topic.
 _BARS_MAX = 30
-_WORST_LAST = ("ok", "no_commit", "unknown", "open_transaction", "behind", "ahead", "data_loss")
 
 
 def lag(frame: Any) -> Figure:
@@ -35,7 +35,7 @@ def lag(frame: Any) -> Figure:
     title = _title(rows)
     bars = _bars(rows)
     figure = make_subplots(rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.04, column_widths=[0.5, 0.5])
-    for status in _WORST_LAST:
+    for status in LAG_STATUSES:
         of_status = [b for b in bars if b["status"] == status]
         if not of_status:
             continue
@@ -103,7 +103,7 @@ def _bars(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _bar(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     counted = [r["lag_events"] for r in rows if r["lag_events"] is not None]
     aged = [r["lag_seconds"] for r in rows if r["lag_seconds"] is not None]
-    status = max((r["status"] for r in rows), key=_WORST_LAST.index)
+    status = max((r["status"] for r in rows), key=LAG_STATUSES.index)
     events, age = sum(counted) if counted else None, max(aged) if aged else None
     single = rows[0] if len(rows) == 1 else {}
     nothing = status == "ok" and events is None

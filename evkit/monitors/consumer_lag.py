@@ -30,8 +30,9 @@ def consumer_lag(frame: Any, thresholds: Thresholds | None = None) -> list[Findi
 
 def _group(name: str, rows: list[dict[str, Any]], bounds: Thresholds) -> Finding:
     held = [r for r in rows if r["status"] == "open_transaction"]
-    lag_events = sum(r["lag_events"] for r in rows if (r["lag_events"] or 0) > 0 and r not in held)
-    measured = [r for r in rows if r["lag_seconds"] is not None and r not in held]
+    own = [r for r in rows if r["status"] != "open_transaction"]
+    lag_events = sum(r["lag_events"] for r in own if (r["lag_events"] or 0) > 0)
+    measured = [r for r in own if r["lag_seconds"] is not None]
     worst = max(measured, key=lambda r: r["lag_seconds"], default=None)
     unmeasured = [
         r

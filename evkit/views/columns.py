@@ -80,6 +80,9 @@ def _percentiles(of: str) -> tuple[Column, ...]:
     )
 
 
+# Of a partition in views.lag, the worst last.
+LAG_STATUSES = ("ok", "no_commit", "unknown", "open_transaction", "behind", "ahead", "data_loss")
+
 LAG = (
     GROUP,
     TOPIC,
@@ -136,7 +139,7 @@ LAG_GROUPS = (
         "skew", "float64", "", "lag_events_max over the mean lag of a partition: 1 is even; null when nothing is behind"
     ),
     _text("group_state", "state of the group at the broker; null when the broker does not know it"),
-    _text("status", "that of the worst partition: ok, unknown, no_commit, open_transaction, behind, ahead, data_loss"),
+    _text("status", f"that of the worst partition: {', '.join(LAG_STATUSES)}"),
     MEASURED_AT,
 )
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from evkit import offsets_log
 from evkit.errors import OffsetsLogRefused
 from evkit.offsets_log import Commits, Part
 from evkit.system import System
-from evkit.views.end_offsets import End, Place, end_offsets
+from evkit.views.end_offsets import End, end_offsets
 from evkit.views.frame import Frame, Frames, frame, rows_of, view, window_of
 from evkit.views.lag import lag
 from evkit.views.lag_status import PartitionStatus, lag_status
 from evkit.views.lag_trend import hot_partitions
 from evkit.views.lag_window import Commit, Ends, Rules
+from evkit.views.offsets import Place
 from evkit.window import Window
 
 # Moments of the window at which it is asked where partitions ended: a trend needs no more.
@@ -54,7 +55,7 @@ def consumer_status(
     # Commits before ends, as in lag: the other way round a group that is at work would seem to be ahead.
     parts, refused = _parts(system, group)
     rows = rows_of(lag(system, group), "lag")
-    commits = {name: found for name in {row["group"] for row in rows} if (found := _commits(parts, name))}
+    commits = {name: _commits(parts, name) for name in {row["group"] for row in rows}}
     instants = [seen.start + n * (seen.end - seen.start) / _SAMPLES for n in range(_SAMPLES)]
     places = {(row["topic"], row["partition"]) for row in rows if row["end_offset"] is not None}
     ends = end_offsets(system, places, instants) if places else {}
@@ -62,7 +63,7 @@ def consumer_status(
     lines = []
     for row in rows:
         place: Place = (row["topic"], row["partition"])
-        of_place = commits.get(row["group"], {}).get(place)
+        of_place = commits[row["group"]].get(place)
         covered = not refused and (of_place is None or of_place.covers(seen.start))
         judged = _judged(row, of_place, instants, ends.get(place, []), seen)
         reason = judged.reason if not refused else f"{judged.reason}; {_SILENT}{refused}"
@@ -79,7 +80,11 @@ def _parts(system: System, group: str | None) -> tuple[list[Part], str | None]:
 
 
 def _commits(parts: list[Part], group: str) -> dict[Place, Commits]:
-    return {place: found for part in parts for place, found in offsets_log.commits_of(part, group).items()}
+    """A group is in one part of the log: the only one that was read, or its own of all."""
+    if not parts:
+        return {}
+    part = parts[0] if len(parts) == 1 else parts[offsets_log.partition_of(group, len(parts))]
+    return offsets_log.commits_of(part, group)
 
 
 def _judged(
@@ -103,7 +108,7 @@ def _judged(
     return lag_status(
         history,
         samples,
-        max([now, *(commit.at for commit in history[-1:])]),
+        max(now, history[-1].at) if history else now,
         readable_events=0 if row["lag_seconds_method"] == "empty" else None,
         group_state=row["group_state"],
         compacted=bool(row["compacted"]),
@@ -123,7 +128,7 @@ def _row(row: Mapping[str, Any], judged: PartitionStatus) -> dict[str, Any]:
         "lost_events": evidence.lost_events,
         "rewind_from": evidence.rewind_from,
         "rewind_to": evidence.rewind_to,
-        "rewind_at": evidence.rewind_at.astimezone(UTC) if evidence.rewind_at else None,
+        "rewind_at": evidence.rewind_at,
         "velocity_per_second": evidence.velocity.per_second if evidence.velocity else None,
         "read_per_second": evidence.read_per_second,
         "written_per_second": evidence.written_per_second,

@@ -7,7 +7,6 @@ stamped ahead of its time hides all that follow it: such moments are found, and 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,10 +16,7 @@ from typing import Any
 from evkit import kafka
 from evkit.kafka import KafkaError, KafkaException, OffsetSpec, TopicPartition
 from evkit.system import System
-
-log = logging.getLogger(__name__)
-
-Place = tuple[str, int]  # topic, partition
+from evkit.views.offsets import Place, offsets_of
 
 # Records at the end of a partition that are looked at, to tell equal timestamps from such as go back.
 _TAIL = 100
@@ -57,8 +53,8 @@ def end_offsets(system: System, places: Iterable[Place], instants: Iterable[date
     topics = kafka.topics(system.settings, system.admin)
     known = sorted(p for p in places if p[1] < topics.get(p[0], 0))
     # The ends of now before those of the past: what is appended meanwhile must not look as if it had been there.
-    starts = _offsets(system, known, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
-    now = _offsets(system, known, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+    starts = offsets_of(system, known, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+    now = offsets_of(system, known, OffsetSpec.latest())  # type: ignore[no-untyped-call]
     ahead = _ahead(system, {p: end.offset for p, end in now.items()})
     found: dict[Place, list[End]] = {place: [] for place in known}
     # A consumer asks, and never joins: an admin client that asks for many offsets a second has ended its process by a
@@ -101,7 +97,7 @@ def _end(answer: int, start: int, now: int, at: datetime, ahead: tuple[int, date
 
 def _ahead(system: System, ends: Mapping[Place, int]) -> dict[Place, tuple[int, datetime]]:
     """Offset and time of the record that is stamped ahead of those after it, where there is one."""
-    newest = _offsets(system, list(ends), OffsetSpec.max_timestamp())  # type: ignore[no-untyped-call]
+    newest = offsets_of(system, list(ends), OffsetSpec.max_timestamp())  # type: ignore[no-untyped-call]
     suspects = {p: n for p, n in newest.items() if 0 <= n.offset < ends[p] - 1}
     if not suspects:
         return {}
@@ -139,35 +135,6 @@ def _tails(system: System, ranges: Mapping[Place, tuple[int, int]]) -> dict[Plac
     finally:
         reader.close()
     return found
-
-
-def _ask(system: System, places: Iterable[Place], spec: OffsetSpec) -> dict[TopicPartition, Any]:
-    request = {TopicPartition(*place): spec for place in places}
-    if not request:
-        return {}
-    asked: dict[TopicPartition, Any] = system.admin.list_offsets(
-        request, request_timeout=system.settings.kafka_timeout_seconds
-    )
-    return asked
-
-
-def _answers(system: System, asked: Mapping[TopicPartition, Any]) -> dict[Place, Any]:
-    """What was answered; one partition without a leader must not hide the others."""
-    found: dict[Place, Any] = {}
-    failed: KafkaException | None = None
-    for tp, future in asked.items():
-        try:
-            found[tp.topic, tp.partition] = future.result()
-        except KafkaException as error:
-            failed = error
-            log.info("no offset of %s [%s]: %s", tp.topic, tp.partition, error)
-    if failed is not None and not found:
-        raise kafka.failed(system.settings, failed, system.admin)
-    return found
-
-
-def _offsets(system: System, places: Iterable[Place], spec: OffsetSpec) -> dict[Place, Any]:
-    return _answers(system, _ask(system, places, spec))
 
 
 def _millis(at: datetime) -> int:

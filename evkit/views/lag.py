@@ -18,14 +18,13 @@ from typing import Any
 
 from evkit import kafka, kafka_admin
 from evkit.errors import NotMigrated, UnknownGroup, Unreachable
-from evkit.kafka import KafkaError, KafkaException, OffsetSpec, TopicPartition
+from evkit.kafka import KafkaError, OffsetSpec, TopicPartition
 from evkit.sql import named
 from evkit.system import System
 from evkit.views.frame import Frame, Frames, frame, groups_of, view
+from evkit.views.offsets import Place, offsets_of
 
 log = logging.getLogger(__name__)
-
-Place = tuple[str, int]  # topic, partition
 
 # One record of each partition that is behind; brokers answer in milliseconds, and what takes longer is said to be unknown.
 _READ_SECONDS = 5.0
@@ -186,25 +185,7 @@ def _existing(system: System, places: Iterable[Place]) -> list[Place]:
 
 
 def _offsets(system: System, places: list[Place], spec: OffsetSpec | None) -> dict[Place, int]:
-    """Offsets (None: the stable ends) of the places that answered; one without a leader must not hide the others."""
-    if not places:
-        return {}
-    if spec is None:
-        futures = kafka.ask_stable_ends(system.admin, places)
-    else:
-        request = {TopicPartition(topic, partition): spec for topic, partition in places}
-        futures = system.admin.list_offsets(request, request_timeout=system.settings.kafka_timeout_seconds)
-    found: dict[Place, int] = {}
-    failed: KafkaException | None = None
-    for tp, future in futures.items():
-        try:
-            found[tp.topic, tp.partition] = future.result().offset
-        except KafkaException as error:
-            failed = error
-            log.info("no offset of %s [%s]: %s", tp.topic, tp.partition, error)
-    if failed is not None and not found:
-        raise kafka.failed(system.settings, failed)
-    return found
+    return {place: found.offset for place, found in offsets_of(system, places, spec).items()}
 
 
 def _oldest_unread(

@@ -6,11 +6,9 @@ from itertools import groupby
 from typing import Any
 
 from evkit.system import System
+from evkit.views.columns import LAG_STATUSES
 from evkit.views.frame import Frame, Frames, frame, rows_of, view
 from evkit.views.lag import lag
-
-# What a group and topic are called by their worst partition.
-_WORST_LAST = ("ok", "unknown", "no_commit", "open_transaction", "behind", "ahead", "data_loss")
 
 
 @view("lag_groups")
@@ -52,5 +50,5 @@ def _of_topic(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "lag_seconds_max": max(ages, default=None),
         "lost_events": sum(row["lost_events"] for row in counted) if counted else None,
         "skew": most["lag_events"] * len(counted) / total if most else None,
-        "status": max((row["status"] for row in rows), key=_WORST_LAST.index),
+        "status": max((row["status"] for row in rows), key=LAG_STATUSES.index),
     }

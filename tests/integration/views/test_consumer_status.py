@@ -9,21 +9,7 @@ from evkit.errors import InvalidParameter, UnknownGroup
 from evkit.kafka import TopicPartition
 from evkit.offsets_log import OFFSETS_TOPIC
 from evkit.system import System
-
-
-def produce(system, topic, n, *, partition=0):
-    producer = kafka.producer(system.settings)
-    for i in range(n):
-        producer.produce(topic, b"%d" % i, partition=partition)
-    assert producer.flush(10) == 0
-
-
-def commit(system, group, topic, *offsets, partition=0):
-    consumer = kafka.consumer(system.settings, group)
-    consumer.assign([TopicPartition(topic, partition)])
-    for offset in offsets:
-        consumer.commit(offsets=[TopicPartition(topic, partition, offset)], asynchronous=False)
-    consumer.close()
+from tests.integration.views.groups import commit, produce
 
 
 def said(system, group):

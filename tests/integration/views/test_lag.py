@@ -11,6 +11,7 @@ from evkit import kafka, monitors, views
 from evkit.errors import BrokerUnreachable, DatabaseUnreachable, UnknownGroup
 from evkit.kafka import TopicPartition
 from evkit.system import System
+from tests.integration.views.groups import commit
 
 
 def produce(system, topic, n, *, partition=0, ago=0.0, **properties):
@@ -27,13 +28,6 @@ def produce(system, topic, n, *, partition=0, ago=0.0, **properties):
 def transactional(name):
     # evkit's producers try for five minutes; a transaction must not end before its messages do.
     return {"transactional.id": name, "transaction.timeout.ms": 400_000}
-
-
-def commit(system, group, topic, offset, *, partition=0):
-    consumer = kafka.consumer(system.settings, group)
-    consumer.assign([TopicPartition(topic, partition)])
-    consumer.commit(offsets=[TopicPartition(topic, partition, offset)], asynchronous=False)
-    consumer.close()
 
 
 def rows(system, group):

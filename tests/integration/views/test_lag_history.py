@@ -12,21 +12,9 @@ from evkit import kafka, views
 from evkit.errors import InvalidParameter, UnknownGroup, UnknownTopic
 from evkit.kafka import TopicPartition
 from evkit.window import Window
+from tests.integration.views.groups import commit, produce
 
 MS = timedelta(milliseconds=1)
-
-
-def produce(system, topic, n, *, partition=0, at=None):
-    producer = kafka.producer(system.settings)
-    for i in range(n):
-        producer.produce(topic, f"{i}", partition=partition, timestamp=0 if at is None else int(at.timestamp() * 1000))
-    assert producer.flush(10) == 0
-
-
-def commit(system, group, topic, offset, *, partition=0):
-    consumer = kafka.consumer(system.settings, group)
-    consumer.commit(offsets=[TopicPartition(topic, partition, offset)], asynchronous=False)
-    consumer.close()
 
 
 def spread(ordered):

@@ -9,6 +9,7 @@ import pytest
 
 from evkit import kafka, views
 from evkit.kafka import TopicPartition
+from tests.integration.views.groups import commit
 
 TOOL = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
 
@@ -67,10 +68,8 @@ def play(evkit_system, evkit_topic, evkit_group):
     def group(*offsets):
         """One that has committed these (topic, partition, offset), and has no member."""
         groups.append(evkit_group())
-        consumer = kafka.consumer(settings, groups[-1])
-        consumer.assign([TopicPartition(name, partition) for name, partition, _ in offsets])
-        consumer.commit(offsets=[TopicPartition(*of) for of in offsets], asynchronous=False)
-        consumer.close()
+        for name, partition, offset in offsets:
+            commit(evkit_system, groups[-1], name, offset, partition=partition)
         return groups[-1]
 
     def member(name, protocol, *, of=None, commits=None):
