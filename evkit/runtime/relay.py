@@ -62,6 +62,7 @@ class Relay:
 
     While PostgreSQL or Kafka is away it waits and goes on when they are back. An event that the broker will never take is
     parked (evkit.unpublishable) and later events of its key are held behind it, or it is skipped (`on_poison="skip"`).
+    Stop it before a topic is made anew: a partition that opens takes any sequence number, so a later batch may come first.
 
     Args:
         system            where; default: `evkit.connect()`

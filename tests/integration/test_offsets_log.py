@@ -153,7 +153,6 @@ def test_after_compaction_the_covered_is_as_it_was_and_the_rest_is_null(system, 
     """The cleaner is made to run on what was written; commits since then are all there, one that stood still as well."""
     settings, group = system.settings, "compacted"
     kafka.create_topics(settings, {"payments": 2})
-    clean_offsets_at_once(system)
     consumer = kafka.consumer(settings, group)
     consumer.assign([TopicPartition("payments", p) for p in (0, 1)])
     steady_at = commit(consumer, 1, 700)[1]
@@ -165,6 +164,7 @@ def test_after_compaction_the_covered_is_as_it_was_and_the_rest_is_null(system, 
     assert (
         max(r["committed_offset"] or 0 for r in whole if r["partition"] == 0) >= 90
     )  # the grid ends up to 10 ms before now
+    clean_offsets_at_once(system)
 
     n, deadline = 100, time.monotonic() + 90
     while kept(system, group) == n:  # each commit may roll the segment; the cleaner looks every 15 s

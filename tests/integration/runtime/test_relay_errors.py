@@ -11,10 +11,11 @@ import threading
 import time
 
 import pytest
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from evkit import Event, Relay, decoding, kafka, outbox
-from evkit.errors import RelayStopped
+from evkit.errors import EvkitError, RelayStopped
 from evkit.runtime import unpublishable
 from evkit.runtime.publisher import Publisher
 from evkit.runtime.refusal import PublishFailed
@@ -67,6 +68,15 @@ def told(system, topic, key=None):
 def adds_up(status):
     parts = ("published", "waiting", "unpublishable", "held", "retrying", "skipped")
     return status["written"] == sum(status[part] for part in parts)
+
+
+def is_open(system, topic, partitions_count):
+    """Whether the broker has made the log of every partition: it names a topic a moment before."""
+    places = [kafka.TopicPartition(topic, partition) for partition in range(partitions_count)]
+    try:
+        return len(kafka.offsets(system.settings, places, client=system.admin)) == partitions_count
+    except (EvkitError, KafkaException):
+        return False
 
 
 def delete_topic(settings, topic):
@@ -399,6 +409,7 @@ def test_topic_made_again_with_fewer_partitions_gets_every_event_in_the_order_of
         until(settled, bool)
         delete_topic(evkit_system.settings, topic)
         until(lambda: kafka.create_topics(evkit_system.settings, {topic: 2}), bool)
+        until(lambda: is_open(evkit_system, topic, 2), bool)  # before, order is not promised: see Relay
         write(evkit_system, *[event for n in range(3, 20) for key in keys for event in numbered(topic, key, n)])
         status = until(settled, bool, seconds=90)
         # What came while nobody knew of the new topic may be parked: that is told, and a retry brings it.
