@@ -2,12 +2,12 @@
 
 Each view is a function `views.NAME(system, ..., frames="polars")`: one read-only transaction in PostgreSQL, or offsets
 asked from Kafka without joining a group, and a real polars DataFrame out of it (pandas on request). Their columns are in
-`columns.py`; what a view is about, in its docstring. Live handling and replays are never mixed without a mark.
+`columns/`; what a view is about, in its docstring. Live handling and replays are never mixed without a mark.
 """
 
 from __future__ import annotations
 
-from evkit.views.audit import acts, replays
+from evkit.views.acts import acts, replays
 from evkit.views.columns import COLUMNS, Column
 from evkit.views.consumer_status import consumer_status
 from evkit.views.dead_letters import dead_letter_count, dead_letter_groups, dead_letters

@@ -41,7 +41,7 @@ def consumer_status(
         group   one consumer group; default: all
         window  how far back trends and rewinds are looked for, up to now
 
-    Columns: see columns.py
+    Columns: see columns/
 
     Sorted by group, topic, partition. Empty, with these columns, when no group is known. Commits come from
     `__consumer_offsets`; where that may not be read, or was compacted, `covered` is false and little can be said.

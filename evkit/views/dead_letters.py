@@ -40,7 +40,7 @@ def dead_letters(
         payload   also the record's value, headers and the stack trace, in columns `value`, `headers`, `stack_trace`
         rows_max  most rows; when there are more, the oldest are kept and a warning is logged
 
-    Columns: see columns.py
+    Columns: see columns/
 
     Sorted by the first failure, the longest waiting first.
 
@@ -111,7 +111,7 @@ def dead_letter_groups(
         group   one consumer group; default: all
         window  what counts as new in `n_new`; default: the last hour. Older letters are rows all the same.
 
-    Columns: see columns.py
+    Columns: see columns/
 
     Sorted by open letters, the most first.
 
@@ -149,7 +149,7 @@ def dead_letter_count(
         window  a `Window`, or a length that ends now ("2h"); default: the last hour
         group   one consumer group; default: all that evkit's tables know
 
-    Columns: see columns.py
+    Columns: see columns/
 
     Sorted by open letters, the most first. A known group without letters is a row with 0.
 

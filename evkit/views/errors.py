@@ -36,7 +36,7 @@ def error_rate(
         bucket   cut the window into buckets ("1m"); default: the whole window is one row
         replays  also count what replays and redrives did, in rows of their own
 
-    Columns: see columns.py
+    Columns: see columns/
 
     Sorted by bucket, group, event type. Without an attempt there is no row. A ratio without attempts is null, never 0.
 
@@ -76,7 +76,7 @@ def errors(
         group     one consumer group; default: all
         rows_max  most rows; when there are more, the newest are kept and a warning is logged
 
-    Columns: see columns.py
+    Columns: see columns/
 
     Sorted by time, the newest first.
 

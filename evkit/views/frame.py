@@ -56,7 +56,7 @@ def view(name: str) -> Callable[[Callable[Arguments, Result]], Callable[Argument
     def documented(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         if function.__doc__:  # python -OO has none
             listed = _columns.table(_columns.COLUMNS[name], indent=" " * 8)
-            function.__doc__ = function.__doc__.replace("Columns: see columns.py", f"Columns:\n{listed}")
+            function.__doc__ = function.__doc__.replace("Columns: see columns/", f"Columns:\n{listed}")
         return function
 
     return documented

@@ -17,7 +17,7 @@ def journey(system: System, event_id: str, *, frames: Frames = "polars") -> Fram
     Written, published, each failed attempt, processed (per group), parked, redriven or replayed, and what became of its
     dead letter. All times are the database's, so their order is real. Kafka is not asked.
 
-    Columns: see columns.py
+    Columns: see columns/
 
     Sorted by time. Rows of different groups interleave; filter on `group` to follow one.
 

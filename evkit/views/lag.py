@@ -42,7 +42,7 @@ def lag(system: System, group: str | None = None, *, frames: Frames = "polars") 
     Args:
         group  one consumer group; default: all
 
-    Columns: see columns.py
+    Columns: see columns/
 
     Status: `ok` (nothing to read), `behind`, `open_transaction` (all that is unread waits for the end of a transaction: no
     consumer of committed records can do anything), `no_commit` (nothing committed, and there is something to read), `ahead`

@@ -21,7 +21,7 @@ def lag_groups(system: System, group: str | None = None, *, frames: Frames = "po
     Args:
         group  one consumer group; default: all
 
-    Columns: see columns.py
+    Columns: see columns/
 
     Sorted by group, topic. Empty, with these columns, when no group is known.
 

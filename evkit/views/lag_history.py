@@ -39,7 +39,7 @@ def lag_history(
         window  a `Window`, or a length that ends now ("2h"); default: the last hour
         step    time between two moments ("10s"); default: a round one that makes at most 120
 
-    Columns: see columns.py
+    Columns: see columns/
 
     Sorted by topic, partition, time; times are by the brokers' clocks. The window's end is no moment of it, nor is what
     comes after now. Empty, with these columns, for a group that has committed nothing that is still there, and for a topic

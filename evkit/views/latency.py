@@ -33,7 +33,7 @@ def latency(
         replays        also what replays and redrives handled, in rows of their own; by default they are left out, for
                        their latency is the time until somebody came
 
-    Columns: see columns.py
+    Columns: see columns/
 
     Sorted by group, event type. A group that handled nothing and waits for nothing has no row.
 
@@ -76,7 +76,7 @@ def latency_over_time(
         bucket   length of a bucket ("30s"); default: a round one that makes at most 120
         replays  also what replays and redrives handled, in rows of their own
 
-    Columns: see columns.py
+    Columns: see columns/
 
     Sorted by group, then bucket. A bucket in which no event was written has no row: it has no latency.
 

@@ -29,7 +29,7 @@ def rebalances(system: System, group: str, window: WindowLike = None, *, frames:
         group   the consumer group; an empty or deleted one too, while its records are there
         window  a `Window`, or a length that ends now ("2h"); default: the last hour
 
-    Columns: see columns.py
+    Columns: see columns/
 
     Sorted by time. Empty, with these columns, when nothing changed, or when nothing of that time is left; the latter is
     logged as a warning. Kafka keeps only a group's newest record once it has compacted the log.

@@ -22,7 +22,7 @@ def relay_lag(system: System, window: WindowLike = None, *, frames: Frames = "po
     Args:
         window  a `Window`, or a length that ends now ("2h"); default: the last hour
 
-    Columns: see columns.py
+    Columns: see columns/
 
     Rows that another connector publishes (Debezium) leave no trace in evkit's tables: they all count as pending.
 
@@ -66,7 +66,7 @@ def relay_lag_over_time(
         window  a `Window`, or a length that ends now ("2h"); default: the last hour
         bucket  length of a bucket ("30s"); default: a round one that makes at most 120
 
-    Columns: see columns.py
+    Columns: see columns/
 
     Sorted by bucket. A bucket in which no event was written has no row.
 

@@ -27,7 +27,7 @@ def publish_rate(
         window  a `Window`, or a length that ends now ("2h"); default: the last hour
         bucket  length of a bucket ("30s"); default: a round one that makes at most 120
 
-    Columns: see columns.py
+    Columns: see columns/
 
     Sorted by topic, then bucket. A bucket in which nothing happened is a row with 0; one that ended before the topic's
     first event is null. The first and last bucket may be partial: their rates are over the part inside the window.
@@ -69,7 +69,7 @@ def throughput(
         group   one consumer group; default: all that the inbox knows from the last seven days
         bucket  length of a bucket ("30s"); default: a round one that makes at most 120
 
-    Columns: see columns.py
+    Columns: see columns/
 
     Sorted by group, topic, bucket; every bucket of the window has a row.
 

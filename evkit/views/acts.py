@@ -16,7 +16,7 @@ def acts(system: System, window: WindowLike = None, *, rows_max: int = ROWS_MAX,
         window    a `Window`, or a length that ends now ("2h"); default: the last hour
         rows_max  most rows, the newest are kept
 
-    Columns: see columns.py
+    Columns: see columns/
 
     Sorted by time, the newest first.
 
@@ -32,7 +32,7 @@ def acts(system: System, window: WindowLike = None, *, rows_max: int = ROWS_MAX,
 def replays(system: System, *, group: str | None = None, frames: Frames = "polars") -> Frame:
     """Every replay that was planned, and how far it came.
 
-    Columns: see columns.py
+    Columns: see columns/
 
     Sorted by the time of the plan, the newest first.
 
