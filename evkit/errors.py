@@ -9,7 +9,7 @@ Each message says what happened, with which values, and what to do.
     │   ├── InvalidParameter     a notebook or command parameter that is unknown or of the wrong type
     │   └── UnknownName          nothing has this name; near matches are in `suggestions`
     │       └── UnknownGroup, UnknownTopic, UnknownEvent, UnknownLetter, UnknownReplay, UnknownRedrive, UnknownView,
-    │           UnknownNotebook
+    │           UnknownNotebook, UnknownIncident
     ├── Refused                  the request is understood and would do harm                         exit code 1
     │   ├── InvalidEvent         an event that must not enter the outbox (size, topic, type, JSON)
     │   ├── SchemaIncompatible   a change of an event type that old consumers would not survive
@@ -152,6 +152,12 @@ class UnknownView(UnknownName):
     """Raised when there is no view, monitor or figure of this name."""
 
     noun, plural = "view", "views"
+
+
+class UnknownIncident(UnknownName):
+    """Raised when there is no incident of this name to play."""
+
+    noun, plural = "incident", "incidents"
 
 
 class UnknownNotebook(UnknownName):

@@ -6,17 +6,14 @@ Kafka by the environment. Whoever leaves the `with` block takes them along.
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from evkit import kafka, sql
+from evkit.demo.processes import Processes
 from evkit.demo.service import TOPIC
 from evkit.errors import Refused
 from evkit.system import System
@@ -27,7 +24,7 @@ GROUPS = ("punctuality", "turnaround", "maintenance")
 PARTITIONS = 6
 
 
-class Scene:
+class Scene(Processes):
     """The flights system on one PostgreSQL and one Kafka.
 
     Attributes:
@@ -36,17 +33,8 @@ class Scene:
     """
 
     def __init__(self, system: System, log_folder: Path) -> None:
+        super().__init__(system, log_folder)
         self.system = system
-        self.log_folder = log_folder
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-
-    def __enter__(self) -> Scene:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop_all()
 
     # --- tables and topic ---------------------------------------------------------------------------------------------
 
@@ -94,62 +82,10 @@ class Scene:
     def start(self, name: str, **environment: str) -> subprocess.Popen[bytes]:
         """Start "relay" or one of the groups."""
         arguments = ["relay", "run", "--source", "/flights/operations"] if name == "relay" else self._consume(name)
-        self.log_folder.mkdir(parents=True, exist_ok=True)
-        with (self.log_folder / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-m", "evkit", "--verbose", *arguments],
-                env=os.environ | self._where() | environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        self._processes[name] = process
-        return process
+        return self.start_process(name, arguments, environment)
 
     def _consume(self, group: str) -> list[str]:
         return ["consume", f"evkit.demo.groups:{group}"]
-
-    def _where(self) -> dict[str, str]:
-        settings = self.system.settings
-        return {
-            "EVKIT_POSTGRES_DSN": settings.postgres_dsn,
-            "EVKIT_KAFKA_BOOTSTRAP_SERVERS": settings.bootstrap_servers,
-        }
-
-    def stop(self, name: str) -> None:
-        """SIGTERM, and wait until it has finished what it had in hand."""
-        process = self._processes.pop(name, None)
-        if process is not None and process.poll() is None:
-            process.send_signal(signal.SIGCONT)
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-    def kill(self, name: str) -> None:
-        """SIGKILL: no goodbye to the group, no commit, no rollback."""
-        process = self._processes.pop(name)
-        process.kill()
-        process.wait()
-
-    def hold(self, name: str) -> None:
-        """SIGSTOP: the process is there and does nothing."""
-        self._processes[name].send_signal(signal.SIGSTOP)
-
-    def let_go(self, name: str) -> None:
-        """SIGCONT after `hold`."""
-        self._processes[name].send_signal(signal.SIGCONT)
-
-    def stop_all(self) -> None:
-        """Stop every process, the groups first, side by side."""
-        for process in self._processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.terminate()
-        for name in list(self._processes):
-            self.stop(name)
 
     # --- waiting ------------------------------------------------------------------------------------------------------
 
@@ -176,16 +112,11 @@ class Scene:
             watch(now)
             if reached(now):
                 return
-            for name, process in self._processes.items():
-                if process.poll() not in (None, 0):
-                    raise Refused(f"the demo's {name} ended with {process.returncode}: {self._last_line(name)}")
+            if (died := self.died()) is not None:
+                raise Refused(f"the demo's {died[0]} ended with {died[1]}: {self.last_line(died[0])}")
             if time.monotonic() > deadline:
                 raise Refused(f"the demo did not get on within {seconds:.0f} s: {now}; logs are in {self.log_folder}")
             time.sleep(0.2)
-
-    def _last_line(self, name: str) -> str:
-        lines = (self.log_folder / f"{name}.log").read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"its log {self.log_folder / name}.log is empty"
 
     def wait_drained(self, seconds: float, watch: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
         """Wait until everything written is published, dealt with by all three groups, and their offsets are committed."""

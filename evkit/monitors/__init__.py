@@ -16,10 +16,14 @@ from evkit.monitors.finding import Finding, Severity, Thresholds, Verdict
 from evkit.monitors.latency import latency
 from evkit.monitors.publish_rate import publish_rate
 from evkit.monitors.relay_lag import relay_lag
+from evkit.monitors.triage import Cause, Diagnosis, Harm, triage
 
 __all__ = [
     "MONITORS",
+    "Cause",
+    "Diagnosis",
     "Finding",
+    "Harm",
     "Severity",
     "Thresholds",
     "Verdict",
@@ -30,6 +34,7 @@ __all__ = [
     "latency",
     "publish_rate",
     "relay_lag",
+    "triage",
 ]
 
 # In the order of travel; the names are the keys of `evkit.views.measure`.

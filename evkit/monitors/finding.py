@@ -105,6 +105,8 @@ class Thresholds(BaseModel):
     # Nothing was written for this long, after writing was steady for the longer time before: is the service down?
     publish_silent_seconds_warning: float = Field(default=120, gt=0)
     publish_steady_seconds: float = Field(default=600, gt=0)
+    # Changes of a group's members in the window. A restart of three members one by one makes six.
+    rebalances_warning: int = Field(default=8, ge=2)
 
     @model_validator(mode="after")
     def _in_order(self) -> Thresholds:

@@ -49,3 +49,12 @@ SELECT consumer_group, handler, state, fingerprint, error_class, error_message, 
   FROM evkit.breaker
  WHERE (%(group)s::text IS NULL OR consumer_group = %(group)s) AND (%(state)s::text IS NULL OR state = %(state)s)
  ORDER BY state DESC, opened_at, consumer_group, handler;
+
+-- name: breakers_now
+-- The same for the view, with how long it has been open.
+SELECT consumer_group AS "group", handler, state, error_class, error_message, fingerprint, keys, opened_at,
+       CASE WHEN state = 'open' THEN extract(epoch FROM clock_timestamp() - opened_at)::float8 END AS open_seconds,
+       probes, closed_at, closed_by
+  FROM evkit.breaker
+ WHERE consumer_group = ANY (%(groups)s)
+ ORDER BY state DESC, opened_at, consumer_group, handler;

@@ -8,6 +8,8 @@ asked from Kafka without joining a group, and a real polars DataFrame out of it 
 from __future__ import annotations
 
 from evkit.views.acts import acts, replays
+from evkit.views.breakers import breakers
+from evkit.views.code_versions import code_versions
 from evkit.views.columns import COLUMNS, Column
 from evkit.views.consumer_status import consumer_status
 from evkit.views.dead_letters import dead_letter_count, dead_letter_groups, dead_letters
@@ -17,15 +19,19 @@ from evkit.views.lag import lag
 from evkit.views.lag_groups import lag_groups
 from evkit.views.lag_history import lag_history
 from evkit.views.latency import latency, latency_over_time
+from evkit.views.offset_resets import offset_resets
 from evkit.views.rebalances import rebalances
 from evkit.views.relay_lag import relay_lag, relay_lag_over_time
 from evkit.views.six import measure
+from evkit.views.symptoms import symptoms
 from evkit.views.throughput import publish_rate, throughput
 
 __all__ = [
     "COLUMNS",
     "Column",
     "acts",
+    "breakers",
+    "code_versions",
     "consumer_status",
     "dead_letter_count",
     "dead_letter_groups",
@@ -39,10 +45,12 @@ __all__ = [
     "latency",
     "latency_over_time",
     "measure",
+    "offset_resets",
     "publish_rate",
     "rebalances",
     "relay_lag",
     "relay_lag_over_time",
     "replays",
+    "symptoms",
     "throughput",
 ]

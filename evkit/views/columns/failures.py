@@ -138,3 +138,28 @@ DEAD_LETTER_COUNT = (
     seconds("oldest_open_seconds", "age of the oldest open letter, since its first failure; null when none is open"),
     count("from_replays", "of the open letters, those that a replay or redrive left open", "letters"),
 )
+
+CODE_VERSIONS = (
+    GROUP,
+    CODE_VERSION,
+    time("first_at", "first event that it handled or failed in the window"),
+    time("last_at", "last one"),
+    count("handled", "events that it handled"),
+    count("failures", "attempts that failed in it", "attempts"),
+    count("fingerprints", "distinct failures among them", ""),
+)
+
+BREAKERS = (
+    GROUP,
+    HANDLER,
+    text("state", "open: its events wait in Kafka; closed"),
+    ERROR_CLASS,
+    ERROR_MESSAGE,
+    FINGERPRINT,
+    count("keys", "keys that had failed alike when it opened", "keys"),
+    time("opened_at", "when it opened last"),
+    seconds("open_seconds", "for how long it has been open; null when it is closed"),
+    count("probes", "events that were tried since, and failed"),
+    time("closed_at", "when it closed; null while it is open"),
+    text("closed_by", "probe, or who closed it; null while it is open"),
+)

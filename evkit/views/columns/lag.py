@@ -92,6 +92,19 @@ REBALANCES = (
     text("kind", "made, joined, left, replaced, changed, emptied, deleted or unknown"),
 )
 
+OFFSET_RESETS = (
+    time("at", "when, by the coordinator's clock"),
+    GROUP,
+    TOPIC,
+    PARTITION,
+    count("from_offset", "committed offset before", ""),
+    count("to_offset", "committed offset after", ""),
+    count("moved_events", "to_offset - from_offset: below 0 are read again, above are skipped"),
+    text("direction", "back or forward"),
+    text("moved_by", "member, outside (the group had no members: an operator or a tool), or unknown"),
+    time("regained_at", "when a group that was set back had committed its old offset again; null when it has not"),
+)
+
 CONSUMER_STATUS = (
     GROUP,
     TOPIC,

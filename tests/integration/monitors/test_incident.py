@@ -245,7 +245,7 @@ def test_every_view_can_be_printed_in_every_format(shop, cli):
     for name in views.COLUMNS:
         if name != "journey":
             for format in ("table", "json", "csv"):
-                group = ("--group", shop.group) if name in ("lag_history", "rebalances") else ()
+                group = ("--group", shop.group) if name in ("lag_history", "rebalances", "offset_resets") else ()
                 code, printed = cli("view", name, *group, "--format", format)
                 assert code == 0
                 assert printed

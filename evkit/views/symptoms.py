@@ -1,0 +1,95 @@
+"""Everything that triage looks at, measured together: a frame by name, or the error that says why there is none."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from evkit import offsets_log
+from evkit.errors import DatabaseUnreachable, EvkitError, NotMigrated
+from evkit.system import System
+from evkit.views.breakers import breakers
+from evkit.views.code_versions import code_versions
+from evkit.views.consumer_status import consumer_status
+from evkit.views.errors import errors
+from evkit.views.frame import Frame, Frames, WindowLike, frame, rows_of, window_of
+from evkit.views.lag_history import past_window
+from evkit.views.offset_resets import moves
+from evkit.views.rebalances import changes
+from evkit.views.six import measure
+from evkit.views.throughput import throughput
+from evkit.window import Window
+
+log = logging.getLogger(__name__)
+
+# More failures say nothing new of what fails; all are counted in error_rate.
+_ERRORS_MAX = 20_000
+
+
+def symptoms(
+    system: System, window: WindowLike = None, *, group: str | None = None, frames: Frames = "polars"
+) -> dict[str, Frame | Exception]:
+    """The frames that `evkit.monitors.triage` takes, each measured or the error that says why it was not.
+
+    Those of `measure`, and: consumer_status, throughput, errors, breakers, code_versions, rebalances and offset_resets (of
+    every group that the lag names, one below the other).
+
+    Args:
+        window  a `Window`, or a length that ends now ("30m"); default: the last hour
+        group   one consumer group; default: all
+
+    Raises:
+        InvalidParameter: the window cannot be read. Nothing else: what goes wrong in a view is in the answer.
+    """
+    seen = window_of(window)
+    answer = measure(system, seen, group=group, frames=frames)
+    lag = answer["consumer_lag"]
+    groups = [] if isinstance(lag, Exception) else sorted({row["group"] for row in rows_of(lag, "lag")})
+    from_tables: dict[str, Callable[[], Frame]] = {
+        "throughput": lambda: throughput(system, seen, group=group, frames=frames),
+        "errors": lambda: errors(system, seen, group=group, rows_max=_ERRORS_MAX, frames=frames),
+        "breakers": lambda: breakers(system, group=group, frames=frames),
+        "code_versions": lambda: code_versions(system, seen, group=group, frames=frames),
+    }
+    no_database = (
+        answer["publish_rate"] if isinstance(answer["publish_rate"], (DatabaseUnreachable, NotMigrated)) else None
+    )
+    if isinstance(lag, Exception):
+        answer |= dict.fromkeys(("consumer_status", "rebalances", "offset_resets"), lag)
+    else:
+        answer["consumer_status"] = _measured(
+            "consumer_status", lambda: consumer_status(system, group, seen.end - seen.start, frames=frames)
+        )
+        answer |= _groups_past(system, group, groups, seen, frames)
+    for name, view in from_tables.items():
+        answer[name] = no_database or _measured(name, view)
+    return answer
+
+
+def _measured(name: str, view: Callable[[], Frame]) -> Frame | Exception:
+    try:
+        return view()
+    except EvkitError as error:
+        return error
+    except Exception as error:  # a missing permission, a server of another make: not measured, and the others go on
+        log.warning("%s could not be measured", name, exc_info=error)
+        return error
+
+
+def _groups_past(
+    system: System, group: str | None, groups: Sequence[str], window: Window, frames: Frames
+) -> dict[str, Frame | Exception]:
+    """What the offsets log tells of all groups; it is read once."""
+    names = ("rebalances", "offset_resets")
+    try:
+        past = past_window(window)
+        parts = offsets_log.read(system.settings, system.admin, group)
+    except Exception as error:  # told once, for both
+        return dict.fromkeys(names, error)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for each in groups if parts else ():
+        part = parts[0] if len(parts) == 1 else parts[offsets_log.partition_of(each, len(parts))]
+        for name, rows in zip(names, (changes(part, each), moves(part, each)), strict=True):
+            found[name] += [row for row in rows if past.start <= row["at"] < past.end]
+    return {name: frame(name, rows, frames) for name, rows in found.items()}
