@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from evkit import kafka, kafka_admin
-from evkit.demo.incidents.groups import TOPIC
+from evkit.demo.incidents.groups import GROUPS, TOPIC
 from evkit.demo.incidents.shop import PARTITIONS, RECORD_BYTES_MAX, Shop
 from evkit.errors import UnknownIncident
 from evkit.kafka import TopicPartition
@@ -70,7 +70,8 @@ def calm(shop: Shop) -> None:
     """Nothing goes wrong: orders come, and are billed and shipped."""
     with shop.traffic(_USUAL):
         shop.until_handled("billing", 120)
-    shop.until(lambda: shop.ask("oldest_unhandled", "billing") == shop.ask("oldest_unhandled", "shipping") == 0)
+    for group in GROUPS:
+        shop.until_committed(group)
 
 
 # --- lost -------------------------------------------------------------------------------------------------------------
@@ -81,8 +82,8 @@ def retention_loss(shop: Shop) -> None:
     """Billing is stopped for longer than the topic keeps its records."""
     shop.stop("billing")
     shop.write(200)
-    shop.until(lambda: shop.ask("oldest_unhandled", "shipping") == 0)
-    ends = _ends(shop)
+    shop.until_committed("shipping")
+    ends = shop.ends()
     # What the log cleaner does when retention.ms has passed.
     asked = shop.system.admin.delete_records([TopicPartition(*place, end - 5) for place, end in ends.items()])
     for future in asked.values():
@@ -94,8 +95,8 @@ def offset_skip(shop: Shop) -> None:
     """Somebody resets the offsets of billing to the latest ones, to get rid of the lag."""
     shop.stop("billing")
     shop.write(200)
-    shop.until(lambda: shop.ask("oldest_unhandled", "shipping") == 0)
-    _move(shop, _ends(shop))
+    shop.until_committed("shipping")
+    _move(shop, shop.ends())
     shop.consume("billing")
     shop.write(40)
     shop.until_handled("billing", 40)
@@ -144,9 +145,9 @@ def unpublishable(shop: Shop) -> None:
 def offset_reset(shop: Shop) -> None:
     """Somebody sets the offsets of billing back to the beginning."""
     shop.write(200)
-    shop.until(lambda: shop.ask("oldest_unhandled", "billing") == 0)
+    shop.until_committed("billing")
     shop.stop("billing")
-    _move(shop, dict.fromkeys(_ends(shop), 0))
+    _move(shop, dict.fromkeys(shop.ends(), 0))
     shop.consume("billing")
     shop.write(40)
     shop.until_handled("billing", 40)
@@ -267,11 +268,6 @@ def surge(shop: Shop) -> None:
 
 
 # --- what several do --------------------------------------------------------------------------------------------------
-
-
-def _ends(shop: Shop) -> dict[tuple[str, int], int]:
-    settings, admin = shop.system.settings, shop.system.admin
-    return kafka.offsets(settings, kafka.partitions_of(settings, [TOPIC], admin), client=admin)
 
 
 def _move(shop: Shop, offsets: dict[tuple[str, int], int]) -> None:

@@ -17,6 +17,7 @@ from evkit.demo.incidents.groups import GROUPS, TOPIC
 from evkit.demo.processes import Processes
 from evkit.errors import Refused
 from evkit.event import Event
+from evkit.kafka import KafkaError
 from evkit.runtime import outbox
 from evkit.system import System
 
@@ -29,6 +30,8 @@ RECORD_BYTES_MAX = 20_000
 KEYS = 40
 # How long an incident may take to show; some servers are slow, and it is waited for signals only.
 _SECONDS_MAX = 120.0
+# How long a member that said no goodbye may stay in its group: Kafka's session timeout, and a little.
+_LEAVES_SECONDS = 60.0
 
 
 class Shop(Processes):
@@ -58,7 +61,7 @@ class Shop(Processes):
         """Empty tables, a new topic, no groups. What an earlier incident left is dropped; what anybody else wrote is not.
 
         Raises:
-            Refused: the outbox has events that are not the shop's, or a consumer of the shop is still running.
+            Refused: the outbox has events that are not the shop's, or a consumer of the shop is running.
         """
         postgres.migrate(self.system.settings.postgres_dsn)
         with self.system.writing("evkit incident") as connection:
@@ -76,19 +79,23 @@ class Shop(Processes):
     def _new_topic(self) -> None:
         admin, settings = self.system.admin, self.system.settings
         for group in (g for g in kafka.groups(settings, admin) if g in GROUPS):
-            try:
-                admin.delete_consumer_groups([group])[group].result()
-            except kafka.KafkaException as error:
-                raise Refused(
-                    f"consumer group '{group}' of an earlier incident cannot be deleted ({error.args[0].str()}): a "
-                    "consumer of it is still running; stop it first"
-                ) from None
+            self.until(lambda group=group: self._is_deleted(group), _LEAVES_SECONDS)  # type: ignore[misc]
         if TOPIC in kafka.topics(settings, admin):
             admin.delete_topics([TOPIC])[TOPIC].result()
             self.until(lambda: TOPIC not in kafka.topics(settings, admin))
-        self.until(
-            lambda: kafka.create_topics(settings, {TOPIC: PARTITIONS}, **{"max.message.bytes": str(RECORD_BYTES_MAX)})
-        )
+        config = {"max.message.bytes": str(RECORD_BYTES_MAX)}
+        self.until(lambda: kafka.create_topics(settings, {TOPIC: PARTITIONS}, **config))
+
+    def _is_deleted(self, group: str) -> bool:
+        """Whether the group is gone now; it cannot be deleted until the broker has noticed that its last member left."""
+        admin = self.system.admin
+        try:
+            admin.delete_consumer_groups([group])[group].result()
+        except kafka.KafkaException as error:
+            if error.args[0].code() != KafkaError.NON_EMPTY_GROUP:
+                raise
+            return False
+        return True
 
     # --- what runs ----------------------------------------------------------------------------------------------------
 
@@ -156,6 +163,17 @@ class Shop(Processes):
         assert row is not None
         return float(row[0])
 
+    def until_committed(self, group: str) -> None:
+        """Wait until all that was written is published, and the group has handled and committed it."""
+        settings, admin = self.system.settings, self.system.admin
+        self.until(lambda: self.ask("oldest_unpublished") == 0 == self.ask("oldest_unhandled", group))
+        self.until(lambda: kafka.committed_offsets(settings, group, admin) == self.ends())
+
+    def ends(self) -> dict[tuple[str, int], int]:
+        """End offsets of the topic."""
+        settings, admin = self.system.settings, self.system.admin
+        return kafka.offsets(settings, kafka.partitions_of(settings, [TOPIC], admin), client=admin)
+
     def hole_seconds(self) -> float | None:
         """Since when the relay knows of a position that a transaction may still fill; None when there is none."""
         age: float | None = outbox.status(self.system)["oldest_hole_seconds"]
@@ -172,8 +190,17 @@ class Shop(Processes):
             if (died := self.died()) is not None:
                 raise Refused(f"the shop's {died[0]} ended with {died[1]}: {self.last_line(died[0])}")
             if time.monotonic() > deadline:
-                raise Refused(f"the incident did not show within {seconds:.0f} s; logs are in {self.log_folder}")
+                raise Refused(
+                    f"the incident did not show within {seconds:.0f} s: {self._progress()}; logs are in {self.log_folder}"
+                )
             time.sleep(0.1)
+
+    def _progress(self) -> str:
+        handled = ", ".join(f"{group} handled {self.ask('handled', group):,.0f}" for group in GROUPS)
+        counts = {
+            name: self.ask(name) for name in ("written", "published", "letters", "open_breakers", "unpublishable")
+        }
+        return ", ".join(f"{n:,.0f} {name.replace('_', ' ')}" for name, n in counts.items()) + f", {handled}"
 
     def until_late(self, group: str, seconds: float) -> None:
         """Wait until the oldest event that the group has not handled has been published for so long."""

@@ -12,6 +12,9 @@ SELECT DISTINCT coalesce(topic, aggregatetype) FROM evkit.outbox WHERE coalesce(
 -- name: handled
 SELECT count(*) FROM evkit.inbox WHERE consumer_group = %s AND generation = 0;
 
+-- name: written
+SELECT count(*) FROM evkit.outbox;
+
 -- name: published
 SELECT count(*) FROM evkit.publication;
 

@@ -65,7 +65,10 @@ class Evidence:
     # --- what several rules ask -------------------------------------------------------------------------------------
 
     def late(self) -> dict[str, list[Row]]:
-        """Groups that are behind by more than they may be, or in trouble by their own pace: their rows of lag."""
+        """Groups that are behind by more than they may be, or in trouble by their own pace: their rows of lag.
+
+        A group whose inbox has nearly all that it has not committed is not late: it reads again, or commits seldom.
+        """
         alarmed = {
             (r["group"], r["topic"], r["partition"])
             for r in self.rows("consumer_status")
@@ -82,9 +85,14 @@ class Evidence:
                     or (r["group"], r["topic"], r["partition"]) in alarmed
                 )
             ]
-            if behind:
+            unread = sum(r["lag_events"] or 0 for r in behind)
+            if behind and not self._is_dealt_with(group, unread):
                 found[group] = behind
         return found
+
+    def _is_dealt_with(self, group: str, unread: int) -> bool:
+        last = {r["topic"]: r["backlog"] for r in self.rows("throughput") if r["group"] == group}  # its last bucket
+        return bool(last) and sum(last.values()) < unread / 10
 
     def rates(self, group: str) -> Rates | None:
         """How fast events came to a group and were dealt with; None where evkit's tables do not know."""
@@ -123,9 +131,9 @@ class Rates:
 
     @staticmethod
     def _onset(buckets: list[list[float]]) -> int:
-        """First bucket after the last one whose backlog was at most a tenth of the last one's."""
+        """First bucket after the last one whose backlog was less than a tenth of the last one's."""
         bound = buckets[-1][3] / 10
-        calm = [n for n, b in enumerate(buckets) if b[3] <= bound]
+        calm = [n for n, b in enumerate(buckets) if b[3] < bound or not b[3]]
         return calm[-1] + 1 if calm else 0
 
     @staticmethod

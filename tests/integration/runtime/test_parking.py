@@ -218,7 +218,7 @@ def test_records_without_a_key_park_nothing(new_billing):
 def test_at_the_cap_the_key_stays_in_kafka_and_says_so_and_others_go_on(new_billing, monkeypatch, limit):
     monkeypatch.setattr(parking.Parking.__init__, "__defaults__",
                         (3, 100_000) if limit == "KEY_EVENTS_MAX" else (10_000, 3))  # fmt: skip
-    monkeypatch.setattr("evkit.runtime.inbox.FULL_SECONDS", 0.05)
+    monkeypatch.setattr("evkit.runtime.inbox.FULL_SECONDS", 0.5)
     billing = new_billing(batch_events_max=1)
     billing.bad = {("a", 0)}
     billing.write(*[(key, i) for i in range(6) for key in "ab"])
