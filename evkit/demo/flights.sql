@@ -34,11 +34,6 @@ CREATE TABLE flights.maintenance (
 -- name: drop
 DROP SCHEMA IF EXISTS flights CASCADE;
 
--- name: forget_events
--- The demo starts anew: only what it wrote itself (scene.py has made sure of that).
-TRUNCATE evkit.outbox, evkit.publication, evkit.scheduled, evkit.unpublishable, evkit.relay, evkit.inbox, evkit.attempt, evkit.dead_letter, evkit.deleted_import, evkit.redrive_run, evkit.redrive_letter,
-         evkit.replay_run, evkit.replay_range, evkit.replay_failure, evkit.audit RESTART IDENTITY;
-
 -- name: foreign_events
 SELECT DISTINCT topic FROM (
     SELECT coalesce(topic, aggregatetype) AS topic FROM evkit.outbox

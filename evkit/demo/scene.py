@@ -15,6 +15,7 @@ from typing import Any
 from evkit import kafka, sql
 from evkit.demo.processes import Processes
 from evkit.demo.service import TOPIC
+from evkit.demo.tables import forget_events
 from evkit.errors import Refused
 from evkit.system import System
 
@@ -56,7 +57,7 @@ class Scene(Processes):
                     "(EVKIT_LOCAL_HOME=some/folder evkit demo)"
                 )
             connection.execute(_SQL["drop"])
-            connection.execute(_SQL["forget_events"])
+            forget_events(connection)
             connection.execute(_SQL["create"])
         self._new_topic()
 

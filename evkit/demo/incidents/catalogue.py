@@ -234,6 +234,8 @@ def hot_key(shop: Shop) -> None:
     """One customer orders as much as all others together, and more than one lane can bill."""
     shop.stop("billing")
     shop.consume("billing", EVKIT_SHOP_LANES="4")
+    shop.write(40)
+    shop.until_handled("billing", 40)
     shop.gateway.delay = 0.05
     with shop.traffic(50, lambda n: "customer-7" if n % 5 else None):
         shop.until_late("billing", 1.5 * _SHOWS_SECONDS)

@@ -15,6 +15,7 @@ from evkit import kafka, postgres, sql
 from evkit.demo.incidents.gateway import Gateway
 from evkit.demo.incidents.groups import GROUPS, TOPIC
 from evkit.demo.processes import Processes
+from evkit.demo.tables import forget_events
 from evkit.errors import Refused
 from evkit.event import Event
 from evkit.kafka import KafkaError
@@ -22,7 +23,6 @@ from evkit.runtime import outbox
 from evkit.system import System
 
 _SQL = sql.named("shop", package="evkit.demo.incidents")
-_FORGET = sql.named("flights", package="evkit.demo")["forget_events"]
 
 PARTITIONS = 4
 # What the topic takes.
@@ -72,7 +72,7 @@ class Shop(Processes):
                     "which are not the shop's, and an incident starts with empty tables: give it a stack of its own "
                     "(evkit incident NAME --home some/folder)"
                 )
-            connection.execute(_FORGET)
+            forget_events(connection)
             connection.execute(_SQL["create"])
         self._new_topic()
 

@@ -27,8 +27,8 @@ def causes(**rows):
 
 
 def lag(partition=0, *, lag_seconds=400.0, lag_events=100, status="behind", group_state="stable", **more):
-    return {"group": "billing", "topic": "order", "partition": partition, "lag_events": lag_events,
-            "lost_events": 0, "lag_seconds": lag_seconds, "status": status, "group_state": group_state, "measured_at": NOW} | more  # fmt: skip
+    return {"group": "billing", "topic": "order", "partition": partition, "lag_events": lag_events, "lost_events": 0,
+            "lag_seconds": lag_seconds, "status": status, "group_state": group_state} | more  # fmt: skip
 
 
 def flow(*buckets, group="billing"):
