@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from datetime import UTC, datetime
@@ -61,6 +62,7 @@ def incident(
             f"an incident is being played in {stack.home} already: end that one first, or give another --home"
         )
     stack.delete()
+    signal.signal(signal.SIGTERM, _interrupt)  # what was started is ended then too
     with stack as info:
         kafka = {"bootstrap.servers": info.kafka_bootstrap_servers}
         system = System(Settings(profile="incident", postgres_dsn=info.postgres_dsn, kafka=kafka))
@@ -91,11 +93,15 @@ def _grade(chosen: Incident, system: System, logs: Path, format: Format) -> int:
 def _last(chosen: Incident, system: System, logs: Path, home: str) -> int:
     from evkit.demo.incidents.grade import THRESHOLDS, played
 
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
-    with played(chosen, system, logs, say):
-        print(f"it lasts until Ctrl-C. Look at it from another terminal:\n\n    export EVKIT_LOCAL_HOME={home}\n"
-              f"    evkit triage --thresholds {THRESHOLDS}\n    evkit lab\n", flush=True)  # fmt: skip
-        ended.wait()
+    with played(chosen, system, logs, say), contextlib.suppress(KeyboardInterrupt):
+        print("it lasts until Ctrl-C. Look at it from another terminal:\n")
+        print(
+            f"    export EVKIT_LOCAL_HOME={home}\n    evkit triage --thresholds {THRESHOLDS}\n    evkit lab\n",
+            flush=True,
+        )
+        threading.Event().wait()
     return 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
