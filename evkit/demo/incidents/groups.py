@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 import evkit
 from evkit.demo.incidents.gateway import charge
@@ -33,7 +33,7 @@ class OrderPlaced(BaseModel):
     """What the shop says of an order."""
 
     order: str
-    total: float = Field(ge=0)
+    total: float
 
 
 billing = evkit.Consumer(
@@ -52,6 +52,8 @@ shipping = evkit.Consumer("shipping", [TOPIC], retry=_RETRY)
 def bill(event: Event, tx: Tx) -> None:
     """Charge an order, and write the bill."""
     order: OrderPlaced = event.payload  # type: ignore[assignment]
+    if order.total < 0:
+        raise ValueError(f"{order.order} has a total of {order.total}")
     charge(_GATEWAY)
     # The bug: a discount for large orders, by a number that nobody has set.
     total = order.total / 0 if RELEASE == "2.0" and order.total > 70 else order.total

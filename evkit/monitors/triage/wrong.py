@@ -22,10 +22,10 @@ def dead_letters(evidence: Evidence) -> list[Cause]:
 
 
 def _kind(evidence: Evidence, row: Row) -> str:
+    if row["spread"] == "poison":  # also where a model refuses it: others of the same producer pass
+        return "poison"
     if row["error_class"].rsplit(".", 1)[-1] in _SCHEMA:
         return "schema_break"
-    if row["spread"] == "poison":
-        return "poison"
     return "bad_release" if _release(evidence, row) else "failing_handler"
 
 
