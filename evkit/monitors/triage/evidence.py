@@ -111,6 +111,7 @@ class Rates:
         published_before, dealt_with_before  before; None when the window has no such time
         backlog                              at the end of the window
         seconds                              since then
+        still_seconds                        since the last bucket in which something was dealt with
     """
 
     def __init__(self, rows: Iterable[Row]) -> None:
@@ -128,6 +129,8 @@ class Rates:
         self.published = self._rate(since, 1) or 0.0
         self.dealt_with = self._rate(since, 2) or 0.0
         self.backlog = int(buckets[-1][3])
+        last = max((n for n, b in enumerate(buckets) if b[2]), default=-1)
+        self.still_seconds = sum(b[0] for b in buckets[last + 1 :])
 
     @staticmethod
     def _onset(buckets: list[list[float]]) -> int:

@@ -8,6 +8,8 @@ from evkit.monitors.triage.evidence import Evidence, Rates, Row, places
 
 # A rate has changed when it is so many times what it was.
 _CHANGE = 1.5
+# Nothing was handled in so much of the time since it fell behind: batches of a slow handler end less often than buckets.
+_STILL = 0.75
 # One partition has the lag when it has so much of it, among three at least.
 _MOST = 0.7
 
@@ -193,10 +195,10 @@ def _why(evidence: Evidence, group: str, rows: list[Row]) -> Cause:
             "it was stopped, or it ends as soon as it starts: see its log",
             *lag,
         )
-    if rates is not None and not rates.dealt_with:
+    if rates is not None and rates.still_seconds >= _STILL * rates.seconds:
         return cause(
             "handler_hangs",
-            f"its members are there, and nothing was handled for {seconds(rates.seconds)}",
+            f"its members are there, and nothing was handled for {seconds(rates.still_seconds)}",
             "a handler hangs, or waits for a lock or for something that does not answer",
             *lag,
         )
@@ -206,14 +208,14 @@ def _why(evidence: Evidence, group: str, rows: list[Row]) -> Cause:
         return cause(
             "slow_consumer", "it reads, and not as fast as is written", "its handler, or too few members", *lag
         )
-    were = f", {rates.dealt_with_before:,.0f}/s before" if rates.dealt_with_before else ""
+    were = f", {_rate(rates.dealt_with_before)} before" if rates.dealt_with_before else ""
     flow = (
-        f"{rates.published:,.0f}/s came and {rates.dealt_with:,.0f}/s were handled in the last {seconds(rates.seconds)}"
+        f"{_rate(rates.published)} came and {_rate(rates.dealt_with)} were handled in the last {seconds(rates.seconds)}"
     )
     if _rose(rates.published_before, rates.published) and not _rose(rates.dealt_with, rates.dealt_with_before):
         return cause(
             "surge",
-            f"{flow}; {rates.published_before or 0:,.0f}/s came before",
+            f"{flow}; {_rate(rates.published_before)} came before",
             "more is written than this group can handle; its handlers are as fast as they were",
             "view",
             "publish-rate",
@@ -265,6 +267,10 @@ def _hot(evidence: Evidence, group: str) -> tuple[str, str] | None:
                 "one key, or a few of one partition, have far more events than others, and are handled one by one",
             )
     return None
+
+
+def _rate(value: float | None) -> str:
+    return f"{value or 0:,.0f}/s" if (value or 0) >= 10 else f"{value or 0:.2g}/s"
 
 
 def _rose(before: float | None, now: float | None) -> bool:
