@@ -8,6 +8,7 @@ asked from Kafka without joining a group, and a real polars DataFrame out of it 
 from __future__ import annotations
 
 from evkit.views.acts import acts, replays
+from evkit.views.audit import audit, audit_counts
 from evkit.views.columns import COLUMNS, Column
 from evkit.views.consumer_status import consumer_status
 from evkit.views.dead_letters import dead_letter_count, dead_letter_groups, dead_letters
@@ -26,6 +27,8 @@ __all__ = [
     "COLUMNS",
     "Column",
     "acts",
+    "audit",
+    "audit_counts",
     "consumer_status",
     "dead_letter_count",
     "dead_letter_groups",
