@@ -128,7 +128,7 @@ class Range:
                 received.write(piece)
         received.seek(0)
         if not received.getbuffer().nbytes:
-            return _framed(pa.table({n: pa.array([], t) for n, t in columns.items()}))
+            return _framed(pa.schema(columns).empty_table())
         table = csv.read_csv(
             received,
             read_options=csv.ReadOptions(column_names=list(columns), block_size=1 << 24),
