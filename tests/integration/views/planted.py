@@ -32,7 +32,6 @@ class Planted:
         self.settled = events
         self.commits = []  # (partition, offset), in the order in which they are made
         self.marked_last = set()  # ids whose publication names the last of their records, not the first
-        self.elsewhere = {}  # id of an event whose record is not in the log → id that it has in the inbox
 
     def id(self, i):
         return f"{i:08}"
@@ -57,25 +56,13 @@ class Planted:
     def end(self, partition):
         return sum(p == partition for _, p in self.log)
 
-    def offset(self, event_id):
-        """Of its first record."""
-        at = Counter()
-        for found, partition in self.log:
-            if found == event_id:
-                return at[partition]
-            at[partition] += 1
-        raise KeyError(event_id)
-
     def _produce(self):
         producer = kafka.producer(self.system.settings, **{"linger.ms": 5, "queue.buffering.max.messages": 1_000_000})
         first, last, at = {}, {}, Counter()
         for n, (event_id, partition) in enumerate(self.log):
             name = event_id.removeprefix("gone:") if event_id else None
-            headers = (
-                {}
-                if event_id is None or event_id.startswith("gone:")
-                else {"ce_id": event_id.encode(), "ce_type": b"order.placed"}
-            )
+            is_foreign = event_id is None or event_id.startswith("gone:")
+            headers = {} if is_foreign else {"ce_id": event_id.encode(), "ce_type": b"order.placed"}
             producer.produce(self.topic, b"{}", b"k", partition, headers=headers)
             if name is not None:
                 first.setdefault(name, (partition, at[partition]))

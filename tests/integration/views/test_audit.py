@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
-from evkit import Consumer, Event, Relay, Retry, outbox, views
+from evkit import Consumer, Event, Relay, Retry, dead_letters, kafka, kafka_admin, outbox, views
 from evkit.errors import InvalidParameter, UnknownGroup, UnknownTopic
+from evkit.kafka import TopicPartition
+from evkit.runtime.dead_letters import Selection
 from evkit.views.audit import FINDINGS
 
 
@@ -29,7 +33,8 @@ class Shop:
 
     def consume(self, group, n):
         """Handle so many events, commit their offsets and leave."""
-        made = Consumer(group, [self.topic], system=self.system, retry=Retry(attempts=1), breaker=None)
+        once = Retry(attempts=1)
+        made = Consumer(group, [self.topic], system=self.system, retry=once, breaker=None, batch_events_max=4)
 
         @made.handler("order.placed")
         def bill(event, tx):
@@ -43,6 +48,11 @@ class Shop:
     def sql(self, query, *values):
         with self.system.writing() as connection:
             connection.execute(query, values)
+
+    def handled(self, group):
+        with self.system.reading() as connection:
+            rows = connection.execute("SELECT event_id FROM evkit.inbox WHERE consumer_group = %s", (group,)).fetchall()
+        return {row[0] for row in rows}
 
     def audit(self, **how):
         how = {"settle": "0s"} | how
@@ -92,8 +102,10 @@ def test_each_way_of_being_lost_late_or_doubled_has_its_name(shop):
     shop.publish()
     shop.write("waits")
     shop.sql("DELETE FROM evkit.inbox WHERE event_id = 'e007'")
-    shop.sql("INSERT INTO evkit.inbox SELECT consumer_group, event_id, 1, event_type, topic, partition, \"offset\", key, outcome,"
-             " attempts, created_at, appended_at, received_at FROM evkit.inbox WHERE event_id = 'e009'")  # fmt: skip
+    shop.sql(
+        'INSERT INTO evkit.inbox SELECT consumer_group, event_id, 1, event_type, topic, partition, "offset", key, outcome,'
+        " attempts, created_at, appended_at, received_at FROM evkit.inbox WHERE event_id = 'e009'"
+    )
     shop.sql("DELETE FROM evkit.publication p USING evkit.outbox o WHERE o.position = p.position AND o.id = 'e011'")
     shop.publish()
 
@@ -124,3 +136,153 @@ def test_unknown_names_and_verdicts_are_refused_with_near_matches(shop):
         shop.audit(topic=shop.topic + "s")
     with pytest.raises(InvalidParameter, match="it is one of not_published, missing"):
         shop.audit(verdicts=["lost"])
+
+
+def test_a_group_that_was_set_forward_has_skipped_what_lies_between(shop):
+    shop.write(*ids(10), key="one")
+    shop.publish()
+    shop.consume(shop.billing, 10)
+    shop.write(*ids(5, start=10), key="one")
+    shop.publish()
+    (place,) = [p for p, end in ends(shop).items() if end == 15]
+    kafka_admin.move_offsets(shop.system.settings, shop.billing, {place: 15}, shop.system.admin)
+    shop.write(*ids(5, start=15), key="one")
+    shop.publish()
+    shop.consume(shop.billing, 5)
+
+    found = views.audit(shop.system, "1h", settle="0s")
+
+    assert [(row[0], row[1]) for row in found.select("event_id", "verdict").rows()] == [
+        (event_id, "skipped_by_reset") for event_id in ids(5, start=10)
+    ]
+    assert f"went from offset 10 to 15 of partition {place[1]}" in found["evidence"][0]
+    assert "Kafka's record of its commits" in found["evidence"][0]
+
+
+def test_what_retention_took_before_the_group_came_is_lost_to_it(shop):
+    shop.write(*ids(10), key="one")
+    shop.publish()
+    shop.consume(shop.billing, 10)
+    shop.consume(shop.shipping, 4)
+    (place,) = [p for p, end in ends(shop).items() if end == 10]
+    committed = kafka.committed(shop.system.settings, shop.shipping, [TopicPartition(*place)]).get(place)
+    handled = shop.handled(shop.shipping)
+    assert committed == len(handled)
+    taken = shop.system.admin.delete_records([TopicPartition(*place, 10)])
+    next(iter(taken.values())).result()
+
+    assert shop.audit() == [
+        (event_id, shop.shipping, "lost_to_retention") for event_id in ids(10) if event_id not in handled
+    ]
+
+
+def test_a_relay_that_forgot_what_it_had_published_publishes_twice_and_both_places_are_named(shop):
+    shop.write(*ids(6), key="one")
+    shop.publish()
+    shop.sql("DELETE FROM evkit.publication WHERE position > 3")
+    shop.sql("UPDATE evkit.relay SET settled_position = 3")
+    shop.publish()
+    shop.consume(shop.billing, 9)
+
+    found = views.audit(shop.system, "1h", settle="0s")
+
+    assert found.select("event_id", "group", "verdict").rows() == [
+        (event_id, None, "published_twice") for event_id in ids(3, start=3)
+    ]
+    assert "offset 3, partition" in found["evidence"][0]
+    assert found["in_log_n"].to_list() == [2, 2, 2]
+
+
+def test_a_dead_event_that_was_redriven_late_is_neither_out_of_order_nor_handled_twice(shop):
+    shop.fails = {"e000"}
+    shop.write(*ids(3), key="one")
+    shop.publish()
+    shop.consume(shop.billing, 3)
+    shop.fails = set()
+    consumer = Consumer(shop.billing, [shop.topic], system=shop.system)
+    consumer.handler("order.placed")(lambda event, tx: None)
+    plan = dead_letters.plan_redrive(shop.system, Selection(group=shop.billing))
+    dead_letters.redrive(shop.system, plan, consumer)
+
+    assert shop.audit() == []
+
+
+def test_a_handler_that_overtakes_by_less_than_the_clock_tells_is_told_by_its_transactions(shop):
+    shop.write(*ids(2), key="one")
+    shop.publish()
+    shop.consume(shop.billing, 2)
+    at = "SELECT min(processed_at) FROM evkit.inbox"
+    shop.sql(f"UPDATE evkit.inbox SET processed_at = ({at}) - interval '1 ms' WHERE event_id = 'e001'")
+    shop.sql("UPDATE evkit.inbox SET processed_at = processed_at WHERE event_id = 'e000'")
+
+    assert shop.audit() == [("e001", shop.billing, "out_of_order")]
+
+
+def test_a_group_without_an_inbox_is_left_out_and_that_is_said(shop, caplog):
+    shop.write("e1")
+    shop.publish()
+    shop.sql(
+        'INSERT INTO evkit.attempt (consumer_group, event_id, event_type, topic, partition, "offset", attempt,'
+        " duration_seconds, error_class, error_message, stack_trace, fingerprint, disposition)"
+        " VALUES ('loose', 'e1', 'order.placed', 'order', 0, 0, 1, 0, 'E', '', '', 'f', 'retry')"
+    )
+
+    assert shop.audit(every=True) == [("e1", None, "ok")]
+    assert "group 'loose' has no inbox" in caplog.text
+
+
+def test_a_row_limit_that_was_hit_is_said(shop, caplog):
+    shop.write(*ids(5))
+    shop.publish()
+
+    assert len(shop.audit(every=True, rows_max=2)) == 2
+    assert "only the first 2 of 5 rows are shown" in caplog.text
+
+
+@pytest.mark.parametrize("key", ['a"b', "a,b", "a\nb\r\nc", "\\N", "", "'", "\u202e\x7f", "NULL", " "])
+def test_keys_that_are_hard_to_write_down_come_back_as_they_were(shop, key):
+    shop.write("e1")
+    shop.sql("UPDATE evkit.outbox SET aggregateid = %s", key)
+
+    assert views.audit(shop.system, "1h", every=True)["key"].to_list() == [key]
+
+
+def test_the_numbers_add_up_at_any_moment_while_relay_and_consumer_run(shop):
+    relay = Relay(shop.system)
+    consumer = Consumer(shop.billing, [shop.topic], system=shop.system)
+    consumer.handler("order.placed")(lambda event, tx: None)
+    shop.write("first")
+    relay_thread = relay.start()
+    consumer_thread = threading.Thread(target=consumer.run)
+    consumer_thread.start()
+    written = threading.Event()
+
+    def write():
+        for n in range(40):
+            shop.write(*ids(25, start=25 * n))
+        written.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    asked = 0
+    try:
+        while True:
+            is_last = written.is_set()
+            found = counts(shop)
+            asked += 1
+            assert found.pop(None)["unaccounted"] == 0
+            assert all(row["unaccounted_group"] == 0 for row in found.values())
+            if is_last and shop.billing in found and found[shop.billing]["handled"] == 1001:
+                break
+    finally:
+        writer.join(60)
+        consumer.stop()
+        relay.stop()
+        consumer_thread.join(60)
+        relay_thread.join(60)
+    assert asked > 2
+    assert shop.audit() == []
+
+
+def ends(shop):
+    return kafka.offsets(shop.system.settings, kafka.partitions_of(shop.system.settings, [shop.topic]))
