@@ -10,7 +10,7 @@ from evkit.cli.output import Format, FormatOption, print_json, print_rows, print
 from evkit.cli.view import GroupOption, SinceOption, UntilOption, window_given
 
 if TYPE_CHECKING:
-    from evkit.views.audit_examine import Examined
+    from evkit.views.audit_events import Examined
 
 # As many as a person looks through; the view has all.
 _SHOWN_MAX = 20

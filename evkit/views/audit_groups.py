@@ -168,7 +168,13 @@ def standing(system: System, topics: Iterable[str]) -> tuple[dict[Place, int], d
     places = kafka.partitions_of(system.settings, there, system.admin)
     if not places:
         return {}, {}, set()
-    starts = kafka.start_offsets(system.settings, places, system.admin)
+    first = kafka.start_offsets(system.settings, places, system.admin)
     ends = kafka_admin.stable_ends(system.settings, places, system.admin)
     facts = kafka_admin.topic_facts(system.settings, there, system.admin)
-    return starts, ends, {topic for topic, fact in facts.items() if fact.compacted}
+    # Where the broker does not say it may be, and then a record that is not there is no lost one.
+    return first, ends, {topic for topic, fact in facts.items() if fact.compacted is not False}
+
+
+def starts(system: System, places: Iterable[Place]) -> dict[Place, int]:
+    """First offset that each of these partitions has by now."""
+    return kafka.start_offsets(system.settings, [kafka.TopicPartition(*place) for place in places], system.admin)

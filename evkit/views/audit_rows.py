@@ -24,7 +24,7 @@ from evkit.views.offsets import Place
 from evkit.window import Window
 
 # So many positions a transaction: some tenths of a second, and some ten megabytes.
-POSITIONS = 200_000
+POSITIONS, _POSITIONS_MIN = 200_000, 10_000
 # Counting takes less, so a transaction may take more.
 _POSITIONS_COUNTED = 1_000_000
 
@@ -92,9 +92,11 @@ class Rows:
                 confirmed[topic, partition] = (min(known[0], low), max(known[1], high))
         return confirmed, unplaced
 
-    def ranges(self, bounds: Bounds) -> Iterator[tuple[int, int]]:
-        for first in range(bounds.first, bounds.last, POSITIONS):
-            yield first, min(first + POSITIONS, bounds.last)
+    def ranges(self, bounds: Bounds, groups: int) -> Iterator[tuple[int, int]]:
+        """The window in ranges, shorter ones for more groups: all of them are asked in one snapshot."""
+        step = max(POSITIONS // max(groups, 1), _POSITIONS_MIN)
+        for first in range(bounds.first, bounds.last, step):
+            yield first, min(first + step, bounds.last)
 
     @contextmanager
     def range(self, first: int, last: int) -> Iterator[Range]:

@@ -180,7 +180,7 @@ def _where_it_is(facts: EventFacts) -> str:
     said = {
         "below": "no longer in the topic: the log starts after it",
         "above": "appended after the audit began",
-        "gone": "the topic is not there any more",
+        "gone": "the topic is not there any more, or we may not see it",
         "unread": "the topic was not read",
         "absent": "compacted away" if not facts.copies else f"in the topic at {_at(facts.copies[0])} instead",
     }.get(facts.where or "log", "in the topic, once")
@@ -219,7 +219,11 @@ def _unhandled(facts: GroupFacts) -> Found:
     if facts.where in ("absent", "gone"):
         if facts.compacted:
             return "lost_to_retention", f"compaction took the record at {at} before the group handled it"
-        what = "there is no such record any more" if facts.where == "absent" else "the topic is not there any more"
+        what = (
+            "there is no such record any more"
+            if facts.where == "absent"
+            else "the topic is not there any more, or we may not see it"
+        )
         return "missing", f"the group has not handled {at}, and {what}"
     if facts.place is None:
         return "pending", "where its record is was not found"
