@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 
 import pytest
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from evkit import Consumer, Event, Relay, Retry, dead_letters, kafka, kafka_admin, outbox, views
 from evkit.errors import InvalidParameter, UnknownGroup, UnknownTopic
 from evkit.kafka import TopicPartition
 from evkit.runtime.dead_letters import Selection
+from evkit.system import System
 from evkit.views.audit import FINDINGS
 
 
@@ -247,6 +249,51 @@ def test_keys_that_are_hard_to_write_down_come_back_as_they_were(shop, key):
     assert views.audit(shop.system, "1h", every=True)["key"].to_list() == [key]
 
 
+def test_what_may_not_be_read_is_said_and_not_guessed(evkit_secured_kafka, caplog):
+    shop = Shop(System(evkit_secured_kafka.open_settings), evkit_secured_kafka.topic, lambda name: f"{name}-secured")
+    shop.write(*ids(6), key="one")
+    shop.publish()
+    shop.consume(shop.billing, 6)
+    shop.write(*ids(3, start=6), key="one")
+    shop.publish()
+    (place,) = [p for p, end in ends(shop).items() if end == 9]
+    kafka_admin.move_offsets(shop.system.settings, shop.billing, {place: 9}, shop.system.admin)
+    for user, rights in (("analyst", ["DESCRIBE", "READ"]), ("blind", ["DESCRIBE"])):
+        shop.system = System(evkit_secured_kafka.settings(user))
+        evkit_secured_kafka.allow(user, rights, topic=shop.topic)
+        evkit_secured_kafka.allow(user, ["DESCRIBE", "READ"], group=shop.billing)
+
+        found = views.audit(shop.system, "1h", settle="0s")
+
+        assert found["verdict"].to_list() == ["skipped_by_reset"] * 3
+        assert "inferred from 3 unhandled events in a row: Kafka's record of commits may not" in found["evidence"][0]
+        assert found["in_log_n"].to_list() == ([1] * 3 if "READ" in rights else [None] * 3)
+    assert f"topic {shop.topic} may not be read by us" in caplog.text
+
+
+def test_what_the_broker_does_not_take_is_unpublishable_and_adds_up(shop):
+    shop.write("fits", key="one")
+    shop.publish()
+    with shop.system.writing() as connection:
+        outbox.write(connection, Event("order.placed", "one", {"pad": "x" * 300_000}, topic=shop.topic, id="huge"))
+    shop.write("behind", key="one")
+    shop.system.admin.incremental_alter_configs([small(shop.topic)])[small(shop.topic)].result()
+    shop.publish()
+
+    found = views.audit(shop.system, "1h", settle="0s")
+
+    assert found.select("event_id", "verdict").rows() == [("huge", "unpublishable"), ("behind", "unpublishable")]
+    assert "waits behind position" in found["evidence"][1]
+    of_topic = counts(shop)[None]
+    assert [of_topic[name] for name in ("written", "published", "unpublishable", "held", "unaccounted")] == [
+        3,
+        1,
+        1,
+        1,
+        0,
+    ]
+
+
 def test_the_numbers_add_up_at_any_moment_while_relay_and_consumer_run(shop):
     relay = Relay(shop.system)
     consumer = Consumer(shop.billing, [shop.topic], system=shop.system)
@@ -286,3 +333,9 @@ def test_the_numbers_add_up_at_any_moment_while_relay_and_consumer_run(shop):
 
 def ends(shop):
     return kafka.offsets(shop.system.settings, kafka.partitions_of(shop.system.settings, [shop.topic]))
+
+
+def small(topic):
+    """Takes batches of at most 100 kB from now on."""
+    change = ConfigEntry("max.message.bytes", "100000", incremental_operation=AlterConfigOpType.SET)
+    return ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[change])
