@@ -39,6 +39,9 @@ _NARROW = {
     "relay_lag": ("pending", "oldest_pending_seconds", "unpublishable", "held", "hole_seconds", "hole_pid", "published",
                   "p99_seconds", "max_seconds", "failing_error"),
     "journey": ("at", "gap_seconds", "stage", "group", "attempt", "detail", "replay"),
+    "audit": ("position", "event_id", "topic", "group", "verdict", "evidence"),
+    "audit_counts": ("topic", "group", "written", "published", "waiting", "unaccounted", "handled", "lagging", "dead",
+                     "unaccounted_group"),
     "acts": ("acted_at", "actor", "act", "target", "reason"),
     "replays": ("replay_id", "group", "topics", "from_time", "dedupe", "state", "handled", "known", "failed", "parked"),
 }  # fmt: skip

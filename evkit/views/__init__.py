@@ -8,6 +8,7 @@ asked from Kafka without joining a group, and a real polars DataFrame out of it 
 from __future__ import annotations
 
 from evkit.views.acts import acts, replays
+from evkit.views.audit import audit, audit_counts
 from evkit.views.breakers import breakers
 from evkit.views.code_versions import code_versions
 from evkit.views.columns import COLUMNS, Column
@@ -30,6 +31,8 @@ __all__ = [
     "COLUMNS",
     "Column",
     "acts",
+    "audit",
+    "audit_counts",
     "breakers",
     "code_versions",
     "consumer_status",

@@ -7,7 +7,7 @@ apply", never zero. Each module here is about the views of one kind.
 
 from __future__ import annotations
 
-from evkit.views.columns import events, failures, flow, lag
+from evkit.views.columns import audit, events, failures, flow, lag
 from evkit.views.columns.column import Column, Dtype
 from evkit.views.columns.failures import DEAD_LETTERS_PAYLOAD
 from evkit.views.columns.lag import LAG_STATUSES
@@ -37,6 +37,8 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "journey": events.JOURNEY,
     "acts": events.ACTS,
     "replays": events.REPLAYS,
+    "audit": audit.AUDIT,
+    "audit_counts": audit.AUDIT_COUNTS,
 }
 
 

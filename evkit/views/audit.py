@@ -1,0 +1,173 @@
+"""outbox, topics, inboxes, letters → a verdict for every event, and whether the numbers add up."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from evkit.errors import InvalidParameter, UsageError
+from evkit.system import System
+from evkit.views.audit_examine import Examined, examine
+from evkit.views.audit_verdict import HARMLESS, VERDICTS
+from evkit.views.errors import ROWS_MAX
+from evkit.views.frame import Frame, Frames, WindowLike, frame, view, window_of
+from evkit.window import duration
+
+log = logging.getLogger(__name__)
+
+# As long as an event of a system that is well may be on its way.
+SETTLE = "30s"
+FINDINGS = tuple(v for v in VERDICTS if v not in HARMLESS)
+
+
+@view("audit")
+def audit(
+    system: System,
+    window: WindowLike = None,
+    *,
+    topic: str | None = None,
+    group: str | None = None,
+    settle: str | timedelta = SETTLE,
+    verdicts: Sequence[str] | None = None,
+    every: bool = False,
+    rows_max: int = ROWS_MAX,
+    frames: Frames = "polars",
+) -> Frame:
+    """What became of each event that was written in the window: which were lost, doubled or reordered, and why we know.
+
+    An event has a row of its own (`group` is null: did it come to its topic, once, in order?) and one for each group that
+    reads the topic. Only findings are shown: whatever is neither ok, nor on its way (pending), nor skipped because the
+    group has no handler for it. `views.audit_counts` counts all of them.
+
+    not_published      the relay is done with it, and nothing says that it was published
+    missing            the broker confirmed it, and the log does not have it (topic made anew, records lost by Kafka)
+    lost_to_retention  the topic lost the record before the group handled it
+    skipped_by_reset   one commit took the group over it and its neighbours, and it handled none of them
+    not_consumed       the group is past it, and its inbox does not have it
+    processed_twice    handled more often than replays asked for; or its handler ran again after it had been handled
+    out_of_order       it overtook an earlier event of its key, in the log or in the hands of the group (replays, redrives
+                       and releases come late on purpose and do not count)
+    published_twice    records with its id are at two places or more; inboxes make that harmless
+    dead, parked       given up on, or waiting behind a dead letter of its key
+    unpublishable      the broker will not take it, or it waits behind such a one
+    skipped, pending   see above; `pending` is also what is younger than `settle`
+
+    Compared are evkit's tables and the topics' own records, whose ids are read up to where the topics ended when the audit
+    began; copies that were appended more than ten minutes after the window are not looked for. What cannot be told: effects
+    outside PostgreSQL (the inbox has an event once, however often a handler called another service before it failed);
+    events whose outbox rows retention has dropped; groups without an inbox; the order of events without a key, and of what
+    a group handled within a tenth of a second in transactions whose numbers do not tell; whether one event that was passed
+    over alone was lost, or stepped over by a reset by one (it is not_consumed).
+    The history of commits is Kafka's `__consumer_offsets`; where that may not be read, or does not reach back, a jump is
+    inferred from unhandled events in a row, and the evidence says so.
+
+    Args:
+        window    a `Window`, or a length that ends now ("2h"), by the time of the write; default: the last hour
+        topic     one topic; default: all that events of the window went to
+        group     one consumer group; default: all that evkit's tables know
+        settle    how long an event may be on its way before it counts as lost
+        verdicts  which verdicts to show; default: findings
+        every     show all rows, ok ones too
+        rows_max  most rows; when there are more, the earliest are kept and a warning is logged
+
+    Columns: see columns/
+
+    Sorted by position, then group, the event's own row first.
+
+    Reads the records of the window's stretch of each topic once. Memory grows with them by 28 bytes a record, a byte for
+    each event and group, and 40 a key; payloads are not kept. Snapshots of the database are short: a range of positions
+    each.
+
+    Raises:
+        UnknownGroup, UnknownTopic: nothing has this name; the closest names are in `suggestions`.
+        InvalidParameter: window, settle or a verdict cannot be read.
+        UsageError: this system has no PostgreSQL, so there is nothing to compare the topics with.
+        DatabaseUnreachable, NotMigrated: see `System.reading`. BrokerUnreachable, BrokerRefused.
+    """
+    for verdict in verdicts or ():
+        if verdict not in VERDICTS:
+            raise InvalidParameter(
+                f"verdict '{verdict}' is unknown: it is one of {', '.join(VERDICTS)}", name="verdicts", value=verdict
+            )
+    wanted = VERDICTS if every else FINDINGS if verdicts is None else verdicts
+    found = examined(system, window, topic=topic, group=group, settle=settle, wanted=wanted, rows_max=rows_max)
+    if found.left_out:
+        log.warning("audit: only the first %s of %s rows are shown", f"{rows_max:,}", f"{rows_max + found.left_out:,}")
+    return frame("audit", found.rows, frames)
+
+
+@view("audit_counts")
+def audit_counts(
+    system: System,
+    window: WindowLike = None,
+    *,
+    topic: str | None = None,
+    group: str | None = None,
+    settle: str | timedelta = SETTLE,
+    frames: Frames = "polars",
+) -> Frame:
+    """Whether the numbers add up: what was written against what was published, and that against what groups have done.
+
+    A row for each topic (`group` is null), in which written = published + waiting + unpublishable + held + withdrawn +
+    unaccounted; and one for each group that reads it, in which published = handled + lagging + dead + skipped + parked +
+    unaccounted_group. What is unaccounted for is zero, at any moment and while relay and consumers run; if not,
+    `views.audit` has each such event with its verdict. The other columns count the verdicts.
+
+    Args:
+        window  a `Window`, or a length that ends now ("2h"), by the time of the write; default: the last hour
+        topic, group, settle  see `views.audit`
+
+    Columns: see columns/
+
+    Sorted by topic, then group, the topic's own row first.
+
+    Raises: see `audit`.
+    """
+    found = examined(system, window, topic=topic, group=group, settle=settle, wanted=(), rows_max=0)
+    return frame("audit_counts", counted(found), frames)
+
+
+def examined(
+    system: System,
+    window: WindowLike,
+    *,
+    topic: str | None,
+    group: str | None,
+    settle: str | timedelta,
+    wanted: Sequence[str],
+    rows_max: int,
+) -> Examined:
+    """Rows and counts of one look, for whoever wants both.
+
+    Raises: see `audit`.
+    """
+    length = duration(settle, name="settle") if isinstance(settle, str) else settle
+    if not system.settings.postgres_dsn:
+        raise UsageError(
+            "not available here: an audit compares evkit's outbox and inboxes with the topics, and no PostgreSQL is set"
+        )
+    return examine(system, window_of(window), topic=topic, group=group, settle=length, wanted=wanted, rows_max=rows_max)
+
+
+def counted(found: Examined) -> list[dict[str, Any]]:
+    """The rows of views.audit_counts."""
+    rows = []
+    for (topic, group), counts in sorted(found.counts.items(), key=lambda of: (of[0][0], of[0][1] or "")):
+        of = found.verdicts[topic, group]
+        row: dict[str, Any] = {"topic": topic, "group": group, "published": counts["published"]}
+        if group is None:
+            row |= {name: counts[name] for name in ("written", "unpublishable", "held", "withdrawn")}
+            row["waiting"] = of["pending"]
+            row["unaccounted"] = row["written"] - sum(
+                row[name] for name in ("published", "waiting", "unpublishable", "held", "withdrawn")
+            )
+        else:
+            row["handled"] = of["ok"] + of["processed_twice"] + of["out_of_order"]
+            row |= {"lagging": of["pending"], "dead": of["dead"], "skipped": of["skipped"], "parked": of["parked"]}
+            row["unaccounted_group"] = row["published"] - sum(
+                row[name] for name in ("handled", "lagging", "dead", "skipped", "parked")
+            )
+        rows.append(row | {f"{verdict}_n": of[verdict] for verdict in VERDICTS})
+    return rows

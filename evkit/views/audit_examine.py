@@ -1,0 +1,109 @@
+"""outbox, topics, inboxes → what became of each event of a window: the counts, and the rows that were asked for.
+
+First what can only grow is asked: how far the relay and the groups had come, and where the topics end. Then the ids in
+the log are read, once, and then the tables, range by range, each in a short snapshot of its own. So an event that a group
+or the relay had passed by the first answer must show in the second, and what happens meanwhile makes nothing look lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime, timedelta
+
+from evkit import kafka
+from evkit.errors import UnknownTopic
+from evkit.system import System
+from evkit.views import audit_groups, audit_log
+from evkit.views.audit_events import Events, Examined, Settled
+from evkit.views.audit_group import Group
+from evkit.views.audit_log import Stretch
+from evkit.views.audit_rows import Rows
+from evkit.views.offsets import Place
+from evkit.window import Window
+
+__all__ = ["Examined", "examine"]
+
+# The broker's clock and the database's may differ by so much.
+_SKEW = timedelta(minutes=1)
+# A copy that a relay sends late is there by then: its producer gives up after five minutes.
+_COPIES = timedelta(minutes=10)
+
+
+def examine(
+    system: System,
+    window: Window,
+    *,
+    topic: str | None,
+    group: str | None,
+    settle: timedelta,
+    wanted: Collection[str],
+    rows_max: int,
+) -> Examined:
+    """Look at every event that was written in the window; `wanted` are the verdicts whose rows are kept.
+
+    Raises: see `views.audit`.
+    """
+    rows = Rows(system, window, topic)
+    bounds = rows.bounds()
+    found = Examined(rows_max, bounds.now)
+    if group is not None:
+        audit_groups.readers(system, [], group)  # says when there is no such group
+    confirmed, unplaced = rows.stretches(bounds)
+    if topic is not None and topic not in unplaced:
+        known = kafka.topics(system.settings, system.admin)
+        if topic not in known:
+            raise UnknownTopic(topic, known, where=f"to the cluster at {system.settings.bootstrap_servers}")
+    if not unplaced:
+        return found
+    readers = audit_groups.readers(system, unplaced, group)
+    starts, ends, compacted = audit_groups.standing(system, unplaced)
+    index = audit_log.read(system, _stretches(system, window, confirmed, unplaced, starts, ends))
+    found.records = index.records
+    starts = audit_groups.starts(
+        system, starts
+    )  # retention may have gone on meanwhile: that is no record that is missing
+    settled = Settled(bounds, settle.total_seconds(), window)
+    events = Events(index, starts, compacted, settled, found, set(wanted))
+    groups = [Group(system, reader, events, confirmed) for reader in readers]
+    for first, last in rows.ranges(bounds, len(groups)):
+        with rows.range(first, last) as snapshot:
+            read = snapshot.events()
+            dealt = [(g, snapshot.dealt_with(g.name, g.topics), snapshot.letters(g.name)) for g in groups]
+        placed = events.placed(read)
+        handled_by: dict[int, str] = {}
+        for one, rows_of_group, letters in dealt:
+            handled_by |= one.knows(placed, rows_of_group)
+            one.take(placed, rows_of_group, letters)
+        events.take(placed, handled_by)
+    for one in groups:
+        one.close()
+    found.rows.sort(key=lambda row: (row["position"], row["group"] is not None, row["group"]))
+    return found
+
+
+def _stretches(
+    system: System,
+    window: Window,
+    confirmed: Mapping[Place, tuple[int, int]],
+    unplaced: Mapping[str, int],
+    starts: Mapping[Place, int],
+    ends: Mapping[Place, int],
+) -> dict[Place, Stretch]:
+    """What has to be read: from the window's first record to its last, and some minutes around for copies."""
+    places = [kafka.TopicPartition(*place) for place in starts]
+    at_start = kafka.offsets_at(system.settings, places, window.start - _SKEW, system.admin)
+    after = window.end + _COPIES
+    is_past = after < datetime.now(UTC)
+    at_end = kafka.offsets_at(system.settings, places, after, system.admin) if is_past else {}
+    found = {}
+    for place, start in starts.items():
+        end = ends.get(place, start)
+        low, high = confirmed.get(place, (end, -1))
+        first = min(low, end if at_start[place] < 0 else at_start[place])
+        last = end
+        # An event that nobody has confirmed may be anywhere up to the end.
+        if not unplaced[place[0]] and at_end.get(place, -1) >= 0:
+            last = min(end, max(high + 1, at_end[place]))
+        first = max(first, start)
+        found[place] = Stretch(first, max(first, last))
+    return found

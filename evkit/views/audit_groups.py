@@ -1,0 +1,180 @@
+"""Kafka's side of the groups: what each reads, where it stands, and where it went past events that it had not handled."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from evkit import kafka, kafka_admin, offsets_log
+from evkit.errors import EvkitError
+from evkit.offsets_log import Commits
+from evkit.sql import named
+from evkit.system import System
+from evkit.views.frame import groups_of
+from evkit.views.offsets import Place
+
+log = logging.getLogger(__name__)
+
+Jump = tuple[int, int, datetime | None, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A group that reads some of the topics.
+
+    Attributes:
+        topics     of those asked about, sorted
+        committed  next offset that it will read, wherever it committed one in them
+    """
+
+    group: str
+    topics: list[str]
+    committed: dict[Place, int]
+
+
+def readers(system: System, topics: Iterable[str], group: str | None) -> list[Reader]:
+    """The groups of evkit's that read these topics, sorted: by what they committed, and by their newest inbox rows.
+
+    Raises:
+        UnknownGroup: evkit's tables know no such group.
+        BrokerUnreachable, DatabaseUnreachable, NotMigrated.
+    """
+    wanted = set(topics)
+    with system.reading() as connection:
+        known = groups_of(system, connection, group)
+        kept = connection.execute(named("audit_events")["keeps_inbox"], {"groups": known}).fetchall()
+        rows = connection.execute(named("lag")["inbox_partitions"], {"groups": known}).fetchall()
+    keeping = {row[0] for row in kept}
+    for name in sorted(set(known) - keeping):
+        log.warning("audit: group '%s' has no inbox, so nothing says what it has handled: it is left out", name)
+    places = kafka.partitions_of(
+        system.settings, wanted & set(kafka.topics(system.settings, system.admin)), system.admin
+    )
+    found = []
+    for name in sorted(keeping):
+        committed = kafka.committed(system.settings, name, places) if places else {}
+        reads = {topic for topic, _ in committed} | {topic for of, topic, _ in rows if of == name}
+        if reads & wanted:
+            found.append(Reader(name, sorted(reads & wanted), committed))
+    return found
+
+
+class Marks:
+    """Which offsets of one partition a group has dealt with itself, not by a replay; one byte an offset."""
+
+    def __init__(self, first: int, last: int) -> None:
+        self._first = first
+        self._dealt = np.zeros(last - first + 1, dtype=np.uint8)
+
+    def add(self, offsets: Any) -> None:
+        inside = offsets[(offsets >= self._first) & (offsets < self._first + len(self._dealt))]
+        self._dealt[inside - self._first] = 1
+
+    def before(self) -> Any:
+        """At n: how many of the offsets below first + n are dealt with."""
+        return np.concatenate([[0], np.cumsum(self._dealt, dtype=np.int64)])
+
+    def places(self, offsets: Any) -> Any:
+        return np.clip(np.asarray(offsets) - self._first, 0, len(self._dealt))
+
+
+def history(system: System, group: str) -> tuple[Mapping[Place, Commits], str | None]:
+    """What the group committed, by place; or why that is not known."""
+    try:
+        parts = offsets_log.read(system.settings, system.admin, group)
+    except EvkitError as error:
+        log.info("audit: no history of group %s: %s", group, error)
+        return {}, "Kafka's record of commits may not be read"
+    return (offsets_log.commits_of(parts[0], group) if parts else {}), None
+
+
+def jumps(unhandled: Any, marks: Marks, commits: Commits | None, why_unknown: str | None) -> list[Jump | None]:
+    """For each offset that a group went past without handling it: the jump that took it past, or None.
+
+    A jump is one commit that moved the group over at least two events of which it had handled none: what a reset to another
+    offset leaves, and no work does. Where commits are not known, events in a row of which none was handled are taken for
+    one. An event that was passed over alone is no jump: a reset by one event leaves no other trace than a lost one.
+
+    Args:
+        unhandled    offsets, sorted
+        marks        what the group has dealt with around them
+        commits      what it committed; None when that is not known
+        why_unknown  why not, in words
+    """
+    offsets = np.asarray(unhandled, dtype=np.int64)
+    found: list[Jump | None] = [None] * len(offsets)
+    before = marks.before()
+    known_from = None
+    if commits is not None:
+        moves, known_from = _moves(commits)
+        for start, end, at in _empty(moves, before, marks):
+            low, high = np.searchsorted(offsets, (start, end))
+            if high - low >= 2:
+                for n in range(low, high):
+                    found[n] = (start, end, at, "by Kafka's record of its commits")
+    why = why_unknown or "Kafka's record of its commits does not reach back so far"
+    runs = before[marks.places(offsets)]
+    for low, high in _runs(runs):
+        if high - low >= 2 and (known_from is None or offsets[high - 1] < known_from):
+            for n in range(low, high):
+                found[n] = found[n] or (
+                    int(offsets[low]), int(offsets[high - 1]) + 1, None,
+                    f"inferred from {high - low} unhandled events in a row: {why}",
+                )  # fmt: skip
+    return found
+
+
+def _moves(commits: Commits) -> tuple[list[tuple[int, int, datetime]], int | None]:
+    """Commits that went forward, as (from, to, when); and the offset from which on all of them are known."""
+    moves = []
+    previous = 0 if commits.since is None else None
+    known_from = previous
+    for at, offset in zip(commits.times, commits.offsets, strict=True):
+        if offset is None:
+            continue
+        if known_from is None:
+            known_from = offset
+        if previous is not None and offset > previous:
+            moves.append((previous, offset, at))
+        previous = offset
+    return moves, known_from
+
+
+def _empty(moves: list[tuple[int, int, datetime]], before: Any, marks: Marks) -> Iterable[tuple[int, int, datetime]]:
+    """Those of the moves in which nothing was dealt with."""
+    if not moves:
+        return []
+    starts, ends = marks.places([m[0] for m in moves]), marks.places([m[1] for m in moves])
+    return [moves[n] for n in np.flatnonzero(before[ends] == before[starts])]
+
+
+def _runs(values: Any) -> Iterable[tuple[int, int]]:
+    """Stretches of equal values, as (from, up to and without)."""
+    if not len(values):
+        return []
+    cuts = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
+    return list(pairwise(cuts))
+
+
+def standing(system: System, topics: Iterable[str]) -> tuple[dict[Place, int], dict[Place, int], set[str]]:
+    """Start and stable end of every partition of those topics that there are, and which of them are compacted."""
+    there = set(topics) & set(kafka.topics(system.settings, system.admin))
+    places = kafka.partitions_of(system.settings, there, system.admin)
+    if not places:
+        return {}, {}, set()
+    first = kafka.start_offsets(system.settings, places, system.admin)
+    ends = kafka_admin.stable_ends(system.settings, places, system.admin)
+    facts = kafka_admin.topic_facts(system.settings, there, system.admin)
+    # Where the broker does not say it may be, and then a record that is not there is no lost one.
+    return first, ends, {topic for topic, fact in facts.items() if fact.compacted is not False}
+
+
+def starts(system: System, places: Iterable[Place]) -> dict[Place, int]:
+    """First offset that each of these partitions has by now."""
+    return kafka.start_offsets(system.settings, [kafka.TopicPartition(*place) for place in places], system.admin)
