@@ -18,6 +18,15 @@ GroupOption = Annotated[str | None, typer.Option("--group", "-g", help="One cons
 SinceOption = Annotated[
     str | None, typer.Option("--since", help="Start of the window: ISO time or now-2h.", show_default=False)
 ]
+KeyOption = Annotated[str | None, typer.Option("--key", help="Of journey: all events of a key.", show_default=False)]
+BusinessIdOption = Annotated[
+    str | None,
+    typer.Option(
+        "--business-id",
+        help="Of journey: all events of a correlation id, or whose payload has a value: '$.customer.id=42'.",
+        show_default=False,
+    ),
+]
 UntilOption = Annotated[str | None, typer.Option("--until", help="Its end.  [default: now]", show_default=False)]
 
 # What a terminal has room for; json, csv and --wide have every column.
@@ -38,7 +47,7 @@ _NARROW = {
                 "replay"),
     "relay_lag": ("pending", "oldest_pending_seconds", "unpublishable", "held", "hole_seconds", "hole_pid", "published",
                   "p99_seconds", "max_seconds", "failing_error"),
-    "journey": ("at", "gap_seconds", "stage", "group", "attempt", "detail", "replay"),
+    "journey": ("at", "gap_seconds", "stage", "group", "attempt", "detail", "replay", "impossible"),
     "acts": ("acted_at", "actor", "act", "target", "reason"),
     "replays": ("replay_id", "group", "topics", "from_time", "dedupe", "state", "handled", "known", "failed", "parked"),
 }  # fmt: skip
@@ -95,6 +104,8 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option("--state", help="Of dead letters: open, resolved, archived, …", show_default=False)
         ] = None,
         event: Annotated[str | None, typer.Option("--event", help="Event id, for journey.", show_default=False)] = None,
+        key: KeyOption = None,
+        business_id: BusinessIdOption = None,
         replays: Annotated[bool, typer.Option("--replays", help="Also what replays and redrives did.")] = False,
         by_event_type: Annotated[bool, typer.Option("--by-event-type", help="Latency per event type.")] = False,
         wide: Annotated[bool, typer.Option("--wide", help="All columns in the table.")] = False,
@@ -115,6 +126,8 @@ def register(app: typer.Typer) -> None:
             "step": step,
             "state": state,
             "event_id": event,
+            "key": key,
+            "business_id": business_id,
             "replays": replays or None,
             "by_event_type": by_event_type or None,
         }
@@ -124,12 +137,27 @@ def register(app: typer.Typer) -> None:
 
     @app.command("journey")
     def journey(
-        event_id: Annotated[str, typer.Argument(help="Id of the event.")],
+        event_id: Annotated[str | None, typer.Argument(help="Id of the event.", show_default=False)] = None,
+        key: KeyOption = None,
+        business_id: BusinessIdOption = None,
+        window: Annotated[
+            str | None,
+            typer.Option("--window", "-w", help="Of a key or business id: how far back.", show_default=False),
+        ] = None,
+        since: SinceOption = None,
+        until: UntilOption = None,
         wide: Annotated[bool, typer.Option("--wide", help="All columns in the table.")] = False,
         format: FormatOption = Format.table,
     ) -> None:
-        """Print the way of one event: written, published, each attempt, handled per group, dead letter, redrive."""
-        _print_view(_named("journey"), {"event_id": event_id}, format, wide=wide)
+        """Print the way of an event, of a key, or of all events of one business process.
+
+        Written, published, each attempt, handled per group, dead letter, redrive, and what it caused. A time that
+        cannot be, by the others, is marked: a clock is wrong.
+        """
+        asked: dict[str, Any] = {"event_id": event_id, "key": key, "business_id": business_id}
+        if window is not None or since is not None or until is not None:
+            asked["window"] = window_given(window, since, until, "1h")
+        _print_view(_named("journey"), asked, format, wide=wide)
 
 
 def _named(name: str) -> Callable[..., Any]:
@@ -165,8 +193,10 @@ def _print_view(function: Callable[..., Any], asked: dict[str, Any], format: For
     for option in given:
         if option not in parameters:
             raise UsageError(f"view {name} has no --{'event' if option == 'event_id' else option.replace('_', '-')}")
-    if "event_id" in parameters and "event_id" not in given:
-        raise UsageError(f"view {name} is of one event: add --event ID, or type `evkit journey ID`")
+    if name == "journey" and not {"event_id", "key", "business_id"} & given.keys():
+        raise UsageError(
+            "view journey is of one event: add --event ID, --key or --business-id, or type `evkit journey ID`"
+        )
     if "group" in parameters and parameters["group"].default is inspect.Parameter.empty and "group" not in given:
         raise UsageError(f"view {name} is of one consumer group: add --group NAME")
     rows = rows_of(function(connect(), **given))
