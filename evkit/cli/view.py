@@ -48,12 +48,24 @@ _NARROW = {
     "relay_lag": ("pending", "oldest_pending_seconds", "unpublishable", "held", "hole_seconds", "hole_pid", "published",
                   "p99_seconds", "max_seconds", "failing_error"),
     "journey": ("at", "gap_seconds", "stage", "group", "attempt", "detail", "replay", "impossible"),
+    "latency_events": ("event_id", "group", "key", "relay_seconds", "queue_seconds", "handle_seconds", "total_seconds",
+                       "censored"),
+    "latency_segments": ("group", "event_type", "segment", "n", "pending_n", "p50_seconds", "p99_seconds", "max_seconds",
+                         "min_seconds", "negative_ratio", "replay"),
+    "impact": ("value", "n_events", "n_late", "n_failed", "n_dead_open", "n_pending", "delay_p95_seconds", "first_at",
+               "last_at"),
+    "differs": ("attribute", "value", "n_selection", "n_background", "selection_ratio", "background_ratio",
+                "difference_low", "difference_high", "lift"),
+    "hot_keys": ("group", "topic", "of", "key", "partition", "n", "share_ratio", "keys", "oldest_at"),
     "acts": ("acted_at", "actor", "act", "target", "reason"),
     "replays": ("replay_id", "group", "topics", "from_time", "dedupe", "state", "handled", "known", "failed", "parked"),
 }  # fmt: skip
 
 # The monitors' names lead to the views they judge.
 _ALSO = {"consumer_lag": "lag", "dead_letter": "dead_letters"}
+
+# Options whose name is not the parameter's.
+_OPTIONS = {"event_id": "event", "attributes": "attribute"}
 
 
 def window_given(length: str | None, since: str | None, until: str | None, default: str) -> Window:
@@ -94,7 +106,8 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option("--bucket", help="Length of the buckets of time: 10s, 1m.", show_default=False)
         ] = None,
         topic: Annotated[
-            str | None, typer.Option("--topic", help="One topic, of lag_history.", show_default=False)
+            str | None,
+            typer.Option("--topic", help="One topic, of lag_history, impact, differs.", show_default=False),
         ] = None,
         step: Annotated[
             str | None,
@@ -106,6 +119,38 @@ def register(app: typer.Typer) -> None:
         event: Annotated[str | None, typer.Option("--event", help="Event id, for journey.", show_default=False)] = None,
         key: KeyOption = None,
         business_id: BusinessIdOption = None,
+        by: Annotated[
+            str | None,
+            typer.Option(
+                "--by",
+                help="Of impact: key, event_type, topic or '$.customer.id'; of latency_events and latency_segments: "
+                "processed or written.",
+                show_default=False,
+            ),
+        ] = None,
+        late: Annotated[
+            str | None,
+            typer.Option("--late", help="Of impact and differs: what is late.  [default: 10s]", show_default=False),
+        ] = None,
+        selection: Annotated[
+            str | None,
+            typer.Option(
+                "--selection",
+                help="Of differs: failed, dead, dead_open, pending, late or attribute=value.  [default: failed]",
+                show_default=False,
+            ),
+        ] = None,
+        attribute: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--attribute",
+                help="Of differs: one to compare, '$.region' and header:NAME too; may be repeated.",
+                show_default=False,
+            ),
+        ] = None,
+        of: Annotated[
+            str | None, typer.Option("--of", help="Of hot_keys: unread or failed.", show_default=False)
+        ] = None,
         replays: Annotated[bool, typer.Option("--replays", help="Also what replays and redrives did.")] = False,
         by_event_type: Annotated[bool, typer.Option("--by-event-type", help="Latency per event type.")] = False,
         wide: Annotated[bool, typer.Option("--wide", help="All columns in the table.")] = False,
@@ -128,6 +173,11 @@ def register(app: typer.Typer) -> None:
             "event_id": event,
             "key": key,
             "business_id": business_id,
+            "by": by,
+            "late": late,
+            "selection": selection,
+            "attributes": attribute or None,
+            "of": of,
             "replays": replays or None,
             "by_event_type": by_event_type or None,
         }
@@ -192,7 +242,7 @@ def _print_view(function: Callable[..., Any], asked: dict[str, Any], format: For
     parameters = inspect.signature(function).parameters
     for option in given:
         if option not in parameters:
-            raise UsageError(f"view {name} has no --{'event' if option == 'event_id' else option.replace('_', '-')}")
+            raise UsageError(f"view {name} has no --{_OPTIONS.get(option, option.replace('_', '-'))}")
     if name == "journey" and not {"event_id", "key", "business_id"} & given.keys():
         raise UsageError(
             "view journey is of one event: add --event ID, --key or --business-id, or type `evkit journey ID`"

@@ -13,7 +13,8 @@ def write(past: Any, event_id: str, ago: float, **columns: Any) -> int:
     published, place = columns.pop("published", None), (columns.pop("partition", 0), columns.pop("offset", 0))
     values = {
         "id": event_id, "aggregatetype": columns.pop("topic", "order"), "aggregateid": columns.pop("key", "k"),
-        "type": columns.pop("type", "order.placed"), "payload": Json(columns.pop("payload", {})), "created_at": past.at(ago),
+        "type": columns.pop("type", "order.placed"), "payload": Json(columns.pop("payload", {})),
+        "created_at": past.at(ago),
     }  # fmt: skip
     position = _insert(past, "outbox", values | columns, "position")
     if published is not None:
