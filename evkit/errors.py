@@ -10,6 +10,7 @@ Each message says what happened, with which values, and what to do.
     │   └── UnknownName          nothing has this name; near matches are in `suggestions`
     │       └── UnknownGroup, UnknownTopic, UnknownEvent, UnknownLetter, UnknownReplay, UnknownRedrive, UnknownView,
     │           UnknownNotebook, UnknownIncident
+    │           UnknownNotebook, UnknownKey, UnknownBusinessId
     ├── Refused                  the request is understood and would do harm                         exit code 1
     │   ├── InvalidEvent         an event that must not enter the outbox (size, topic, type, JSON)
     │   ├── SchemaIncompatible   a change of an event type that old consumers would not survive
@@ -128,6 +129,18 @@ class UnknownEvent(UnknownName):
     """Raised when no table knows an event id."""
 
     noun, plural = "event", "events"
+
+
+class UnknownKey(UnknownName):
+    """Raised when no table knows an event with this key."""
+
+    noun, plural = "key", "keys"
+
+
+class UnknownBusinessId(UnknownName):
+    """Raised when no event carries this correlation id, or has this value at that path of its payload."""
+
+    noun, plural = "business id", "business ids"
 
 
 class UnknownLetter(UnknownName):

@@ -18,6 +18,15 @@ GroupOption = Annotated[str | None, typer.Option("--group", "-g", help="One cons
 SinceOption = Annotated[
     str | None, typer.Option("--since", help="Start of the window: ISO time or now-2h.", show_default=False)
 ]
+KeyOption = Annotated[str | None, typer.Option("--key", help="Of journey: all events of a key.", show_default=False)]
+BusinessIdOption = Annotated[
+    str | None,
+    typer.Option(
+        "--business-id",
+        help="Of journey: all events of a correlation id, or whose payload has a value: '$.customer.id=42'.",
+        show_default=False,
+    ),
+]
 UntilOption = Annotated[str | None, typer.Option("--until", help="Its end.  [default: now]", show_default=False)]
 
 # What a terminal has room for; json, csv and --wide have every column.
@@ -38,16 +47,28 @@ _NARROW = {
                 "replay"),
     "relay_lag": ("pending", "oldest_pending_seconds", "unpublishable", "held", "hole_seconds", "hole_pid", "published",
                   "p99_seconds", "max_seconds", "failing_error"),
-    "journey": ("at", "gap_seconds", "stage", "group", "attempt", "detail", "replay"),
     "audit": ("position", "event_id", "topic", "group", "verdict", "evidence"),
     "audit_counts": ("topic", "group", "written", "published", "waiting", "unaccounted", "handled", "lagging", "dead",
                      "unaccounted_group"),
+    "journey": ("at", "gap_seconds", "stage", "group", "attempt", "detail", "replay", "impossible"),
+    "latency_events": ("event_id", "group", "key", "relay_seconds", "queue_seconds", "handle_seconds", "total_seconds",
+                       "censored"),
+    "latency_segments": ("group", "event_type", "segment", "n", "pending_n", "p50_seconds", "p99_seconds", "max_seconds",
+                         "min_seconds", "negative_ratio", "replay"),
+    "impact": ("value", "n_events", "n_late", "n_failed", "n_dead_open", "n_pending", "delay_p95_seconds", "first_at",
+               "last_at"),
+    "differs": ("attribute", "value", "n_selection", "n_background", "selection_ratio", "background_ratio",
+                "difference_low", "difference_high", "lift"),
+    "hot_keys": ("group", "topic", "of", "key", "partition", "n", "share_ratio", "keys", "oldest_at"),
     "acts": ("acted_at", "actor", "act", "target", "reason"),
     "replays": ("replay_id", "group", "topics", "from_time", "dedupe", "state", "handled", "known", "failed", "parked"),
 }  # fmt: skip
 
 # The monitors' names lead to the views they judge.
 _ALSO = {"consumer_lag": "lag", "dead_letter": "dead_letters"}
+
+# Options whose name is not the parameter's.
+_OPTIONS = {"event_id": "event", "attributes": "attribute"}
 
 
 def window_given(length: str | None, since: str | None, until: str | None, default: str) -> Window:
@@ -88,7 +109,8 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option("--bucket", help="Length of the buckets of time: 10s, 1m.", show_default=False)
         ] = None,
         topic: Annotated[
-            str | None, typer.Option("--topic", help="One topic, of lag_history.", show_default=False)
+            str | None,
+            typer.Option("--topic", help="One topic, of lag_history, impact, differs.", show_default=False),
         ] = None,
         step: Annotated[
             str | None,
@@ -98,6 +120,40 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option("--state", help="Of dead letters: open, resolved, archived, …", show_default=False)
         ] = None,
         event: Annotated[str | None, typer.Option("--event", help="Event id, for journey.", show_default=False)] = None,
+        key: KeyOption = None,
+        business_id: BusinessIdOption = None,
+        by: Annotated[
+            str | None,
+            typer.Option(
+                "--by",
+                help="Of impact: key, event_type, topic or '$.customer.id'; of latency_events and latency_segments: "
+                "processed or written.",
+                show_default=False,
+            ),
+        ] = None,
+        late: Annotated[
+            str | None,
+            typer.Option("--late", help="Of impact and differs: what is late.  [default: 10s]", show_default=False),
+        ] = None,
+        selection: Annotated[
+            str | None,
+            typer.Option(
+                "--selection",
+                help="Of differs: failed, dead, dead_open, pending, late or attribute=value.  [default: failed]",
+                show_default=False,
+            ),
+        ] = None,
+        attribute: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--attribute",
+                help="Of differs: one to compare, '$.region' and header:NAME too; may be repeated.",
+                show_default=False,
+            ),
+        ] = None,
+        of: Annotated[
+            str | None, typer.Option("--of", help="Of hot_keys: unread or failed.", show_default=False)
+        ] = None,
         replays: Annotated[bool, typer.Option("--replays", help="Also what replays and redrives did.")] = False,
         by_event_type: Annotated[bool, typer.Option("--by-event-type", help="Latency per event type.")] = False,
         wide: Annotated[bool, typer.Option("--wide", help="All columns in the table.")] = False,
@@ -118,6 +174,13 @@ def register(app: typer.Typer) -> None:
             "step": step,
             "state": state,
             "event_id": event,
+            "key": key,
+            "business_id": business_id,
+            "by": by,
+            "late": late,
+            "selection": selection,
+            "attributes": attribute or None,
+            "of": of,
             "replays": replays or None,
             "by_event_type": by_event_type or None,
         }
@@ -127,12 +190,27 @@ def register(app: typer.Typer) -> None:
 
     @app.command("journey")
     def journey(
-        event_id: Annotated[str, typer.Argument(help="Id of the event.")],
+        event_id: Annotated[str | None, typer.Argument(help="Id of the event.", show_default=False)] = None,
+        key: KeyOption = None,
+        business_id: BusinessIdOption = None,
+        window: Annotated[
+            str | None,
+            typer.Option("--window", "-w", help="Of a key or business id: how far back.", show_default=False),
+        ] = None,
+        since: SinceOption = None,
+        until: UntilOption = None,
         wide: Annotated[bool, typer.Option("--wide", help="All columns in the table.")] = False,
         format: FormatOption = Format.table,
     ) -> None:
-        """Print the way of one event: written, published, each attempt, handled per group, dead letter, redrive."""
-        _print_view(_named("journey"), {"event_id": event_id}, format, wide=wide)
+        """Print the way of an event, of a key, or of all events of one business process.
+
+        Written, published, each attempt, handled per group, dead letter, redrive, and what it caused. A time that
+        cannot be, by the others, is marked: a clock is wrong.
+        """
+        asked: dict[str, Any] = {"event_id": event_id, "key": key, "business_id": business_id}
+        if window is not None or since is not None or until is not None:
+            asked["window"] = window_given(window, since, until, "1h")
+        _print_view(_named("journey"), asked, format, wide=wide)
 
 
 def _named(name: str) -> Callable[..., Any]:
@@ -167,9 +245,11 @@ def _print_view(function: Callable[..., Any], asked: dict[str, Any], format: For
     parameters = inspect.signature(function).parameters
     for option in given:
         if option not in parameters:
-            raise UsageError(f"view {name} has no --{'event' if option == 'event_id' else option.replace('_', '-')}")
-    if "event_id" in parameters and "event_id" not in given:
-        raise UsageError(f"view {name} is of one event: add --event ID, or type `evkit journey ID`")
+            raise UsageError(f"view {name} has no --{_OPTIONS.get(option, option.replace('_', '-'))}")
+    if name == "journey" and not {"event_id", "key", "business_id"} & given.keys():
+        raise UsageError(
+            "view journey is of one event: add --event ID, --key or --business-id, or type `evkit journey ID`"
+        )
     if "group" in parameters and parameters["group"].default is inspect.Parameter.empty and "group" not in given:
         raise UsageError(f"view {name} is of one consumer group: add --group NAME")
     rows = rows_of(function(connect(), **given))

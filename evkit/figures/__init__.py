@@ -9,10 +9,12 @@ never as markup.
 from __future__ import annotations
 
 from evkit.figures.dead_letters import dead_letters
+from evkit.figures.differs import differs
 from evkit.figures.error_rate import error_rate
 from evkit.figures.journey import journey
 from evkit.figures.lag import lag
 from evkit.figures.latency import latency, latency_over_time
+from evkit.figures.latency_segments import latency_segments
 from evkit.figures.overview import overview
 from evkit.figures.relay_lag import relay_lag, relay_lag_over_time
 from evkit.figures.template import STATUS_COLOURS, TEMPLATE
@@ -22,11 +24,13 @@ __all__ = [
     "STATUS_COLOURS",
     "TEMPLATE",
     "dead_letters",
+    "differs",
     "error_rate",
     "journey",
     "lag",
     "latency",
     "latency_over_time",
+    "latency_segments",
     "overview",
     "publish_rate",
     "relay_lag",

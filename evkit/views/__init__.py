@@ -14,12 +14,16 @@ from evkit.views.code_versions import code_versions
 from evkit.views.columns import COLUMNS, Column
 from evkit.views.consumer_status import consumer_status
 from evkit.views.dead_letters import dead_letter_count, dead_letter_groups, dead_letters
+from evkit.views.differs import differs
 from evkit.views.errors import error_rate, errors
+from evkit.views.hot_keys import hot_keys
+from evkit.views.impact import impact
 from evkit.views.journey import journey
 from evkit.views.lag import lag
 from evkit.views.lag_groups import lag_groups
 from evkit.views.lag_history import lag_history
 from evkit.views.latency import latency, latency_over_time
+from evkit.views.latency_events import latency_events, latency_segments
 from evkit.views.offset_resets import offset_resets
 from evkit.views.rebalances import rebalances
 from evkit.views.relay_lag import relay_lag, relay_lag_over_time
@@ -39,14 +43,19 @@ __all__ = [
     "dead_letter_count",
     "dead_letter_groups",
     "dead_letters",
+    "differs",
     "error_rate",
     "errors",
+    "hot_keys",
+    "impact",
     "journey",
     "lag",
     "lag_groups",
     "lag_history",
     "latency",
+    "latency_events",
     "latency_over_time",
+    "latency_segments",
     "measure",
     "offset_resets",
     "publish_rate",

@@ -7,7 +7,7 @@ apply", never zero. Each module here is about the views of one kind.
 
 from __future__ import annotations
 
-from evkit.views.columns import audit, events, failures, flow, lag
+from evkit.views.columns import affected, audit, events, failures, flow, lag
 from evkit.views.columns.column import Column, Dtype
 from evkit.views.columns.failures import DEAD_LETTERS_PAYLOAD
 from evkit.views.columns.lag import LAG_STATUSES
@@ -39,6 +39,11 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "replays": events.REPLAYS,
     "audit": audit.AUDIT,
     "audit_counts": audit.AUDIT_COUNTS,
+    "latency_events": affected.LATENCY_EVENTS,
+    "latency_segments": affected.LATENCY_SEGMENTS,
+    "impact": affected.IMPACT,
+    "differs": affected.DIFFERS,
+    "hot_keys": affected.HOT_KEYS,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from evkit.views.columns.column import (
     CODE_VERSION,
     ERROR_CLASS,
+    EVENT_ID,
     FINGERPRINT,
     GROUP,
     OFFSET,
@@ -20,10 +21,12 @@ from evkit.views.columns.column import (
 
 JOURNEY = (
     Column("step", "int32", "", "1 for the first stop"),
-    time("at", "when, on the database's clock"),
+    time("at", "when, on the clock that `clock` names"),
     text(
         "stage",
-        "written, published, attempt_failed, processed, skipped, parked, redriven, replayed, or a letter's state",
+        "scheduled, written, unpublishable, held, appended, published, received, attempt_failed, processed, skipped, "
+        "waiting (behind a dead letter), parked (dead), redrive_planned, redriven, replay_planned, replayed, id_conflict, "
+        "a letter's state, or caused: an event that this one led to",
     ),
     text("group", "consumer group; null before the topic"),
     text("topic", "topic"),
@@ -31,13 +34,21 @@ JOURNEY = (
     OFFSET,
     text("detail", "event type, handler and error, or note, in words"),
     Column("attempt", "int32", "", "which attempt; null where there is none"),
-    seconds("gap_seconds", "since the stop before"),
+    seconds("gap_seconds", "since the stop before, of whichever event"),
     seconds("total_seconds", "since the first stop"),
     ERROR_CLASS,
     FINGERPRINT,
     CODE_VERSION,
     REPLAY,
     REPLAY_ID,
+    EVENT_ID,
+    text("event_type", "type of the event; null when the tables do not say it"),
+    text("caused_by", "id of the event that led to this one; null when none is known, and beside other stages"),
+    text(
+        "clock",
+        "whose time it is: database, broker, client, or record (broker or producer, as the topic has it)",
+    ),
+    text("impossible", "what cannot be about its time, in words: a clock is wrong; null when nothing is"),
 )
 
 ACTS = (

@@ -230,9 +230,12 @@ def test_view_prints_what_python_returns(shop, cli):
     assert [row["event_id"] for row in json.loads(printed)] == frame["event_id"].to_list()
     assert list(json.loads(printed)[0]) == frame.columns
     code, printed = cli("journey", frame["event_id"][0], "--format", "csv")
-    assert [line.split(",")[2] for line in printed.splitlines()[1:]] == [
-        "written", "published", "attempt_failed", "attempt_failed", "parked",
-    ]  # fmt: skip
+    stages = [line.split(",")[2] for line in printed.splitlines()[1:]]
+    assert sorted(stages[1:3]) == ["appended", "published"]  # by two clocks, a moment apart
+    assert [stages[0], *stages[3:]] == ["written", "received", "attempt_failed", "attempt_failed", "parked"]
+    assert [row["impossible"] for row in json.loads(cli("journey", frame["event_id"][0], "-f", "json")[1])] == [
+        None
+    ] * 7
     code, printed = cli("monitors", "--group", shop.group, "--format", "json")
     assert [row["monitor"] for row in json.loads(printed)] == list(monitors.MONITORS)
 

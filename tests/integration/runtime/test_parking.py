@@ -287,7 +287,7 @@ def test_journey_of_a_parked_event_says_what_it_waits_for(billing):
 
     stops = views.journey(billing.system, event_id).filter(group=billing.consumer.group)
 
-    assert stops["stage"].to_list() == ["waiting"]
+    assert stops["stage"].to_list() == ["received", "waiting"]
 
 
 def test_total_time_of_retries_counts_from_the_first_failure_in_the_database(new_billing):

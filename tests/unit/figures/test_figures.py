@@ -54,6 +54,10 @@ def rows_of_view(view, name="billing", n=3):
     for row in rows:
         row.update({k: v for k, v in known.items() if k in row})
         row.update({k: v for k, v in percentiles(0.5).items() if k in row})
+        if "distinct" in row:
+            row |= {"distinct": True, "selection_ratio": 0.6, "background_ratio": 0.1, "difference_low": 0.4}
+        if "segment" in row:
+            row["segment"] = "total"
         if "attempt_error_ratio" in row:
             row |= {"attempts": 10, "failures": 4, "failures_dealt_with": 1, "attempt_error_ratio": 0.4}
     return rows

@@ -1,0 +1,55 @@
+"""JSON path as people write it (`$.customer.id`) → the path that PostgreSQL is given, always as a parameter."""
+
+from __future__ import annotations
+
+import re
+
+from evkit.errors import InvalidParameter
+
+# Members and places in arrays, nothing else: filters and regular expressions would let a path run for ever.
+_STEP = re.compile(r'\.(?P<name>[^\W\d][\w-]*)|\."(?P<quoted>[^"\\\x00-\x1f]+)"|\[(?P<index>\d{1,9})\]')
+
+
+def json_path(text: str) -> str:
+    """The path in one spelling, its names quoted: `$.customer.id` and `$."customer".id` are `$."customer"."id"`.
+
+    Raises:
+        InvalidParameter: it is no path of names and numbers that begins with `$`.
+    """
+    given = text.strip()
+    place, steps = 1, []
+    if given.startswith("$"):
+        while found := _STEP.match(given, place):
+            index = found["index"]
+            steps.append(f"[{int(index)}]" if index is not None else f'."{found["name"] or found["quoted"]}"')
+            place = found.end()
+    if not steps or place != len(given):
+        raise InvalidParameter(
+            f"'{text}' is no path into a payload: write $.customer.id, $.items[0].sku or $.\"odd name\"",
+            name="path",
+            value=text,
+        )
+    return "$" + "".join(steps)
+
+
+def is_json_path(text: str) -> bool:
+    """Whether it is meant as one: key, event type and topic are no paths, whatever they say."""
+    return text.lstrip().startswith("$")
+
+
+def path_and_value(text: str) -> tuple[str, str]:
+    """`$.customer.id=4711` as path and value.
+
+    Raises:
+        InvalidParameter: no path, no `=`, or no value.
+    """
+    # The value may have a `=`, and so may a quoted name: the path ends where its steps do.
+    place = 1
+    while found := _STEP.match(text, place):
+        place = found.end()
+    path, sign, value = text[:place], *text[place:].partition("=")[1:]
+    if not sign or not value or text[place] != "=":
+        raise InvalidParameter(
+            f"'{text}' is no path with a value: write $.customer.id=4711", name="business_id", value=text
+        )
+    return json_path(path), value
