@@ -40,6 +40,7 @@ _NARROW = {
                   "p99_seconds", "max_seconds", "failing_error"),
     "journey": ("at", "gap_seconds", "stage", "group", "attempt", "detail", "replay"),
     "acts": ("acted_at", "actor", "act", "target", "reason"),
+    "annotations": ("at", "until", "kind", "text", "group", "actor"),
     "replays": ("replay_id", "group", "topics", "from_time", "dedupe", "state", "handled", "known", "failed", "parked"),
 }  # fmt: skip
 

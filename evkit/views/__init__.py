@@ -5,9 +5,10 @@ asked from Kafka without joining a group, and a real polars DataFrame out of it 
 `columns/`; what a view is about, in its docstring. Live handling and replays are never mixed without a mark.
 """
 
-from __future__ import annotations
+# `from __future__ import annotations` would hide what `annotations` is here from type checkers.
 
 from evkit.views.acts import acts, replays
+from evkit.views.annotations import annotations
 from evkit.views.columns import COLUMNS, Column
 from evkit.views.consumer_status import consumer_status
 from evkit.views.dead_letters import dead_letter_count, dead_letter_groups, dead_letters
@@ -26,6 +27,7 @@ __all__ = [
     "COLUMNS",
     "Column",
     "acts",
+    "annotations",
     "consumer_status",
     "dead_letter_count",
     "dead_letter_groups",
