@@ -9,7 +9,7 @@ Each message says what happened, with which values, and what to do.
     │   ├── InvalidParameter     a notebook or command parameter that is unknown or of the wrong type
     │   └── UnknownName          nothing has this name; near matches are in `suggestions`
     │       └── UnknownGroup, UnknownTopic, UnknownEvent, UnknownLetter, UnknownReplay, UnknownRedrive, UnknownView,
-    │           UnknownNotebook, UnknownIncident, UnknownAnnotation
+    │           UnknownNotebook, UnknownIncident, UnknownAnnotation, UnknownVersion
     ├── Refused                  the request is understood and would do harm                         exit code 1
     │   ├── InvalidEvent         an event that must not enter the outbox (size, topic, type, JSON)
     │   ├── SchemaIncompatible   a change of an event type that old consumers would not survive
@@ -164,6 +164,12 @@ class UnknownIncident(UnknownName):
     """Raised when no incident of this name was written down."""
 
     noun, plural = "incident", "incidents"
+
+
+class UnknownVersion(UnknownName):
+    """Raised when no event of a window was handled by this code version."""
+
+    noun, plural = "code version", "code versions"
 
 
 class UnknownAnnotation(UnknownName):

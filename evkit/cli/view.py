@@ -41,6 +41,9 @@ _NARROW = {
     "journey": ("at", "gap_seconds", "stage", "group", "attempt", "detail", "replay"),
     "acts": ("acted_at", "actor", "act", "target", "reason"),
     "annotations": ("at", "until", "kind", "text", "group", "actor"),
+    "change_points": ("at", "until", "text", "confidence", "evidence"),
+    "timeline": ("at", "until", "kind", "text", "near"),
+    "compare": ("measure", "group", "topic", "a", "b", "a_n", "b_n", "low", "high", "significant"),
     "replays": ("replay_id", "group", "topics", "from_time", "dedupe", "state", "handled", "known", "failed", "parked"),
 }  # fmt: skip
 

@@ -9,7 +9,9 @@ asked from Kafka without joining a group, and a real polars DataFrame out of it 
 
 from evkit.views.acts import acts, replays
 from evkit.views.annotations import annotations
+from evkit.views.change_points import change_points
 from evkit.views.columns import COLUMNS, Column
+from evkit.views.compare import compare
 from evkit.views.consumer_status import consumer_status
 from evkit.views.dead_letters import dead_letter_count, dead_letter_groups, dead_letters
 from evkit.views.errors import error_rate, errors
@@ -22,12 +24,15 @@ from evkit.views.rebalances import rebalances
 from evkit.views.relay_lag import relay_lag, relay_lag_over_time
 from evkit.views.six import measure
 from evkit.views.throughput import publish_rate, throughput
+from evkit.views.timeline import timeline
 
 __all__ = [
     "COLUMNS",
     "Column",
     "acts",
     "annotations",
+    "change_points",
+    "compare",
     "consumer_status",
     "dead_letter_count",
     "dead_letter_groups",
@@ -47,4 +52,5 @@ __all__ = [
     "relay_lag_over_time",
     "replays",
     "throughput",
+    "timeline",
 ]

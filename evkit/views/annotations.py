@@ -22,7 +22,7 @@ from evkit.window import Window
 
 log = logging.getLogger(__name__)
 
-# Members that come one after the other, as in a rolling deploy, are one line: a timeline of forty rebalances hides the rest.
+# Members that come one after the other, as in a rolling deploy, are one line: forty rebalances would hide the rest.
 _REBALANCE_GAP = timedelta(seconds=60)
 # Partitions whose offsets go back within so much time went back together.
 _REWIND_GAP = timedelta(seconds=30)
@@ -40,8 +40,8 @@ def annotations(
     """Everything that is known to have been in a window: what people wrote down, and what the tables tell of themselves.
 
     Kinds that are written down (`evkit annotate`): deploy, config, broker, note, incident. Those that nobody has to write:
-    deploy (a code version whose first event is in the window, and that nobody annotated), schema (a version of an event type
-    that was not written before), breaker (a handler that was held; its last time alone), replay, redrive, offset_reset
+    deploy (a code version whose first event is in the window, and that nobody annotated), schema (a version of an event
+    type that was not written before), breaker (a handler that was held; its last time alone), replay, redrive, offset_reset
     (`evkit replay rewind`, and any group's offsets that went back in Kafka), rebalance (those of a group that follow one
     another within a minute are one), act (anything else that somebody did: archived, edited, skipped, …).
 
@@ -53,7 +53,7 @@ def annotations(
     Columns: see columns/
 
     Sorted by time. What began before the window and reaches into it is there. Rebalances and offsets that went back are of
-    Kafka's `__consumer_offsets`: where that may not be read, or no broker answers, a warning is logged and they are missing.
+    Kafka's `__consumer_offsets`: where that may not be read, or no broker answers, a warning says that they are missing.
 
     Raises:
         UnknownGroup: neither evkit's tables nor the cluster know the group; the closest names are in `suggestions`.
@@ -82,7 +82,7 @@ def annotations(
 
 
 def _from_kafka(system: System, seen: Window, group: str | None, known: list[str]) -> list[dict[str, Any]]:
-    """Rebalances and rewinds of one group, or of those that evkit's tables know; none, with a warning, when nobody tells."""
+    """Rebalances and rewinds of one group, or of those that evkit's tables know; none, and a warning, when nobody tells."""
     wanted = known if group is None else [group]
     if not wanted:
         return []

@@ -35,6 +35,9 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "acts": events.ACTS,
     "replays": events.REPLAYS,
     "annotations": timeline.ANNOTATIONS,
+    "change_points": timeline.CHANGE_POINTS,
+    "timeline": timeline.TIMELINE,
+    "compare": timeline.COMPARE,
 }
 
 

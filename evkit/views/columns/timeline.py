@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evkit.views.columns.column import GROUP, TOPIC, Column, count, flag, seconds, text, time
+from evkit.views.columns.column import Column, count, flag, seconds, text, time
 
 MEASURES = ("publish_rate", "error_ratio", "latency_p50", "latency_p99", "lag", "relay_lag", "dead_letters")
 
