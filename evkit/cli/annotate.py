@@ -71,7 +71,10 @@ def deploy(
     dry_run: DryRunOption = False,
     format: FormatOption = Format.table,
 ) -> None:
-    """Write down a deploy: the line for a deploy hook. It needs a version or a text."""
+    """Write down a deploy: the line for a deploy hook. It needs a version or a text.
+
+    It ends with 3 when PostgreSQL does not answer; a deploy that should not stop for that adds `|| true`.
+    """
     _write(dry_run, format, kind="deploy", text=text, version=version, at=at, until=until, group=group, topic=topic,
            source=source)  # fmt: skip
 

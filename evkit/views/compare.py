@@ -111,10 +111,10 @@ def compare(
     first = second if versions is not None and a == "before" else _past(_baseline(a, second, system))
     of_a, of_b = versions if versions is not None else (None, None)
     one, two = _read(system, first, group, of_a), _read(system, second, group, of_b)
-    rows = [
-        _row(*found, confidence=confidence, seed=seed)
-        for found in _measures(one, two, with_rates=versions is None, with_topics=versions is None and group is None)
-    ]
+    how = {"confidence": confidence, "seed": seed}
+    by_time = versions is None
+    measured = _measures(one, two, how, with_rates=by_time, with_topics=by_time and group is None)
+    rows = [_row(*found) for found in measured]
     return frame("compare", rows, frames)
 
 
@@ -174,60 +174,55 @@ def _read(system: System, window: Window, group: str | None, version: str | None
     return side
 
 
-_Found = tuple[str, str | None, str | None, str, Any, int, int, bool]
+_Found = tuple[str, str | None, str | None, str, Difference, int, int, bool]
 
 
-def _measures(a: _Side, b: _Side, *, with_rates: bool, with_topics: bool) -> Iterator[_Found]:
-    """What is compared: measure, group, topic, unit, how the difference is had, both n, whether that is enough."""
+def _measures(a: _Side, b: _Side, how: dict[str, Any], *, with_rates: bool, with_topics: bool) -> Iterator[_Found]:
+    """What is compared: measure, group, topic, unit, their difference, both n, whether that is enough."""
     named_ = {key for side in (a, b) for key in (*side.counts, *side.steps)}
     groups = sorted({name for measure, name in named_ if measure != "published"})
     topics = sorted({name for measure, name in named_ if measure == "published"})
     for topic in topics if with_topics else ():
-        yield _rate("published", None, topic, a, b)
+        yield _rate("published", None, topic, a, b, how)
     for measure in ("handled", "failed", "dead") if with_rates else ():
         for group in groups:
-            yield _rate(measure, group, None, a, b)
+            yield _rate(measure, group, None, a, b, how)
     for measure, over, under in (
         ("attempt_error_ratio", ("failed",), ("handled", "failed")),
         ("event_failure_ratio", ("dead",), ("handled", "dead")),
     ):
         for group in groups:
-            pairs = [tuple(sum(side.of(m, group) for m in names) for names in (over, under)) for side in (a, b)]
-            n_a, n_b = (int(pair[1].sum()) for pair in pairs)
-
-            def ratio(pairs: Any = pairs, **how: Any) -> Difference:
-                return ratios(*pairs, **how)
-
-            yield measure, group, None, "0..1", ratio, n_a, n_b, min(n_a, n_b) >= _RATIO_MIN
+            first, second = (
+                (sum(side.of(m, group) for m in over), sum(side.of(m, group) for m in under)) for side in (a, b)
+            )
+            n_a, n_b = int(first[1].sum()), int(second[1].sum())
+            found = ratios(first, second, **how)
+            yield measure, group, None, "0..1", found, n_a, n_b, min(n_a, n_b) >= _RATIO_MIN
     for measure in ("latency", "handling"):
         for group in groups:
-            for name, (share, least) in _QUANTILES.items():
-                key = (measure, group)
-                steps = [side.steps.get(key, np.zeros((BUCKETS, 1))) for side in (a, b)]
-                values = (a.values.get(key, np.zeros(1)), b.values.get(key, np.zeros(1)))
-                n_a, n_b = (int(s.sum()) for s in steps)
-
-                def quantile(steps: Any = steps, values: Any = values, share: float = share, **how: Any) -> Difference:
-                    return quantiles(steps[0], steps[1], values, share, **how)
-
-                yield f"{measure}_{name}", group, None, "s", quantile, n_a, n_b, min(n_a, n_b) >= least
+            yield from _percentiles(measure, group, a, b, how)
 
 
-def _rate(measure: str, group: str | None, topic: str | None, a: _Side, b: _Side) -> _Found:
-    counts = [side.of(measure, group or topic or "") for side in (a, b)]
-    n_a, n_b = (int(c.sum()) for c in counts)
+def _percentiles(measure: str, group: str, a: _Side, b: _Side, how: dict[str, Any]) -> Iterator[_Found]:
+    key = (measure, group)
+    first, second = (side.steps.get(key, np.zeros((BUCKETS, 1))) for side in (a, b))
+    values = (a.values.get(key, np.zeros(1)), b.values.get(key, np.zeros(1)))
+    n_a, n_b = int(first.sum()), int(second.sum())
+    found = quantiles(first, second, values, [share for share, _ in _QUANTILES.values()], **how)
+    for (name, (_, least)), difference in zip(_QUANTILES.items(), found, strict=True):
+        yield f"{measure}_{name}", group, None, "s", difference, n_a, n_b, min(n_a, n_b) >= least
 
-    def rate(**how: Any) -> Difference:
-        return ratios((counts[0], a.seconds), (counts[1], b.seconds), **how)
 
-    return measure, group, topic, "1/s", rate, n_a, n_b, n_a + n_b >= _RATE_MIN
+def _rate(measure: str, group: str | None, topic: str | None, a: _Side, b: _Side, how: dict[str, Any]) -> _Found:
+    first, second = (side.of(measure, group or topic or "") for side in (a, b))
+    n_a, n_b = int(first.sum()), int(second.sum())
+    found = ratios((first, a.seconds), (second, b.seconds), **how)
+    return measure, group, topic, "1/s", found, n_a, n_b, n_a + n_b >= _RATE_MIN
 
 
 def _row(
-    measure: str, group: str | None, topic: str | None, unit: str, differ: Any, n_a: int, n_b: int, enough: bool,
-    *, confidence: float, seed: int,
-) -> dict[str, Any]:  # fmt: skip
-    found: Difference = differ(confidence=confidence, seed=seed)
+    measure: str, group: str | None, topic: str | None, unit: str, found: Difference, n_a: int, n_b: int, enough: bool
+) -> dict[str, Any]:
     measured = found.a is not None and found.b is not None
     judged = enough and measured
     row: dict[str, Any] = {

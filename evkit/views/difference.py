@@ -10,6 +10,7 @@ Source: Politis and Romano 1992, the circular block bootstrap.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,30 +56,31 @@ def ratios(a: tuple[Any, Any], b: tuple[Any, Any], *, confidence: float = 0.95, 
 
 
 def quantiles(
-    a: Any, b: Any, values: tuple[Any, Any], share: float, *, confidence: float = 0.95, seed: int = SEED
-) -> Difference:
-    """The difference of two quantiles; each sample is counts by bucket (rows) and value (columns, whose values rise)."""
+    a: Any, b: Any, values: tuple[Any, Any], shares: Sequence[float], *, confidence: float = 0.95, seed: int = SEED
+) -> list[Difference]:
+    """The differences of quantiles; each sample is counts by bucket (rows) and value (columns, whose values rise)."""
     rng = np.random.default_rng(seed)
-    points: list[float | None] = []
-    draws = []
+    points: list[list[float | None]] = [[] for _ in shares]
+    draws: list[list[Any]] = [[] for _ in shares]
     for counts, of in ((np.asarray(a), np.asarray(values[0])), (np.asarray(b), np.asarray(values[1]))):
-        total = counts.sum()
-        if total <= 0:
-            points.append(None)
-            continue
-        points.append(float(of[_rank(counts.sum(axis=0)[None, :], share)[0]]))
-        drawn = _drawn(len(counts), rng) @ counts
-        empty = drawn.sum(axis=1) == 0
-        found = of[_rank(drawn, share)]
-        found[empty] = points[-1]
-        draws.append(found)
-    return _difference(points, draws, len(a), confidence)
+        cumulated = np.cumsum(counts.sum(axis=0))[None, :]
+        is_empty = cumulated[0, -1] <= 0
+        # Counts are whole, and far below where single precision rounds them.
+        drawn = None if is_empty else np.cumsum(_drawn(len(counts), rng).astype("f4") @ counts.astype("f4"), axis=1)
+        for n, share in enumerate(shares):
+            if drawn is None:
+                points[n].append(None)
+                continue
+            point = float(of[_rank(cumulated, share)[0]])
+            points[n].append(point)
+            draws[n].append(np.where(drawn[:, -1] > 0, of[_rank(drawn, share)], point))
+    return [_difference(points[n], draws[n], len(a), confidence) for n in range(len(shares))]
 
 
-def _rank(counts: Any, share: float) -> Any:
+def _rank(cumulated: Any, share: float) -> Any:
     """Column of the smallest value that at least this share of the row's counts do not exceed."""
-    cumulated = np.cumsum(counts, axis=1)
-    return (cumulated < share * cumulated[:, -1:] - 1e-9).sum(axis=1).clip(0, counts.shape[1] - 1)
+    needed = np.ceil(share * cumulated[:, -1:].astype("f8") - 1e-6)
+    return (cumulated < np.maximum(needed, 1)).sum(axis=1).clip(0, cumulated.shape[1] - 1)
 
 
 def _drawn(buckets: int, rng: np.random.Generator) -> Any:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from evkit.errors import UnknownGroup
 from evkit.system import System
 from evkit.views.annotations import annotations as told
 from evkit.views.change_points import change_points
 from evkit.views.frame import Frame, Frames, WindowLike, frame, rows_of, view, window_of
+
+log = logging.getLogger(__name__)
 
 # What may be behind a change, the likelier first; an incident or a note says what was seen, not what was done.
 _CAUSES = ("deploy", "config", "broker", "schema", "offset_reset", "replay", "redrive", "rebalance", "breaker", "act")
@@ -42,13 +46,17 @@ def timeline(
     Columns: see columns/
 
     Sorted by time; what changed and what was written down in the same moment, the latter first. Empty, with these columns,
-    when nothing is known and nothing changed.
+    when nothing is known and nothing changed. Of a group that only Kafka knows there are no change points, with a warning.
 
     Raises: see `annotations` and `change_points`.
     """
     seen = window_of(window, system)
     known = rows_of(told(system, seen, group=group), "annotations")
-    changes = rows_of(change_points(system, seen, group=group, bucket=bucket), "change_points")
+    try:
+        changes = rows_of(change_points(system, seen, group=group, bucket=bucket), "change_points")
+    except UnknownGroup as error:  # annotations know it: from Kafka, or from what was written down
+        log.warning("timeline: change points are missing, for they are of evkit's tables: %s", error)
+        changes = []
     return frame("timeline", merged(known, changes), frames)
 
 

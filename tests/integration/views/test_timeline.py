@@ -80,6 +80,16 @@ def test_the_timeline_names_the_deploy_that_was_just_before(evkit_system, incide
         assert row["text"].endswith(", 2 min after deploy 1.4.2 of billing")
 
 
+def test_a_group_that_only_kafka_knows_has_annotations_and_a_warning(evkit_system, past, caplog):
+    past.sql("INSERT INTO evkit.rewind VALUES ('w-1', 'audit', '2013-02-08Z', '[]', 'done', 'eve', 'x', %s, %s)",
+             past.at(51), past.at(50))  # fmt: skip
+
+    rows = views.timeline(evkit_system, past.window(100), group="audit").to_dicts()
+
+    assert [r["kind"] for r in rows] == ["offset_reset"]
+    assert "change points are missing" in caplog.text
+
+
 def test_a_calm_half_hour_has_no_change_point(evkit_system, past):
     for i in range(600):
         past.write(f"e{i}", 1800 - 3 * i, published=1799.9 - 3 * i)
