@@ -7,8 +7,8 @@
    once the plain levels are taken away, and then more proof is needed (it is the long-run variance that counts).
 3. Spikes of one or two buckets are clipped; they are no change of level.
 4. PELT finds the cut into segments with the least squared error plus a penalty for each cut. The penalty is 3 log n times
-   the noise: the modified BIC for changes in the mean of normal data, stricter than the 2 log n of plain BIC, which on
-   noise alone finds a change in one series of ten.
+   the noise: the modified BIC for changes in the mean of normal data, stricter than the 2 log n of plain BIC. Of 60
+   series of 120 buckets of noise, each of seven kinds, 3 log n found a change in none, 2 log n in 0 or 1, log n in up to 43.
 5. A change too small to matter is left out, and changes that follow one another in the same direction are one, a ramp.
 
 Sources: PELT, Killick, Fearnhead and Eckley 2012 (here by the library ruptures); the penalty, Zhang and Siegmund 2007
@@ -32,7 +32,7 @@ Kind = Literal["count", "ratio", "duration", "amount"]
 # A level is what lasts so many buckets; below this many in all there is none to compare it with.
 BUCKETS_MIN = 4
 SERIES_MIN = 12
-# Times the noise and log n: see above. At 120 buckets of pure noise it is exceeded in about 1 series of 100.
+# Times the noise and log n: see above.
 PENALTY = 3.0
 # Values further from their neighbours than so many times the noise count as that far away.
 _CLIP = 3.0

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -39,15 +40,13 @@ class Difference:
 
 def ratios(a: tuple[Any, Any], b: tuple[Any, Any], *, confidence: float = 0.95, seed: int = SEED) -> Difference:
     """The difference of two ratios of sums (a rate is events over seconds); each is (counts, of what) by bucket."""
-    rng = np.random.default_rng(seed)
     points: list[float | None] = []
     draws = []
-    for side in (a, b):
+    for side, drawn in zip((a, b), _draws(len(a[0]), seed), strict=True):
         over, under = (np.asarray(part, float) for part in side)
         if under.sum() <= 0:
             points.append(None)
             continue
-        drawn = _drawn(len(over), rng)
         point = float(over.sum() / under.sum())
         whole = drawn @ under
         points.append(point)
@@ -59,14 +58,13 @@ def quantiles(
     a: Any, b: Any, values: tuple[Any, Any], shares: Sequence[float], *, confidence: float = 0.95, seed: int = SEED
 ) -> list[Difference]:
     """The differences of quantiles; each sample is counts by bucket (rows) and value (columns, whose values rise)."""
-    rng = np.random.default_rng(seed)
     points: list[list[float | None]] = [[] for _ in shares]
     draws: list[list[Any]] = [[] for _ in shares]
-    for counts, of in ((np.asarray(a), np.asarray(values[0])), (np.asarray(b), np.asarray(values[1]))):
+    for counts, of, chosen in zip((np.asarray(a), np.asarray(b)), values, _draws(len(a), seed), strict=True):
         cumulated = np.cumsum(counts.sum(axis=0))[None, :]
         is_empty = cumulated[0, -1] <= 0
         # Counts are whole, and far below where single precision rounds them.
-        drawn = None if is_empty else np.cumsum(_drawn(len(counts), rng).astype("f4") @ counts.astype("f4"), axis=1)
+        drawn = None if is_empty else np.cumsum(chosen @ counts.astype("f4"), axis=1)
         for n, share in enumerate(shares):
             if drawn is None:
                 points[n].append(None)
@@ -83,13 +81,19 @@ def _rank(cumulated: Any, share: float) -> Any:
     return (cumulated < np.maximum(needed, 1)).sum(axis=1).clip(0, cumulated.shape[1] - 1)
 
 
+@lru_cache(maxsize=4)
+def _draws(buckets: int, seed: int) -> tuple[Any, Any]:
+    """How often each bucket is in each draw, for either side: matrices of draws by buckets."""
+    rng = np.random.default_rng(seed)
+    return _drawn(buckets, rng), _drawn(buckets, rng)
+
+
 def _drawn(buckets: int, rng: np.random.Generator) -> Any:
-    """How often each bucket is in each draw: a matrix of draws by buckets."""
     run = min(_RUN, buckets)
     starts = rng.integers(0, buckets, (DRAWS, -(-buckets // run)))
     chosen = ((starts[:, :, None] + np.arange(run)) % buckets).reshape(DRAWS, -1)[:, :buckets]
     flat = chosen + np.arange(DRAWS)[:, None] * buckets
-    return np.bincount(flat.ravel(), minlength=DRAWS * buckets).reshape(DRAWS, buckets).astype(float)
+    return np.bincount(flat.ravel(), minlength=DRAWS * buckets).reshape(DRAWS, buckets).astype("f4")
 
 
 def _difference(points: list[float | None], draws: list[Any], buckets: int, confidence: float) -> Difference:

@@ -67,11 +67,11 @@ def test_intervals_of_ratios_hold_the_truth_in_about_95_of_100():
 def test_intervals_of_percentiles_hold_the_truth_in_about_95_of_100(share, n, memory):
     rng = np.random.default_rng(4)
     flagged = 0
-    for _ in range(80):
+    for _ in range(60):
         (a, values_a), (b, values_b) = sample(rng, n, memory=memory), sample(rng, n, memory=memory)
         flagged += quantiles(a, b, (values_a, values_b), [share])[0].excludes_zero
 
-    assert flagged <= 9, flagged
+    assert flagged <= 7, flagged
 
 
 def test_a_clear_difference_of_percentiles_is_found_with_its_size():
