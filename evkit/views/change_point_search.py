@@ -8,7 +8,8 @@
 3. Spikes of one or two buckets are clipped; they are no change of level.
 4. PELT finds the cut into segments with the least squared error plus a penalty for each cut. The penalty is 3 log n times
    the noise: the modified BIC for changes in the mean of normal data, stricter than the 2 log n of plain BIC. Of 60
-   series of 120 buckets of noise, each of seven kinds, 3 log n found a change in none, 2 log n in 0 or 1, log n in up to 43.
+   series of 120 buckets of each of seven kinds of noise, 3 log n found a change in none, 2 log n in 0 or 1, log n in up
+   to 43.
 5. A change too small to matter is left out, and changes that follow one another in the same direction are one, a ramp.
 
 Sources: PELT, Killick, Fearnhead and Eckley 2012 (here by the library ruptures); the penalty, Zhang and Siegmund 2007
