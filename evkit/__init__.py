@@ -7,6 +7,7 @@
     Record, decoding                  what a topic holds, and how it becomes an Event
     dead_letters, replay, schemas     failures and the past, on purpose
     foreign                           dead letters in other frameworks' words
+    annotation                        deploys, incidents and notes, written down for the timeline
     connect, System, Window           a system to look at, a stretch of time
     views, monitors, figures          records → frames → findings, drawings    (extra: views)
     reporting                         notebooks, executed                      (extra: notebooks)
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from evkit.event import Event
     from evkit.event_types import event_type, upcaster
     from evkit.kafka import Record
-    from evkit.runtime import dead_letters, outbox, replay, schemas
+    from evkit.runtime import annotation, dead_letters, outbox, replay, schemas
     from evkit.runtime.breaker import Breaker
     from evkit.runtime.consumer import Consumer
     from evkit.runtime.handler import Tx
@@ -51,6 +52,7 @@ _HOMES = {
     "Record": "evkit.kafka",
     "dead_letters": "evkit.runtime.dead_letters:",
     "foreign": "evkit.foreign:",
+    "annotation": "evkit.runtime.annotation:",
     "replay": "evkit.runtime.replay:",
     "schemas": "evkit.runtime.schemas:",
     "connect": "evkit.system",
@@ -79,6 +81,7 @@ __all__ = [
     "TryLater",
     "Tx",
     "Window",
+    "annotation",
     "connect",
     "dead_letters",
     "decoding",

@@ -9,13 +9,12 @@ Each message says what happened, with which values, and what to do.
     │   ├── InvalidParameter     a notebook or command parameter that is unknown or of the wrong type
     │   └── UnknownName          nothing has this name; near matches are in `suggestions`
     │       └── UnknownGroup, UnknownTopic, UnknownEvent, UnknownLetter, UnknownReplay, UnknownRedrive, UnknownView,
-    │           UnknownNotebook, UnknownIncident
-    │           UnknownNotebook, UnknownKey, UnknownBusinessId
+    │           UnknownNotebook, UnknownKey, UnknownBusinessId, UnknownIncident, UnknownAnnotation, UnknownVersion
     ├── Refused                  the request is understood and would do harm                         exit code 1
     │   ├── InvalidEvent         an event that must not enter the outbox (size, topic, type, JSON)
     │   ├── SchemaIncompatible   a change of an event type that old consumers would not survive
     │   ├── SchemaMismatch       a payload that its event type's model does not accept
-    │   ├── RedriveRefused, EditRefused, PurgeRefused, ImportRefused, ReplayRefused
+    │   ├── RedriveRefused, EditRefused, PurgeRefused, ImportRefused, ReplayRefused, AnnotationRefused
     │   ├── BrokerRefused        Kafka answers, and says no: a wrong password, no authorisation
     │   │   └── OffsetsLogRefused  we may not read `__consumer_offsets`: what a group did in the past stays unknown
     │   ├── RelayStopped         the brokers will never take this relay's events until somebody does something
@@ -167,16 +166,28 @@ class UnknownView(UnknownName):
     noun, plural = "view", "views"
 
 
-class UnknownIncident(UnknownName):
-    """Raised when there is no incident of this name to play."""
-
-    noun, plural = "incident", "incidents"
-
-
 class UnknownNotebook(UnknownName):
     """Raised when there is no notebook or report of this name."""
 
     noun, plural = "notebook", "notebooks"
+
+
+class UnknownIncident(UnknownName):
+    """Raised when no incident of this name was written down, or is there to play."""
+
+    noun, plural = "incident", "incidents"
+
+
+class UnknownVersion(UnknownName):
+    """Raised when no event of a window was handled by this code version."""
+
+    noun, plural = "code version", "code versions"
+
+
+class UnknownAnnotation(UnknownName):
+    """Raised when there is no annotation with this id."""
+
+    noun, plural = "annotation", "annotations"
 
 
 class Refused(EvkitError):
@@ -228,6 +239,10 @@ class ImportRefused(Refused):
 
 class ReplayRefused(Refused):
     """Raised when a replay cannot start or go on as asked."""
+
+
+class AnnotationRefused(Refused):
+    """Raised when an annotation cannot be written or changed as asked."""
 
 
 class BrokerRefused(Refused):

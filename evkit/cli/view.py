@@ -61,6 +61,10 @@ _NARROW = {
                 "difference_low", "difference_high", "lift"),
     "hot_keys": ("group", "topic", "of", "key", "partition", "n", "share_ratio", "keys", "oldest_at"),
     "acts": ("acted_at", "actor", "act", "target", "reason"),
+    "annotations": ("at", "until", "kind", "text", "group", "actor"),
+    "change_points": ("at", "until", "text", "confidence", "evidence"),
+    "timeline": ("at", "until", "kind", "text", "near"),
+    "compare": ("measure", "group", "topic", "a", "b", "a_n", "b_n", "low", "high", "significant"),
     "replays": ("replay_id", "group", "topics", "from_time", "dedupe", "state", "handled", "known", "failed", "parked"),
 }  # fmt: skip
 
@@ -78,11 +82,15 @@ def window_given(length: str | None, since: str | None, until: str | None, defau
         UsageError: a length and a start or end at once.
         InvalidParameter: one of them cannot be read.
     """
+    from evkit import connect
     from evkit.errors import UsageError
+    from evkit.views.frame import window_of
+    from evkit.views.incident_window import incident_named
     from evkit.window import Window
 
     if since is None and until is None:
-        return Window.last(length or default)
+        is_incident = length is not None and incident_named(length) is not None
+        return window_of(length, connect()) if is_incident else Window.last(length or default)
     if length is not None:
         raise UsageError("give --window, or --since and --until, not both")
     if since is None:

@@ -6,7 +6,7 @@ them. An empty frame gives a figure that says why there is nothing to draw. Text
 never as markup.
 """
 
-from __future__ import annotations
+# `from __future__ import annotations` would hide what `annotations` is here from type checkers.
 
 from evkit.figures.dead_letters import dead_letters
 from evkit.figures.differs import differs
@@ -19,10 +19,12 @@ from evkit.figures.overview import overview
 from evkit.figures.relay_lag import relay_lag, relay_lag_over_time
 from evkit.figures.template import STATUS_COLOURS, TEMPLATE
 from evkit.figures.throughput import publish_rate, throughput
+from evkit.figures.timeline import annotations, rules, timeline
 
 __all__ = [
     "STATUS_COLOURS",
     "TEMPLATE",
+    "annotations",
     "dead_letters",
     "differs",
     "error_rate",
@@ -35,5 +37,7 @@ __all__ = [
     "publish_rate",
     "relay_lag",
     "relay_lag_over_time",
+    "rules",
     "throughput",
+    "timeline",
 ]

@@ -494,3 +494,23 @@ CREATE TABLE evkit.audit (
     plan      jsonb       NOT NULL,
     result    jsonb
 );
+
+-- What people and deploy hooks know of a time, and no other table says. An incident is a window with a name.
+CREATE TABLE evkit.annotation (
+    annotation_id   bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind            text        NOT NULL CHECK (kind IN ('deploy', 'config', 'broker', 'note', 'incident')),
+    at              timestamptz NOT NULL,
+    until           timestamptz,                                   -- NULL: a moment; of an incident: it is not over
+    text            text        NOT NULL,
+    name            text,                                          -- of an incident: --window incident:NAME
+    version         text,                                          -- of a deploy
+    consumer_group  text        COLLATE "C",                       -- what it is about; NULL: everything
+    topic           text,
+    actor           text        NOT NULL,
+    source          text        NOT NULL,                          -- what wrote it: 'cli', 'python', a pipeline's name
+    created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CHECK (until > at),
+    CHECK ((kind = 'incident') = (name IS NOT NULL))
+);
+CREATE INDEX annotation_at ON evkit.annotation (at);
+CREATE UNIQUE INDEX annotation_incident ON evkit.annotation (name) WHERE kind = 'incident';

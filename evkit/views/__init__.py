@@ -5,13 +5,16 @@ asked from Kafka without joining a group, and a real polars DataFrame out of it 
 `columns/`; what a view is about, in its docstring. Live handling and replays are never mixed without a mark.
 """
 
-from __future__ import annotations
+# `from __future__ import annotations` would hide what `annotations` is here from type checkers.
 
 from evkit.views.acts import acts, replays
+from evkit.views.annotations import annotations
 from evkit.views.audit import audit, audit_counts
 from evkit.views.breakers import breakers
+from evkit.views.change_points import change_points
 from evkit.views.code_versions import code_versions
 from evkit.views.columns import COLUMNS, Column
+from evkit.views.compare import compare
 from evkit.views.consumer_status import consumer_status
 from evkit.views.dead_letters import dead_letter_count, dead_letter_groups, dead_letters
 from evkit.views.differs import differs
@@ -30,15 +33,19 @@ from evkit.views.relay_lag import relay_lag, relay_lag_over_time
 from evkit.views.six import measure
 from evkit.views.symptoms import symptoms
 from evkit.views.throughput import publish_rate, throughput
+from evkit.views.timeline import timeline
 
 __all__ = [
     "COLUMNS",
     "Column",
     "acts",
+    "annotations",
     "audit",
     "audit_counts",
     "breakers",
+    "change_points",
     "code_versions",
+    "compare",
     "consumer_status",
     "dead_letter_count",
     "dead_letter_groups",
@@ -65,4 +72,5 @@ __all__ = [
     "replays",
     "symptoms",
     "throughput",
+    "timeline",
 ]

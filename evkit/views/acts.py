@@ -23,7 +23,7 @@ def acts(system: System, window: WindowLike = None, *, rows_max: int = ROWS_MAX,
     Raises:
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
-    seen = window_of(window)
+    seen = window_of(window, system)
     rows = fetch(system, "journey", "acts", COLUMNS["acts"], since=seen.start, until=seen.end, rows_max=rows_max)
     return frame("acts", rows, frames)
 

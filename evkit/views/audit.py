@@ -148,7 +148,9 @@ def examined(
         raise UsageError(
             "not available here: an audit compares evkit's outbox and inboxes with the topics, and no PostgreSQL is set"
         )
-    return examine(system, window_of(window), topic=topic, group=group, settle=length, wanted=wanted, rows_max=rows_max)
+    return examine(
+        system, window_of(window, system), topic=topic, group=group, settle=length, wanted=wanted, rows_max=rows_max
+    )
 
 
 def counted(found: Examined) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ def code_versions(
         UnknownGroup: evkit's tables know no such group; the closest names are in `suggestions`.
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
-    seen = window_of(window)
+    seen = window_of(window, system)
     columns = COLUMNS["code_versions"]
     rows = fetch(system, "code_versions", "code_versions", columns, group=group, since=seen.start, until=seen.end)
     return frame("code_versions", rows, frames)

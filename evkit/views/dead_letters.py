@@ -55,7 +55,7 @@ def dead_letters(
             near = closest(asked, STATES)
             hint = f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(STATES)}"
             raise InvalidParameter(f"'{asked}' is no state of a dead letter{hint}", name="state", value=asked)
-    seen = None if window is None else window_of(window)
+    seen = None if window is None else window_of(window, system)
     rows = fetch(
         system,
         "dead_letters",
@@ -119,7 +119,7 @@ def dead_letter_groups(
         UnknownGroup: evkit's tables know no such group; the closest names are in `suggestions`.
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
-    seen = window_of(window)
+    seen = window_of(window, system)
     rows = fetch(
         system,
         "dead_letters",
@@ -157,7 +157,7 @@ def dead_letter_count(
         UnknownGroup: evkit's tables know no such group; the closest names are in `suggestions`.
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
-    seen = window_of(window)
+    seen = window_of(window, system)
     rows = fetch(
         system,
         "dead_letters",

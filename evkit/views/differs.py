@@ -88,7 +88,7 @@ def differs(
         InvalidParameter: selection, an attribute, `late` or the window cannot be read.
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
-    seen = window_of(window)
+    seen = window_of(window, system)
     made_by = _made_by(selection)
     compared = [a for a in _attributes(attributes, made_by) if a != made_by]
     paths = [a for a in compared if is_json_path(a)]

@@ -45,7 +45,7 @@ def error_rate(
         InvalidParameter: window or bucket cannot be read.
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
-    seen = window_of(window)
+    seen = window_of(window, system)
     rows = fetch(
         system,
         "errors",
@@ -84,7 +84,7 @@ def errors(
         UnknownGroup: evkit's tables know no such group; the closest names are in `suggestions`.
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
-    seen = window_of(window)
+    seen = window_of(window, system)
     rows = fetch(
         system,
         "errors",

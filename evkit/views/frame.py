@@ -16,6 +16,7 @@ from evkit.errors import InvalidParameter, MissingExtra, UnknownGroup
 from evkit.sql import named
 from evkit.system import System
 from evkit.views import columns as _columns
+from evkit.views.incident_window import incident_named, incident_window
 from evkit.window import Window, duration
 
 try:
@@ -143,14 +144,17 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def window_of(window: WindowLike) -> Window:
-    """The window meant: one given, a length that ends now ("2h"), or the last hour.
+def window_of(window: WindowLike, system: System | None = None) -> Window:
+    """The window meant: one given, a length that ends now ("2h"), "incident:NAME" of a system, or the last hour.
 
     Raises:
         InvalidParameter: a text that is no duration.
+        UnknownIncident: the system knows no incident of this name; near matches are in `suggestions`.
     """
     if isinstance(window, Window):
         return window
+    if isinstance(window, str) and system is not None and (incident := incident_named(window)) is not None:
+        return incident_window(system, incident)
     return Window.last(WINDOW_DEFAULT if window is None else window)
 
 

@@ -47,7 +47,7 @@ def hot_keys(
     """
     if of not in (None, "unread", "failed"):
         raise InvalidParameter(f"of '{of}' is no kind of hot key: take unread or failed", name="of", value=of)
-    seen = window_of(window)
+    seen = window_of(window, system)
     rows = fetch(
         system,
         "events",

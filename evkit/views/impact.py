@@ -73,7 +73,7 @@ def impact(
         InvalidParameter: `by` is no dimension and no path; `late` or the window cannot be read; the function raised.
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
-    seen = window_of(window)
+    seen = window_of(window, system)
     asked: dict[str, Any] = {
         "since": seen.start,
         "until": seen.end,

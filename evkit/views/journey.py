@@ -71,7 +71,7 @@ def journey(
         raise InvalidParameter("a journey is of one thing: give event_id, key or business_id", name="event_id")
     if event_id is not None and window is not None:
         raise InvalidParameter("the journey of one event is shown whole: leave the window away", name="window")
-    seen = None if window is None else window_of(window)
+    seen = None if window is None else window_of(window, system)
     with system.reading() as connection:
         if event_id is not None:
             ids = [event_id]

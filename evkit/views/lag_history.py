@@ -62,7 +62,7 @@ def lag_history(
 
     Source: OffsetCommitValue.commitTimestamp and ListOffsets by timestamp, both of Apache Kafka 4.3.1.
     """
-    seen = past_window(window)
+    seen = past_window(window, system)
     instants = _instants(seen, bucket_of(step, seen))
     part = history_of(system, group)
     commits = offsets_log.commits_of(part, group) if part else {}
@@ -79,13 +79,13 @@ def lag_history(
     return frame("lag_history", rows, frames)
 
 
-def past_window(window: WindowLike) -> Window:
+def past_window(window: WindowLike, system: System) -> Window:
     """The window meant, its end not after now.
 
     Raises:
         InvalidParameter: it cannot be read, or begins in the future.
     """
-    seen, now = window_of(window), datetime.now(UTC)
+    seen, now = window_of(window, system), datetime.now(UTC)
     if seen.start >= now:
         raise InvalidParameter(
             f"the window begins at {seen.start.isoformat()}, and now it is {now.isoformat()}: there is no history yet",

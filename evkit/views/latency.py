@@ -41,7 +41,7 @@ def latency(
         UnknownGroup: evkit's tables know no such group; the closest names are in `suggestions`.
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
-    seen = window_of(window)
+    seen = window_of(window, system)
     rows = fetch(
         system,
         "latency",
@@ -85,7 +85,7 @@ def latency_over_time(
         InvalidParameter: window or bucket cannot be read.
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
-    seen = window_of(window)
+    seen = window_of(window, system)
     rows = fetch(
         system,
         "latency",

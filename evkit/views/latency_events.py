@@ -49,7 +49,7 @@ def latency_events(
         InvalidParameter: window or `by` cannot be read.
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
-    seen = window_of(window)
+    seen = window_of(window, system)
     rows = fetch(
         system,
         "events",
@@ -101,7 +101,7 @@ def latency_segments(
         InvalidParameter: window or `by` cannot be read.
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
-    seen = window_of(window)
+    seen = window_of(window, system)
     rows = fetch(
         system,
         "events",

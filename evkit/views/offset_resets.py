@@ -32,7 +32,7 @@ def offset_resets(system: System, group: str, window: WindowLike = None, *, fram
 
     Raises: see `rebalances`.
     """
-    seen = past_window(window)
+    seen = past_window(window, system)
     part = history_of(system, group)
     rows = [] if part is None else [row for row in moves(part, group) if seen.start <= row["at"] < seen.end]
     rows.sort(key=lambda row: (row["at"], row["topic"], row["partition"]))

@@ -42,7 +42,7 @@ def rebalances(system: System, group: str, window: WindowLike = None, *, frames:
 
     Source: GroupMetadataValue and ConsumerGroupMetadataValue, ConsumerGroupMemberMetadataValue of Apache Kafka 4.3.1.
     """
-    seen = past_window(window)
+    seen = past_window(window, system)
     part = history_of(system, group)
     if part is None:
         return frame("rebalances", [], frames)

@@ -29,7 +29,7 @@ def relay_lag(system: System, window: WindowLike = None, *, frames: Frames = "po
     Raises:
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
-    seen = window_of(window)
+    seen = window_of(window, system)
     with system.reading() as connection:
         cursor = connection.cursor(row_factory=dict_row)
         row = dict(cursor.execute(named("outbox")["status"]).fetchone() or {})
@@ -74,7 +74,7 @@ def relay_lag_over_time(
         InvalidParameter: window or bucket cannot be read.
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
-    seen = window_of(window)
+    seen = window_of(window, system)
     rows = fetch(
         system,
         "relay_lag",

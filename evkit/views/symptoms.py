@@ -42,7 +42,7 @@ def symptoms(
     Raises:
         InvalidParameter: the window cannot be read. Nothing else: what goes wrong in a view is in the answer.
     """
-    seen = window_of(window)
+    seen = window_of(window, system)
     answer = measure(system, seen, group=group, frames=frames)
     lag = answer["consumer_lag"]
     groups = [] if isinstance(lag, Exception) else sorted({row["group"] for row in rows_of(lag, "lag")})
@@ -83,7 +83,7 @@ def _groups_past(
     """What the offsets log tells of all groups; it is read once."""
     names = ("rebalances", "offset_resets")
     try:
-        past = past_window(window)
+        past = past_window(window, system)
         parts = offsets_log.read(system.settings, system.admin, group)
     except Exception as error:  # told once, for both
         return dict.fromkeys(names, error)

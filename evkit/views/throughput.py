@@ -36,7 +36,7 @@ def publish_rate(
         InvalidParameter: window or bucket cannot be read.
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
-    seen = window_of(window)
+    seen = window_of(window, system)
     rows = fetch(
         system,
         "throughput",
@@ -78,7 +78,7 @@ def throughput(
         InvalidParameter: window or bucket cannot be read.
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
-    seen = window_of(window)
+    seen = window_of(window, system)
     rows = fetch(
         system,
         "throughput",

@@ -7,7 +7,7 @@ apply", never zero. Each module here is about the views of one kind.
 
 from __future__ import annotations
 
-from evkit.views.columns import affected, audit, events, failures, flow, lag
+from evkit.views.columns import affected, audit, events, failures, flow, lag, timeline
 from evkit.views.columns.column import Column, Dtype
 from evkit.views.columns.failures import DEAD_LETTERS_PAYLOAD
 from evkit.views.columns.lag import LAG_STATUSES
@@ -44,6 +44,10 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "impact": affected.IMPACT,
     "differs": affected.DIFFERS,
     "hot_keys": affected.HOT_KEYS,
+    "annotations": timeline.ANNOTATIONS,
+    "change_points": timeline.CHANGE_POINTS,
+    "timeline": timeline.TIMELINE,
+    "compare": timeline.COMPARE,
 }
 
 

@@ -81,8 +81,8 @@ class Past:
         ).fetchone()  # fmt: skip
         return int(row[0])
 
-    def sql(self, query: str, *values: object) -> None:
-        self.connection.execute(query, values)
+    def sql(self, query: str, *values: object, **named: object) -> None:
+        self.connection.execute(query, named or values)
 
 
 @pytest.fixture

@@ -1,0 +1,110 @@
+"""A deploy that broke something, as the tables have it: what changed is found, at its time and with its cause."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from evkit import annotation, views
+from evkit.errors import InvalidParameter, UnknownGroup
+
+
+@pytest.fixture
+def incident(past):
+    """Half an hour: 2 events a second, handled after 0.1 s; from minute 18 on 6, handled after 5 s, a third dies."""
+    past.sql(
+        """
+        WITH event AS (
+            SELECT 'e' || n AS id, %s::timestamptz + n * interval '0.5 s' AS at, false AS bad
+              FROM generate_series(0, 2159) AS n
+            UNION ALL
+            SELECT 'f' || n, %s::timestamptz + n * interval '0.16666 s', true FROM generate_series(0, 4319) AS n
+        ), written AS (
+            INSERT INTO evkit.outbox (id, aggregatetype, aggregateid, type, payload, created_at)
+            SELECT id, 'order', id, 'order.placed', '{}', at FROM event ORDER BY at RETURNING position, id, created_at
+        ), published AS (
+            INSERT INTO evkit.publication SELECT position, 0, position, created_at + interval '20 ms' FROM written
+        ), failed AS (
+            INSERT INTO evkit.attempt (consumer_group, event_id, event_type, topic, partition, "offset", attempt, failed_at,
+                                       duration_seconds, error_class, error_message, stack_trace, fingerprint, disposition)
+            SELECT 'billing', id, 'order.placed', 'order', 0, 1, 1, at + interval '5 s', 0.1, 'KeyError', 'x', 'T', 'f',
+                   'dead'
+              FROM event WHERE bad AND hashtext(id) %% 3 = 0
+        )
+        INSERT INTO evkit.inbox (consumer_group, event_id, event_type, topic, partition, "offset", outcome, created_at,
+                                 received_at, processed_at)
+        SELECT 'billing', id, 'order.placed', 'order', 0, 1,
+               CASE WHEN bad AND hashtext(id) %% 3 = 0 THEN 'dead' ELSE 'handled' END, at, at,
+               at + CASE WHEN bad THEN interval '5 s' ELSE interval '100 ms' END
+          FROM event
+        """,
+        past.at(1800),
+        past.at(720),
+    )
+    past.sql("ANALYZE")  # as autovacuum does soon after: rows that no statistics know of are joined one by one
+    return past
+
+
+def test_every_measure_that_changed_is_found_within_a_bucket(evkit_system, incident):
+    rows = views.change_points(evkit_system, incident.window(1800), bucket="15s").to_dicts()
+
+    assert {(r["measure"], r["group"], r["topic"], r["direction"]) for r in rows} == {
+        ("publish_rate", None, "order", "rose"),
+        ("error_ratio", "billing", None, "rose"),
+        ("dead_letters", "billing", None, "rose"),
+        ("latency_p50", "billing", None, "rose"),
+        ("latency_p99", "billing", None, "rose"),
+        ("lag", "billing", "order", "rose"),
+    }
+    for row in rows:
+        assert abs((row["at"] - incident.at(720)).total_seconds()) <= 30, row
+        assert row["confidence"] > 0.999
+    (rate,) = [r for r in rows if r["measure"] == "publish_rate"]
+    assert (rate["before"], rate["after"]) == (pytest.approx(2, rel=0.02), pytest.approx(6, rel=0.02))
+    assert rate["text"].startswith("publish rate of order rose from 2/s to ")
+    (ratio,) = [r for r in rows if r["measure"] == "error_ratio"]
+    assert (ratio["before"], ratio["after"]) == (0, pytest.approx(1 / 3, abs=0.04))
+
+
+def test_the_timeline_names_the_deploy_that_was_just_before(evkit_system, incident):
+    annotation.add(evkit_system, "deploy", version="1.4.2", group="billing", at=incident.at(840))
+    annotation.add(evkit_system, "incident", name="INC-1", at=incident.at(1800), until=incident.now)
+
+    rows = views.timeline(evkit_system, "incident:INC-1").to_dicts()
+
+    kinds = [r["kind"] for r in rows]
+    assert kinds == ["incident", "deploy", *["change"] * 6]
+    for row in rows[2:]:
+        assert row["near"] == "2 min after deploy 1.4.2 of billing"
+        assert row["text"].endswith(", 2 min after deploy 1.4.2 of billing")
+
+
+def test_a_group_that_only_kafka_knows_has_annotations_and_a_warning(evkit_system, past, caplog):
+    past.sql("INSERT INTO evkit.rewind VALUES ('w-1', 'audit', '2013-02-08Z', '[]', 'done', 'eve', 'x', %s, %s)",
+             past.at(51), past.at(50))  # fmt: skip
+
+    rows = views.timeline(evkit_system, past.window(100), group="audit").to_dicts()
+
+    assert [r["kind"] for r in rows] == ["offset_reset"]
+    assert "change points are missing" in caplog.text
+
+
+def test_a_calm_half_hour_has_no_change_point(evkit_system, past):
+    for i in range(600):
+        past.write(f"e{i}", 1800 - 3 * i, published=1799.9 - 3 * i)
+        past.handle("billing", f"e{i}", 1799.8 - 3 * i, written=1800 - 3 * i)
+
+    assert views.change_points(evkit_system, past.window(1800)).is_empty()
+
+
+def test_measures_and_groups_can_be_chosen_and_wrong_ones_are_named(evkit_system, incident):
+    chosen = views.change_points(evkit_system, incident.window(1800), group="billing", measures=["error_ratio"])
+
+    assert chosen["measure"].to_list() == ["error_ratio"]
+    with pytest.raises(InvalidParameter, match="take error_ratio"):
+        views.change_points(evkit_system, measures=["error_rate"])
+    with pytest.raises(InvalidParameter, match="above zero"):
+        views.change_points(evkit_system, penalty=0)
+    with pytest.raises(UnknownGroup, match="did you mean 'billing'"):
+        views.change_points(evkit_system, timedelta(minutes=30), group="biling")
