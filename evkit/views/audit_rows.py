@@ -24,7 +24,7 @@ from evkit.views.offsets import Place
 from evkit.window import Window
 
 # So many positions a transaction: some tenths of a second, and some ten megabytes.
-POSITIONS, _POSITIONS_MIN = 200_000, 10_000
+POSITIONS, _POSITIONS_MIN = 100_000, 10_000
 # Counting takes less, so a transaction may take more.
 _POSITIONS_COUNTED = 1_000_000
 
