@@ -6,6 +6,7 @@ The seam between backends is here alone: a view says `frame("lag", rows, frames)
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from evkit.errors import InvalidParameter, MissingExtra, UnknownGroup
 from evkit.sql import named
 from evkit.system import System
 from evkit.views import columns as _columns
-from evkit.window import Window, duration
+from evkit.window import Window, duration, require_covered
 
 try:
     import narwhals.stable.v2 as nw
@@ -51,13 +52,21 @@ Result = TypeVar("Result")
 
 
 def view(name: str) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """Add the columns of a view to its function's docstring, so that `help` shows them and they cannot drift apart."""
+    """Add the columns of a view to its function's docstring, so that `help` shows them and they cannot drift apart; and look
+    from the moment that is now for its system (of a freeze: then)."""
 
     def documented(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         if function.__doc__:  # python -OO has none
             listed = _columns.table(_columns.COLUMNS[name], indent=" " * 8)
             function.__doc__ = function.__doc__.replace("Columns: see columns/", f"Columns:\n{listed}")
-        return function
+
+        @functools.wraps(function)
+        def looked(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+            system: Any = arguments[0] if arguments else named["system"]
+            with system.standing():
+                return function(*arguments, **named)
+
+        return looked
 
     return documented
 
@@ -148,10 +157,11 @@ def window_of(window: WindowLike) -> Window:
 
     Raises:
         InvalidParameter: a text that is no duration.
+        NotInFreeze: a freeze is looked at, and the window is not in it.
     """
-    if isinstance(window, Window):
-        return window
-    return Window.last(WINDOW_DEFAULT if window is None else window)
+    seen = window if isinstance(window, Window) else Window.last(WINDOW_DEFAULT if window is None else window)
+    require_covered(seen)
+    return seen
 
 
 def bucket_of(bucket: str | timedelta | None, window: Window) -> timedelta:

@@ -90,7 +90,7 @@ def lag(system: System, group: str | None = None, *, frames: Frames = "polars") 
     held = {of: at for of, at in unread.items() if at >= stable.get(of[1], ends[of[1]])}
     oldest = _oldest_unread(system, {of: at for of, at in unread.items() if of not in held}, ends)
     oldest |= _oldest_unread(system, held, ends, isolation="read_uncommitted")
-    measured_at = datetime.now(UTC)
+    measured_at = system.now()
     rows = []
     for name in known:
         for place in sorted(places[name]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from evkit import kafka, offsets_log
 from evkit.errors import InvalidParameter, UnknownGroup, UnknownTopic
@@ -11,7 +11,7 @@ from evkit.offsets_log import Commits, Part
 from evkit.system import System
 from evkit.views.end_offsets import UNKNOWN, End, end_offsets
 from evkit.views.frame import Frame, Frames, WindowLike, bucket_of, frame, view, window_of
-from evkit.window import Window
+from evkit.window import Window, present
 
 SOURCE = "offsets_log"
 
@@ -85,7 +85,7 @@ def past_window(window: WindowLike) -> Window:
     Raises:
         InvalidParameter: it cannot be read, or begins in the future.
     """
-    seen, now = window_of(window), datetime.now(UTC)
+    seen, now = window_of(window), present()
     if seen.start >= now:
         raise InvalidParameter(
             f"the window begins at {seen.start.isoformat()}, and now it is {now.isoformat()}: there is no history yet",
