@@ -169,8 +169,9 @@ def require_migrated(connection: Connection) -> None:
 
 
 def migrate(dsn: str, *, up_to: int | None = None) -> list[str]:
-    """Bring a database to this version's tables, or to those of migration `up_to`; returns the names of the migrations applied,
-    in order.
+    """Bring a database to this version's tables, or to those of migration `up_to`.
+
+    Returns the names of the migrations applied, in order.
 
     Each migration is one transaction, recorded in `evkit.migration` in that same transaction, so a failed or killed
     run leaves the database at a whole number of migrations. Two runs at the same time wait for each other.

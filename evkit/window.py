@@ -1,7 +1,7 @@
 """Window: a stretch of time to look at; how times are written: ISO, `now`, `now-2h`; and when now is.
 
-Now is this machine's clock, except where a freeze is looked at: there it is the moment of the freeze, so that "2h" means the
-two hours before it, whenever somebody looks.
+Now is this machine's clock, except where a freeze is looked at: there it is the moment of the freeze, so that "2h" means
+the two hours before it, whenever somebody looks.
 """
 
 from __future__ import annotations

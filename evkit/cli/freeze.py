@@ -49,11 +49,11 @@ def freeze(
     dry_run: DryRunOption = False,
     format: FormatOption = Format.table,
 ) -> None:
-    """Copy everything of a window into a folder of Parquet, on which all views and notebooks run later, without the servers.
+    """Copy everything of a window into a folder of Parquet: views and notebooks run on it later, without the servers.
 
-    `evkit --profile freeze:DIR view lag` and `evkit.connect("freeze:DIR")` look at it; now is the moment of the freeze there.
-    Kafka forgets what groups committed, and topics their records: copy early. A server that does not answer is left out, and
-    the manifest says so.
+    `evkit --profile freeze:DIR view lag` and `evkit.connect("freeze:DIR")` look at it; there, now is the moment of the
+    freeze. Kafka forgets what groups committed, and topics their records: copy early. A server that does not answer is left
+    out, and the manifest says so.
     """
     import evkit
     from evkit.freeze import take

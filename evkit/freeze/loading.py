@@ -1,8 +1,8 @@
 """Parquet of a freeze → a private PostgreSQL: evkit's tables as they were, and a clock that stands still.
 
-Views run the SQL that they always run. Two things make it tell of then: the tables, and a schema `frozen` that stands before
-pg_catalog in the search path of the role that looks, with functions that tell the time of the freeze under the names of
-those that tell the time, and the server's locks and sessions of that moment under the names of PostgreSQL's own views.
+Views run the SQL that they always run. Two things make it tell of then: the tables, and a schema `frozen` that stands
+before pg_catalog in the search path of the role that looks. It has functions that tell the moment of the freeze, under the
+names of those that tell the time, and the server's locks and sessions of then, under the names of PostgreSQL's own views.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ SELECT s.locktype, (SELECT d.oid FROM pg_catalog.pg_database d
 """
 _SESSIONS = """
 CREATE TABLE frozen.pg_stat_activity AS
-SELECT s.pid, s.datname::name AS datname, s.usename::name AS usename, s.application_name, s.client_addr::inet AS client_addr,
-       s.client_port, s.backend_start, s.xact_start, s.query_start, s.state_change, s.state, s.wait_event_type, s.wait_event,
-       s.backend_type
+SELECT s.pid, s.datname::name AS datname, s.usename::name AS usename, s.application_name,
+       s.client_addr::inet AS client_addr, s.client_port, s.backend_start, s.xact_start, s.query_start, s.state_change,
+       s.state, s.wait_event_type, s.wait_event, s.backend_type
   FROM frozen.server_sessions s
 """
 _PREPARED = """
@@ -68,7 +68,9 @@ def load(server: PostgresServer, port: int, folder: Path, manifest: Manifest) ->
         connection.execute(compose.SQL("CREATE DATABASE {}").format(compose.Identifier(DATABASE)))
     postgres.migrate(dsn, up_to=manifest.migration)
     with postgres.connect(dsn, application_name="evkit freeze") as connection:
-        connection.execute("SET session_replication_role = replica")  # no foreign key is looked up: the rows fitted there
+        connection.execute(
+            "SET session_replication_role = replica"
+        )  # no foreign key is looked up: the rows fitted there
         connection.execute("SET synchronous_commit = off")
         connection.execute("CREATE SCHEMA frozen")
         for name in manifest.tables:
@@ -80,7 +82,11 @@ def load(server: PostgresServer, port: int, folder: Path, manifest: Manifest) ->
         connection.execute(_SQL["frozen_position"])
     postgres.migrate(dsn)
     with postgres.connect(dsn, application_name="evkit freeze", autocommit=True) as connection:
-        for statement, needs in ((_LOCKS, "server_locks"), (_SESSIONS, "server_sessions"), (_PREPARED, "server_prepared")):
+        for statement, needs in (
+            (_LOCKS, "server_locks"),
+            (_SESSIONS, "server_sessions"),
+            (_PREPARED, "server_prepared"),
+        ):
             if needs in manifest.tables:
                 connection.execute(statement)
         _stop_clock(connection, manifest)
@@ -93,7 +99,7 @@ def _make(connection: postgres.Connection, folder: Path, name: str) -> None:
     kinds = {"int16": "smallint", "int32": "integer", "int64": "bigint", "bool": "boolean", "string": "text"}
     schema = pyarrow.parquet.read_schema(path_of(folder, "postgres", name))
     columns = [
-        compose.SQL("{} " + kinds.get(str(field.type), "timestamptz")).format(compose.Identifier(field.name))  # type: ignore[arg-type]
+        compose.SQL("{} " + kinds.get(str(field.type), "timestamptz")).format(compose.Identifier(field.name))
         for field in schema
     ]
     connection.execute(
@@ -136,11 +142,14 @@ def _grant(connection: postgres.Connection, manifest: Manifest) -> None:
     connection.execute(compose.SQL("GRANT USAGE ON SCHEMA evkit, frozen TO {}").format(role))
     connection.execute(compose.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA frozen TO {}").format(role))
     connection.execute(compose.SQL("GRANT SELECT ON evkit.migration, evkit.outbox_position TO {}").format(role))
-    for name, file in manifest.tables.items():
+    for name in manifest.tables:
         if name.startswith("server_"):
             continue
-        seen = [c for c in file.columns if manifest.payloads or (name, c) not in UNSEEN]
-        what = compose.SQL("SELECT")
-        if len(seen) < len(file.columns):
-            what = compose.SQL("SELECT ({})").format(compose.SQL(", ").join(map(compose.Identifier, seen)))  # type: ignore[assignment]
+        what: compose.Composable = compose.SQL("SELECT")
+        if not manifest.payloads and any(table == name for table, _ in UNSEEN):
+            described = connection.execute(
+                compose.SQL("SELECT * FROM {} LIMIT 0").format(compose.Identifier("evkit", name))
+            )
+            seen = [c.name for c in described.description or () if (name, c.name) not in UNSEEN]
+            what = compose.SQL("SELECT ({})").format(compose.SQL(", ").join(map(compose.Identifier, seen)))
         connection.execute(compose.SQL("GRANT {} ON {} TO {}").format(what, compose.Identifier("evkit", name), role))

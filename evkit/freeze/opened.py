@@ -1,4 +1,4 @@
-"""A freeze that is looked at: `evkit.connect("freeze:DIR")`, `EVKIT_PROFILE=freeze:DIR`, `evkit --profile freeze:DIR view lag`."""
+"""A freeze that is looked at: `evkit.connect("freeze:DIR")`, `EVKIT_PROFILE=freeze:DIR`, `evkit --profile freeze:DIR`."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Any, NoReturn
 
 import psycopg
 
-from evkit import kafka, postgres, sql
+from evkit import postgres, sql
 from evkit.errors import FreezeRefused, NotInFreeze
 from evkit.freeze import manifest as manifests
 from evkit.freeze.loading import dsn_of, load
 from evkit.freeze.manifest import Manifest
 from evkit.freeze.private_server import PrivateServer
+from evkit.freeze.recorded import Recorded
 from evkit.settings import FREEZE_PREFIX, Settings
 from evkit.system import System
 from evkit.window import Standing, standing_at
 
-# An address that is none (RFC 6761): whatever asks Kafka past the freeze must reach no cluster, least of all the one that was
-# frozen.
+# An address that is none (RFC 6761): whatever asks Kafka past the freeze must reach no cluster, least of all the one that
+# was frozen.
 _NOWHERE = "freeze.invalid:9092"
 
 
@@ -81,15 +82,15 @@ class FrozenSystem(System):
                 return NotInFreeze(f"{missing.what} ({missing.why})")
         return NotInFreeze("payloads and headers of events (it was made without --payloads)")
 
-    def writing(self, application_name: str = "evkit", *, autocommit: bool = False) -> NoReturn:
+    def writing(self, application_name: str = "evkit", *, autocommit: bool = False) -> NoReturn:  # noqa: ARG002
         """Nothing is written here.
 
         Raises:
             FreezeRefused: always.
         """
         raise FreezeRefused(
-            f"{application_name} would write, and {self.settings.profile} is a freeze: evidence is not changed; use the profile "
-            "of the live system"
+            f"{application_name} would write, and {self.settings.profile} is a freeze: evidence is not changed; use the "
+            "profile of the live system"
         )
 
     def close(self) -> None:
@@ -128,4 +129,4 @@ def open_freeze(folder: Path | str) -> FrozenSystem:
         kafka={"bootstrap.servers": _NOWHERE},
         kafka_timeout_seconds=1.0,
     )
-    return FrozenSystem(settings, manifest, server, None)
+    return FrozenSystem(settings, manifest, server, Recorded(folder, manifest))

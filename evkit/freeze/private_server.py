@@ -1,7 +1,7 @@
-"""The PostgreSQL of an opened freeze: one for each freeze and machine, shared by the processes that look at it, gone after them.
+"""The PostgreSQL of an opened freeze: one for each freeze, shared by the processes that look at it, gone after them.
 
 Who looks holds a lock on `users` (a shared one: any number of them), which the system takes back when the process ends,
-however it ends. A keeper waits until it can have that lock alone, which is when nobody looks any more, and stops the server.
+however it ends. A keeper waits until it can have that lock alone, when nobody looks any more, and stops the server.
 
     users    held shared by everybody who looks; alone by the keeper while it stops the server
     keeper   held by the keeper: there is one
@@ -29,6 +29,9 @@ from evkit.settings import freezes_home
 # Loaded freezes that nobody has opened for so long are deleted; they are loaded again when they are.
 _UNUSED_DAYS_MAX = 14
 
+# They outlive us on purpose; a collected Popen would complain that its process is still there.
+_KEEPERS: list[subprocess.Popen[bytes]] = []
+
 
 class PrivateServer:
     """A running server with a freeze loaded; at the latest it ends with this process.
@@ -52,7 +55,8 @@ class PrivateServer:
                     folder.chmod(0o755)  # PostgreSQL runs as another account and must get in
         except OSError as error:
             raise StackError(
-                f"a freeze cannot be opened in {home}: {error.strerror}; set EVKIT_FREEZES_HOME to a folder that can be written"
+                f"a freeze cannot be opened in {home}: {error.strerror}; set EVKIT_FREEZES_HOME to a folder that can be "
+                "written"
             ) from None
         with _locked(self._folder / "opening", fcntl.LOCK_EX):
             self._users: IO[bytes] | None = _lock(self._folder / "users", fcntl.LOCK_SH)
@@ -80,13 +84,13 @@ class PrivateServer:
 
     def _keep(self) -> None:
         """Make sure that somebody stops the server in the end, also when this process is killed in the next moment."""
-        subprocess.Popen(  # noqa: S603 - our own module
+        _KEEPERS.append(subprocess.Popen(  # noqa: S603 - our own module
             [sys.executable, "-m", "evkit.freeze.keeper", str(self._folder)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-        )
+        ))  # fmt: skip
 
     def close(self) -> None:
         """Look no more; the server ends when nobody else does."""
@@ -97,10 +101,13 @@ class PrivateServer:
 
 def keep(folder: Path) -> None:
     """Wait until nobody looks, and stop the server: the keeper's whole life."""
-    with contextlib.suppress(BlockingIOError), _locked(folder / "keeper", fcntl.LOCK_EX | fcntl.LOCK_NB) as keeper:
-        with _locked(folder / "users", fcntl.LOCK_EX):
-            PostgresServer(folder).stop()
-            keeper.close()  # who opens from now on starts another one
+    with (
+        contextlib.suppress(BlockingIOError),
+        _locked(folder / "keeper", fcntl.LOCK_EX | fcntl.LOCK_NB) as keeper,
+        _locked(folder / "users", fcntl.LOCK_EX),
+    ):
+        PostgresServer(folder).stop()
+        keeper.close()  # who opens from now on starts another one
 
 
 @contextlib.contextmanager
@@ -127,7 +134,7 @@ def _sweep(home: Path, ours: Path) -> None:
         with contextlib.suppress(OSError):
             if folder == ours or not loaded.exists() or loaded.stat().st_mtime > before:
                 continue
-            with _locked(folder / "opening", fcntl.LOCK_EX | fcntl.LOCK_NB):
-                with _locked(folder / "users", fcntl.LOCK_EX | fcntl.LOCK_NB):
-                    loaded.unlink()
-                    shutil.rmtree(folder / "data", ignore_errors=True)
+            alone = fcntl.LOCK_EX | fcntl.LOCK_NB
+            with _locked(folder / "opening", alone), _locked(folder / "users", alone):
+                loaded.unlink()
+                shutil.rmtree(folder / "data", ignore_errors=True)

@@ -1,8 +1,8 @@
 """evkit's tables → Parquet: the rows of a window and what belongs to them, each value as PostgreSQL writes it.
 
-Rows travel as CSV by COPY, and come back the same way (loading.py), so that PostgreSQL alone decides how a value is written
-and read. In Parquet numbers, times, truth values and texts are typed; everything else (json, bytea, arrays, ranges, xid8) is
-the text that PostgreSQL has for it.
+Rows travel as CSV by COPY, and come back the same way (loading.py), so that PostgreSQL alone decides how a value is
+written and read. In Parquet numbers, times, truth values and texts are typed; everything else (json, bytea, arrays, ranges,
+xid8) is the text that PostgreSQL has for it.
 
 Reading holds no snapshot longer than some seconds. What fits into that is one moment; what does not goes on in a later
 snapshot, in which rows that came meanwhile are left out. Consumers' tables are read before the outbox: the other way round
@@ -69,7 +69,12 @@ _WITHOUT_PAYLOADS = {
     ("parked", "header_values"): _NO_VALUES,
 }
 # Of these nothing is told, not even the length: a view that asks for them is refused, and does not see nothing.
-UNSEEN = {("outbox", "payload"), ("scheduled", "payload"), ("dead_letter", "header_values"), ("parked", "header_values")}
+UNSEEN = {
+    ("outbox", "payload"),
+    ("scheduled", "payload"),
+    ("dead_letter", "header_values"),
+    ("parked", "header_values"),
+}
 
 # In which order the tables that grow with the traffic are read; the others before them, in one snapshot.
 _DOWNSTREAM_FIRST = ("key_version", "inbox", "attempt", "publication", "outbox")
@@ -134,7 +139,9 @@ def estimated(system: System, window: Window) -> dict[str, tuple[int, int]]:
             query: Any = _all(name)
             if name in _DOWNSTREAM_FIRST:
                 query = _query(f"{name}_window")
-            if name not in _DOWNSTREAM_FIRST and connection.execute(_SQL["is_empty"], {"name": name}).fetchone() == (True,):
+            if name not in _DOWNSTREAM_FIRST and connection.execute(_SQL["is_empty"], {"name": name}).fetchone() == (
+                True,
+            ):
                 continue  # the planner takes a table that it has never looked at for a small one
             row = connection.execute(compose.SQL("EXPLAIN (FORMAT JSON) ") + query, values | {"first": 0}).fetchone()
             assert row is not None
@@ -275,7 +282,9 @@ class _Copy:
 
     def _ids(self) -> set[str]:
         """Events that belong to the window: handled, tried or written in it, or with a letter that counts."""
-        return self._seen("dead_letter", "event_id") | self._seen("inbox", "event_id") | self._seen("attempt", "event_id")
+        return (
+            self._seen("dead_letter", "event_id") | self._seen("inbox", "event_id") | self._seen("attempt", "event_id")
+        )
 
     def _seen(self, name: str, column: str) -> set[Any]:
         rows = self._open.get(name)
@@ -345,14 +354,19 @@ class _Rows:
             self._copy.breathe()
 
     def _page(
-        self, query: compose.SQL, values: Mapping[str, Any], order: Sequence[str], last: Sequence[Any] | None, limit: int
+        self,
+        query: compose.SQL,
+        values: Mapping[str, Any],
+        order: Sequence[str],
+        last: Sequence[Any] | None,
+        limit: int,
     ) -> pa.Table:
         keys = compose.SQL(", ").join(compose.Identifier("t", column) for column in order)
         parts: list[compose.Composable] = [compose.SQL("COPY (SELECT "), self._columns(), compose.SQL(" FROM ("), query,
                                            compose.SQL(") AS t")]  # fmt: skip
         if last is not None:
             given = compose.SQL(", ").join(
-                compose.SQL("{}::" + self.table.columns[column]).format(compose.Literal(value))  # type: ignore[arg-type]
+                compose.SQL("{}::" + self.table.columns[column]).format(compose.Literal(value))
                 for column, value in zip(order, last, strict=True)
             )
             parts.append(compose.SQL(" WHERE ({}) > ({})").format(keys, given))
@@ -425,7 +439,7 @@ class _Rows:
 
 
 def _query(name: str) -> compose.SQL:
-    return compose.SQL(_SQL[name].decode())  # type: ignore[arg-type]
+    return compose.SQL(_SQL[name].decode())
 
 
 def _all(table: str) -> Any:

@@ -14,8 +14,8 @@ import psutil
 import psycopg
 
 from evkit import postgres
-from evkit.errors import EvkitError, FreezeRefused, NotMigrated, Unreachable
-from evkit.freeze import tables
+from evkit.errors import BrokerRefused, EvkitError, FreezeRefused, NotMigrated, Unreachable
+from evkit.freeze import answers, tables
 from evkit.freeze.manifest import Manifest, Missing
 from evkit.runtime import audit
 from evkit.system import System
@@ -73,12 +73,19 @@ def plan(system: System, window: Window, out: Path | str, *, payloads: bool = Fa
     found = Plan(window, Path(out).expanduser().absolute(), payloads)
     _require_free(found.out)
     if window.start >= datetime.now(UTC):
-        raise FreezeRefused(f"the window begins at {window.start.isoformat()}, which is to come: there is nothing to freeze")
+        raise FreezeRefused(
+            f"the window begins at {window.start.isoformat()}, which is to come: there is nothing to freeze"
+        )
     try:
         for name, (rows, size) in tables.estimated(system, window).items():
             found.parts.append(Part(f"evkit.{name}", rows, round(size * _COMPRESSED)))
     except (Unreachable, NotMigrated) as error:
         found.missing.append(Missing(what="PostgreSQL", why=str(error)))
+    try:
+        for name, (records, size) in answers.estimated(system, window).items():
+            found.parts.append(Part(name, records, size))
+    except (Unreachable, BrokerRefused) as error:
+        found.missing.append(Missing(what="Kafka", why=str(error)))
     return found
 
 
@@ -119,14 +126,17 @@ def run(system: System, plan: Plan, *, reason: str | None = None, progress: Prog
 def _copied(system: System, plan: Plan, folder: Path, progress: Progress) -> Manifest:
     missing: list[Missing] = []
     copied = None
+    kafka = answers.Answers(system, progress)
     try:
         copied = tables.copy(system, plan.window, folder, payloads=plan.payloads, progress=progress)
     except (Unreachable, NotMigrated) as error:
         shutil.rmtree(folder / "postgres", ignore_errors=True)
         missing.append(Missing(what="PostgreSQL", why=str(error)))
-    if copied is None:
-        raise FreezeRefused("there is nothing to freeze: " + "; ".join(m.why for m in missing))
     at = copied.at if copied else datetime.now(UTC)
+    files = kafka.write(folder, plan.window, at)
+    missing += kafka.missing
+    if copied is None and not files:
+        raise FreezeRefused("there is nothing to freeze: " + "; ".join(m.why for m in missing))
     return Manifest(
         evkit=version("evkit"),
         migration=copied.migration if copied else None,
@@ -137,10 +147,14 @@ def _copied(system: System, plan: Plan, folder: Path, progress: Progress) -> Man
         profile=system.settings.profile,
         postgres=postgres.address(system.settings.postgres_dsn),
         kafka=system.settings.bootstrap_servers,
+        cluster_id=kafka.cluster_id,
         payloads=plan.payloads,
         snapshots=copied.snapshots if copied else 0,
         read_until=copied.read_until if copied else None,
         tables=copied.files if copied else {},
+        kafka_files=files,
+        topics=kafka.topics,
+        groups=sorted({*kafka.groups, *(copied.groups if copied else ())}),
         missing=missing + (copied.missing if copied else []),
     )
 
@@ -178,8 +192,8 @@ def _begin(system: System, plan: Plan, reason: str | None) -> int | None:
             return audit.begin(connection, "freeze.payloads", str(plan.out), told, reason)
     except (EvkitError, psycopg.Error) as error:
         raise FreezeRefused(
-            f"payloads are copied only where an audit row says so, and it cannot be written ({str(error).splitlines()[0]}): "
-            "freeze without --payloads"
+            "payloads are copied only where an audit row says so, and it cannot be written "
+            f"({str(error).splitlines()[0]}): freeze without --payloads"
         ) from error
 
 

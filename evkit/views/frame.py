@@ -52,8 +52,10 @@ Result = TypeVar("Result")
 
 
 def view(name: str) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """Add the columns of a view to its function's docstring, so that `help` shows them and they cannot drift apart; and look
-    from the moment that is now for its system (of a freeze: then)."""
+    """Add the columns of a view to its function's docstring, so that `help` shows them and they cannot drift apart.
+
+    And let it look from the moment that is now for its system; of a freeze, that was then.
+    """
 
     def documented(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         if function.__doc__:  # python -OO has none

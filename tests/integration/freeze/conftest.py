@@ -44,17 +44,18 @@ def frozen(evkit_system, tmp_path):
         system.close()
 
 
+_CLOCK = "CREATE FUNCTION {}() RETURNS timestamptz LANGUAGE sql STABLE RETURN {}::timestamptz"
+
+
 class Still(System):
-    """The live system at another moment: its SQL and its Python tell that time, so that ages can be compared to the digit."""
+    """The live system at another moment: its SQL and its Python tell that time, so that ages are the same to the digit."""
 
     def __init__(self, system, at):
         with psycopg.connect(system.settings.postgres_dsn, autocommit=True) as connection:
             connection.execute("CREATE SCHEMA frozen")
             for name in loading._CLOCKS:
                 connection.execute(
-                    compose.SQL("CREATE FUNCTION {}() RETURNS timestamptz LANGUAGE sql STABLE RETURN {}::timestamptz").format(
-                        compose.Identifier("frozen", name), compose.Literal(at.isoformat())
-                    )
+                    compose.SQL(_CLOCK).format(compose.Identifier("frozen", name), compose.Literal(at.isoformat()))
                 )
         dsn = f"{system.settings.postgres_dsn}?options=-csearch_path%3Dfrozen%2Cpg_catalog"
         super().__init__(system.settings.model_copy(update={"postgres_dsn": dsn}))

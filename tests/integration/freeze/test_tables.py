@@ -20,7 +20,7 @@ FROM_TABLES = sorted(set(views.COLUMNS) - FROM_KAFKA - {"journey"})
 
 @pytest.fixture
 def shop(past):
-    """Two groups; events written before and in the last ten minutes, waiting, handled, tried, dead, redriven and replayed."""
+    """Events of before and of the last ten minutes: waiting, handled, tried, dead, redriven and replayed."""
     for n in range(60):
         past.write(f"e-{n:03}", 1200 - n * 20, published=1199 - n * 20 if n < 55 else None, key=f"k{n % 7}")
         if n < 50:
@@ -78,8 +78,11 @@ def test_every_value_of_every_table_comes_back_as_it_was(evkit_database, past, f
     past.letter("g", strange, 5, key="", value=bytes(range(256)))
     past.letter("g", "no value", 5, key=None, value=None)
     past.sql("UPDATE evkit.dead_letter SET note = '', edit = %s", Jsonb({"difference": [1.5, None, strange]}))
-    past.sql("INSERT INTO evkit.outbox (id, aggregatetype, aggregateid, type, payload, headers, txid)"
-             " VALUES (%s, '', 'NULL', 't', '{ \"a\" :  1e400}', '{\"x\":\"\"}', '18446744073709551615')", strange)  # fmt: skip
+    past.sql(
+        "INSERT INTO evkit.outbox (id, aggregatetype, aggregateid, type, payload, headers, txid)"
+        " VALUES (%s, '', 'NULL', 't', '{ \"a\" :  1e400}', '{\"x\":\"\"}', '18446744073709551615')",
+        strange,
+    )
     past.sql("INSERT INTO evkit.replay_range VALUES ('r', 't', 0, NULL, 0, 9, '{[1,3),[5,9)}')")
     past.sql("INSERT INTO evkit.parked_key VALUES ('g', 't', '\\x00ff', NULL, 1, 0, '2013-02-08 14:00:00.000001+01')")
     past.sql("INSERT INTO evkit.redrive_run (redrive_id, consumer_group, state, run_by, stop_at_failure, per_second_max,"
@@ -103,7 +106,9 @@ def test_every_value_of_every_table_comes_back_as_it_was(evkit_database, past, f
 def test_without_payloads_none_is_in_the_files_and_asking_for_one_is_refused(past, frozen, tmp_path):
     past.letter("g", "e-1", 5, value=b"SECRET")
     past.sql("UPDATE evkit.dead_letter SET header_values = ARRAY['SECRET'::bytea, NULL]")
-    past.sql("INSERT INTO evkit.outbox (aggregatetype, aggregateid, type, payload) VALUES ('a', 'b', 'c', '\"SECRET\"')")
+    past.sql(
+        "INSERT INTO evkit.outbox (aggregatetype, aggregateid, type, payload) VALUES ('a', 'b', 'c', '\"SECRET\"')"
+    )
 
     system = frozen(past.window(600))
 
@@ -148,10 +153,10 @@ def test_a_past_window_is_frozen_without_what_came_after_it(shop, evkit_system, 
 def test_nothing_can_be_written_to_a_freeze(shop, frozen):
     system = frozen(shop.window(600))
 
-    with pytest.raises(FreezeRefused, match="evkit redrive would write, and freeze:.* is a freeze: evidence is not changed"):
+    with pytest.raises(FreezeRefused, match="evkit redrive would write, and freeze:.* is a freeze: evidence is"):
         system.writing("evkit redrive")
     with (
-        pytest.raises((psycopg.errors.ReadOnlySqlTransaction, NotInFreeze)),
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
         psycopg.connect(system.settings.postgres_dsn) as connection,
     ):
         connection.execute("DELETE FROM evkit.outbox")
