@@ -45,6 +45,7 @@ class Remembered:
     commits: dict[str, dict[Place, int]] = field(default_factory=dict)
     places: dict[Spec, dict[Place, int]] = field(default_factory=dict)
     facts: dict[str, TopicFacts] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)  # topics that groups are in
     unread: dict[tuple[str, Place, int], datetime | str] = field(default_factory=dict)
 
     def groups(self) -> dict[str, str]:
@@ -64,8 +65,10 @@ class Remembered:
         return self.commits[group]
 
     def offsets(self, places: Iterable[Place], spec: Spec) -> dict[Place, int]:
+        places = set(places)
+        self.asked.update(topic for topic, _ in places)
         # Of every topic, also of those that no group has read yet.
-        every = {*places, *((topic, p) for topic, n in self.known.items() for p in range(n))}
+        every = places | {(topic, p) for topic, n in self.known.items() for p in range(n)}
         self.places[spec] = self.live.offsets(sorted(every), spec)
         return self.places[spec]
 
@@ -168,7 +171,7 @@ class Answers:
             ),
         }  # fmt: skip
         written = {name: parquet.write(folder, name, rows) for name, rows in files.items()}
-        wanted = {place for of_group in told.commits.values() for place in of_group}
+        wanted = set(told.asked)
         with self._missing_otherwise(_LOG):
             written |= self._log(folder, wanted)
         with self._missing_otherwise("ends of topics over time"):
@@ -180,8 +183,8 @@ class Answers:
         facts = (None, None, None) if of is None else (of.topic_id, of.timestamp_type, of.compacted)
         return (name, partitions, *facts, of is not None)
 
-    def _log(self, folder: Path, wanted: set[Place]) -> dict[str, File]:
-        """The offsets log, record by record, as it is; and to which partitions anybody ever committed."""
+    def _log(self, folder: Path, wanted: set[str]) -> dict[str, File]:
+        """The offsets log, record by record, as it is; and to which topics anybody ever committed."""
         if self._bounds is None:
             if any(m.what == _LOG for m in self.missing):
                 return {}
@@ -197,8 +200,8 @@ class Answers:
                 if n % 10_000 == 0:
                     self._progress("Kafka's log of offsets", n, total)
                 yield record.partition, record.offset, record.timestamp, record.key, record.value
-                if (place := _committed_to(record.key, record.value)) is not None:
-                    wanted.add(place)
+                if (topic := _committed_to(record.key, record.value)) is not None:
+                    wanted.add(topic)
 
         log = parquet.write(folder, "log", rows())
         bounds = (
@@ -206,9 +209,9 @@ class Answers:
         )
         return {"log": log, "log_bounds": parquet.write(folder, "log_bounds", bounds)}
 
-    def _ends(self, folder: Path, wanted: set[Place], window: Window, at: datetime) -> dict[str, File]:
+    def _ends(self, folder: Path, wanted: set[str], window: Window, at: datetime) -> dict[str, File]:
         starts, ends = self._told.places.get("earliest", {}), self._told.places.get("latest", {})
-        asked = {place: ends[place] for place in sorted(wanted) if place in ends and place in starts}
+        asked = {place: ends[place] for place in sorted(ends) if place[0] in wanted and place in starts}
         found: dict[Place, Steps] = {}
         missing: dict[Place, str] = {}
         ahead: dict[Place, tuple[int, datetime]] = {}
@@ -223,14 +226,14 @@ class Answers:
         return {"ends": parquet.write(folder, "ends", steps), "ends_of": parquet.write(folder, "ends_of", of)}
 
 
-def _committed_to(key: bytes | None, value: bytes | None) -> Place | None:
-    """The place of a commit; None for any other record, and for a topic of Kafka's own."""
+def _committed_to(key: bytes | None, value: bytes | None) -> str | None:
+    """The topic of a commit; None for any other record, and for a topic of Kafka's own."""
     if key is None or value is None:
         return None
     try:
         found = decode(key, value)
     except Undecodable:
         return None
-    if found is None or not isinstance(found[1], Commit) or found[0].topic is None or found[0].partition is None:
+    if found is None or not isinstance(found[1], Commit) or found[0].topic is None:
         return None
-    return None if found[0].topic.startswith("__") else (found[0].topic, found[0].partition)
+    return None if found[0].topic.startswith("__") else found[0].topic

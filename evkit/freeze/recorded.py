@@ -107,8 +107,7 @@ class Recorded:
         of = self._ends_of.get(place)
         if of is None or of["why_missing"] is not None:
             raise NotInFreeze(
-                f"where {place[0]} [{place[1]}] ended over time "
-                f"({of['why_missing'] if of else 'nobody had committed to it'})"
+                f"where {place[0]} [{place[1]}] ended over time ({of['why_missing'] if of else 'no group was in it'})"
             )
         offsets, stamps = self._steps[place]
         next_one = bisect_right(stamps, millis(at))

@@ -97,7 +97,6 @@ class Copied:
     """What became of the tables: files by name, what is missing, and the moments of reading."""
 
     at: datetime
-    until: datetime
     migration: int
     files: dict[str, File] = field(default_factory=dict)
     missing: list[Missing] = field(default_factory=list)
@@ -162,10 +161,15 @@ def copy(
         return _Copy(connection, window, folder, payloads, progress).run()
 
 
+def end_of(window: Window, at: datetime) -> datetime:
+    """The end of a window that is frozen at a moment; one that ended just now goes on to that moment."""
+    return at if window.end > at - _JUST_NOW else window.end
+
+
 def _values(window: Window, at: datetime) -> dict[str, Any]:
-    """What the queries are given; a window that ended just now goes on to the moment of the freeze."""
+    """What the queries are given."""
     earlier = window.start - LOOKBACK
-    until = at if window.end > at - _JUST_NOW else window.end
+    until = end_of(window, at)
     day = window.start - max(window.end - window.start, timedelta(days=1))
     return {"earlier": earlier, "until": until, "at": at, "day": min(day, earlier)}
 
@@ -182,7 +186,7 @@ class _Copy:
         self._new_snapshot()
         at = moment_of(connection)
         self.values = _values(window, at)
-        self.copied = Copied(at=at, until=self.values["until"], migration=migration)
+        self.copied = Copied(at=at, migration=migration)
         self._open: dict[str, _Rows] = {}
 
     def run(self) -> Copied:

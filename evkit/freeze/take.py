@@ -142,7 +142,7 @@ def _copied(system: System, plan: Plan, folder: Path, progress: Progress) -> Man
         migration=copied.migration if copied else None,
         frozen_at=at,
         since=plan.window.start,
-        until=copied.until if copied else min(plan.window.end, at),
+        until=tables.end_of(plan.window, at),
         copied_since=plan.window.start - tables.LOOKBACK,
         profile=system.settings.profile,
         postgres=postgres.address(system.settings.postgres_dsn),

@@ -87,7 +87,7 @@ def test_every_view_of_kafka_is_the_same_frozen_also_when_the_topics_are_gone(sc
         assert len(frame) > 0 or (name == "rebalances" and group != scene.busy)
     assert set(shown["lag", scene.busy]["group_state"]) == {"stable"}
     history = shown["lag_history", scene.gone]
-    assert history["end_offset"].n_unique() > 10
+    assert history["end_offset"].n_unique() >= 5
     assert set(shown["lag_history", scene.lost]["truncated"]) == {True, False}
     assert False in shown["lag_history", scene.lost]["exact"].to_list()
 
