@@ -135,6 +135,8 @@ def load(profile: str | None = None, *, environ: Mapping[str, str] | None = None
     """
     env = os.environ if environ is None else environ
     profile = profile_asked(profile, env)
+    if profile is not None and profile.startswith(FREEZE_PREFIX):
+        raise SettingsError(f"'{profile}' is a freeze, and this needs a system that runs: give another profile")
     path = _config_path(env, cwd or Path.cwd())
     values: dict[str, Any] = {}
     if path is not None:

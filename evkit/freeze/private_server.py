@@ -29,9 +29,6 @@ from evkit.settings import freezes_home
 # Loaded freezes that nobody has opened for so long are deleted; they are loaded again when they are.
 _UNUSED_DAYS_MAX = 14
 
-# They outlive us on purpose; a collected Popen would complain that its process is still there.
-_KEEPERS: list[subprocess.Popen[bytes]] = []
-
 
 class PrivateServer:
     """A running server with a freeze loaded; at the latest it ends with this process.
@@ -84,13 +81,14 @@ class PrivateServer:
 
     def _keep(self) -> None:
         """Make sure that somebody stops the server in the end, also when this process is killed in the next moment."""
-        _KEEPERS.append(subprocess.Popen(  # noqa: S603 - our own module
+        subprocess.run(  # noqa: S603 - our own module
             [sys.executable, "-m", "evkit.freeze.keeper", str(self._folder)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-        ))  # fmt: skip
+            check=True,
+        )
 
     def close(self) -> None:
         """Look no more; the server ends when nobody else does."""
