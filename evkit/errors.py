@@ -17,6 +17,8 @@ Each message says what happened, with which values, and what to do.
     │   ├── RedriveRefused, EditRefused, PurgeRefused, ImportRefused, ReplayRefused, AnnotationRefused
     │   ├── BrokerRefused        Kafka answers, and says no: a wrong password, no authorisation
     │   │   └── OffsetsLogRefused  we may not read `__consumer_offsets`: what a group did in the past stays unknown
+    │   ├── FreezeRefused        a freeze that cannot be made, or one that was changed since
+    │   │   └── NotInFreeze      what is asked is not in the freeze that is looked at
     │   ├── RelayStopped         the brokers will never take this relay's events until somebody does something
     │   └── NotMigrated          the database has no evkit tables, or older ones
     ├── Unreachable              a server does not answer                                            exit code 3
@@ -270,6 +272,17 @@ class OffsetsLogRefused(BrokerRefused):
             "in the past cannot be rebuilt; allow READ and DESCRIBE on this topic, or look at the lag of now "
             "(`evkit view lag`)",
         )
+
+
+class FreezeRefused(Refused):
+    """Raised when a freeze cannot be made as asked, or what lies in its folder is not what was frozen."""
+
+
+class NotInFreeze(FreezeRefused):
+    """Raised when a freeze is asked for what was not copied into it; the live system may know."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"not in this freeze: {what}")
 
 
 class RelayStopped(Refused):

@@ -18,7 +18,8 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -71,6 +72,13 @@ class Part:
     def has_all_before(self, offset: int) -> bool:
         """Whether no offset below this one is missing."""
         return self.first_hole is None or offset <= self.first_hole
+
+
+class Bounds(NamedTuple):
+    """Where partitions of the log begin and end at a moment: (first offset, end for who reads committed records, end)."""
+
+    read_at: datetime
+    partitions: dict[int, tuple[int, int, int]]
 
 
 class Commits:
@@ -139,26 +147,59 @@ def read(settings: Settings, client: AdminClient, group: str | None = None) -> l
         OffsetsLogRefused: the topic may not be read by us.
         BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
     """
-    try:
+    found = bounds(settings, client, group)
+    return [] if found is None else parts(found, records(settings, client, found), group)
+
+
+def bounds(settings: Settings, client: AdminClient, group: str | None = None) -> Bounds | None:
+    """Where the partitions of a group, or all of them, begin and end at this moment; None when there is no such topic yet.
+
+    Raises: see `read`.
+    """
+    with _refusals(settings):
         count = kafka_admin.partitions_count(settings, OFFSETS_TOPIC, client)
         if count is None:
-            return []
-        wanted = range(count) if group is None else [partition_of(group, count)]
+            return None
+        wanted = list(range(count)) if group is None else [partition_of(group, count)]
         read_at = datetime.now(UTC)
         places = [TopicPartition(OFFSETS_TOPIC, p) for p in wanted]
         starts = kafka.start_offsets(settings, places, client)
         last = kafka.offsets(settings, places, client=client)
         ends = kafka_admin.stable_ends(settings, places, client)
-        readers = {p: _Reader(Part(p, read_at=read_at), starts[OFFSETS_TOPIC, p], group) for p in wanted}
-        for record in scan(settings, OFFSETS_TOPIC, client, ends=ends):
-            readers[record.partition].take(record)
+    by_partition = {p: (starts[OFFSETS_TOPIC, p], ends[OFFSETS_TOPIC, p], last[OFFSETS_TOPIC, p]) for p in wanted}
+    return Bounds(read_at, by_partition)
+
+
+def records(settings: Settings, client: AdminClient, found: Bounds) -> Iterator[Record]:
+    """The records between these bounds.
+
+    Raises: see `read`.
+    """
+    ends = {(OFFSETS_TOPIC, p): end for p, (_, end, _) in found.partitions.items()}
+    with _refusals(settings):
+        yield from scan(settings, OFFSETS_TOPIC, client, ends=ends)
+
+
+def parts(found: Bounds, records: Iterable[Record], group: str | None = None) -> list[Part]:
+    """What records between bounds tell, of one group or of all; a part for each partition."""
+    readers = {
+        p: _Reader(Part(p, read_at=found.read_at), start, group) for p, (start, _, _) in found.partitions.items()
+    }
+    for record in records:
+        readers[record.partition].take(record)
+    for p, (_, end, last) in found.partitions.items():
+        readers[p].close(end, is_open=end < last)
+    return [reader.part for reader in readers.values()]
+
+
+@contextmanager
+def _refusals(settings: Settings) -> Iterator[None]:
+    try:
+        yield
     except BrokerRefused as error:
         if error.cause.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             raise OffsetsLogRefused(settings.bootstrap_servers, error.cause) from None
         raise
-    for (_, p), end in ends.items():
-        readers[p].close(end, is_open=end < last[OFFSETS_TOPIC, p])
-    return [readers[p].part for p in wanted]
 
 
 class _Reader:

@@ -168,8 +168,10 @@ def require_migrated(connection: Connection) -> None:
         )
 
 
-def migrate(dsn: str) -> list[str]:
-    """Bring a database to this version's tables; returns the names of the migrations applied, in order.
+def migrate(dsn: str, *, up_to: int | None = None) -> list[str]:
+    """Bring a database to this version's tables, or to those of migration `up_to`.
+
+    Returns the names of the migrations applied, in order.
 
     Each migration is one transaction, recorded in `evkit.migration` in that same transaction, so a failed or killed
     run leaves the database at a whole number of migrations. Two runs at the same time wait for each other.
@@ -187,7 +189,7 @@ def migrate(dsn: str) -> list[str]:
         applied = set(applied_migrations(connection))
         names = []
         for number, name, script in sql.migrations():
-            if number in applied:
+            if number in applied or (up_to is not None and number > up_to):
                 continue
             with connection.transaction():
                 connection.execute(script)

@@ -33,6 +33,9 @@ from evkit.errors import SettingsError, StackNotRunning, closest
 
 CONFIG_NAME = "evkit.toml"
 
+# A profile that names a freeze's folder instead of a section of evkit.toml.
+FREEZE_PREFIX = "freeze:"
+
 # librdkafka properties whose value is never shown.
 SECRET_PROPERTIES = ("password", "secret", "ssl.key.pem", "ssl.keystore", "sasl.oauthbearer.config", "token")
 
@@ -87,6 +90,11 @@ class Settings(BaseModel):
         return [v for v in found if v]
 
 
+def profile_asked(profile: str | None = None, environ: Mapping[str, str] | None = None) -> str | None:
+    """The profile given, or the one that EVKIT_PROFILE names."""
+    return profile or (os.environ if environ is None else environ).get("EVKIT_PROFILE") or None
+
+
 def local_home() -> Path:
     """Folder of the embedded stack: EVKIT_LOCAL_HOME, or `evkit/default` in the user's data folder.
 
@@ -102,6 +110,20 @@ def local_home() -> Path:
     return user_data_path("evkit", appauthor=False) / "default"
 
 
+def freezes_home() -> Path:
+    """Folder in which freezes that were opened are kept loaded: EVKIT_FREEZES_HOME, or one in the user's cache folder.
+
+    For root it is below /var/lib, for the same reason.
+    """
+    if home := os.environ.get("EVKIT_FREEZES_HOME"):
+        return Path(home).expanduser().absolute()
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        return Path("/var/lib/evkit/freezes")
+    from platformdirs import user_cache_path
+
+    return user_cache_path("evkit", appauthor=False) / "freezes"
+
+
 def load(profile: str | None = None, *, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Settings:
     """Settings of a profile, or of what the environment and the embedded stack say when there is none.
 
@@ -112,7 +134,9 @@ def load(profile: str | None = None, *, environ: Mapping[str, str] | None = None
         StackNotRunning: nothing is configured, and the embedded stack is not up.
     """
     env = os.environ if environ is None else environ
-    profile = profile or env.get("EVKIT_PROFILE") or None
+    profile = profile_asked(profile, env)
+    if profile is not None and profile.startswith(FREEZE_PREFIX):
+        raise SettingsError(f"'{profile}' is a freeze, and this needs a system that runs: give another profile")
     path = _config_path(env, cwd or Path.cwd())
     values: dict[str, Any] = {}
     if path is not None:

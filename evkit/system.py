@@ -1,13 +1,21 @@
-"""System: one PostgreSQL and one Kafka, as views and runtime are handed them. `evkit.connect()` makes one."""
+"""System: one PostgreSQL and one Kafka, as views and runtime are handed them. `evkit.connect()` makes one.
+
+`evkit.connect("freeze:DIR")` makes one of a freeze (evkit/freeze): the same views look at what was copied, and now is the
+moment of the freeze.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import datetime
 from functools import cached_property
+from typing import Any
 
 from evkit import kafka, postgres
-from evkit.settings import Settings, load
+from evkit.settings import FREEZE_PREFIX, Settings, load, profile_asked
+from evkit.window import present
 
 
 class System:
@@ -16,7 +24,10 @@ class System:
     Attributes:
         settings  where PostgreSQL and Kafka are
         admin     one Kafka admin client, shared by all views (it is thread-safe)
+        recorded  of a freeze: what Kafka answered then, for views/broker.py; None for a system that can be asked
     """
+
+    recorded: Any = None
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -28,6 +39,14 @@ class System:
     @cached_property
     def admin(self) -> kafka.AdminClient:
         return kafka.admin(self.settings)
+
+    def now(self) -> datetime:
+        """Now, in UTC; of a freeze its moment."""
+        return present()
+
+    def standing(self) -> AbstractContextManager[None]:
+        """A block in which now is this system's: every view is one."""
+        return nullcontext()
 
     @contextmanager
     def reading(self) -> Iterator[postgres.Connection]:
@@ -69,10 +88,22 @@ class System:
 def connect(profile: str | None = None) -> System:
     """The system of a profile, or the one that environment, evkit.toml or the embedded stack name.
 
-    Opens no connection yet.
+    Opens no connection yet. `freeze:DIR` is no profile of a file: it opens that freeze (a private PostgreSQL, which ends
+    with this process).
 
     Raises:
         SettingsError: see `evkit.settings.load`.
         StackNotRunning: nothing is configured, and the embedded stack is not up.
+        FreezeRefused: the folder is no freeze, or was changed since.
     """
+    asked = profile_asked(profile)
+    if asked is not None and asked.startswith(FREEZE_PREFIX):
+        # By its name: a service that connects must not load what opens a freeze (Parquet, the embedded server).
+        opened: System = importlib.import_module("evkit.freeze.opened").open_freeze(asked.removeprefix(FREEZE_PREFIX))
+        return opened
     return System(load(profile))
+
+
+def system_of(settings: Settings) -> System:
+    """The system of settings that another process has handed over."""
+    return connect(settings.profile) if settings.profile.startswith(FREEZE_PREFIX) else System(settings)

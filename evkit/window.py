@@ -1,12 +1,19 @@
-"""Window: a stretch of time to look at; and how times are written: ISO, `now`, `now-2h`."""
+"""Window: a stretch of time to look at; how times are written: ISO, `now`, `now-2h`; and when now is.
+
+Now is this machine's clock, except where a freeze is looked at: there it is the moment of the freeze, so that "2h" means
+the two hours before it, whenever somebody looks.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from evkit.errors import InvalidParameter
+from evkit.errors import InvalidParameter, NotInFreeze
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d|w)\s*$")
@@ -31,7 +38,7 @@ def instant(text: str | datetime, *, now: datetime | None = None, name: str = "t
     Raises:
         InvalidParameter: it is none of these.
     """
-    now = now or datetime.now(UTC)
+    now = now or present()
     if isinstance(text, datetime):
         return text.astimezone(UTC) if text.tzinfo else text.replace(tzinfo=UTC)
     if found := _RELATIVE.match(text):
@@ -66,7 +73,7 @@ class Window:
         Raises:
             InvalidParameter: a time cannot be read, or the end is not after the start.
         """
-        now = now or datetime.now(UTC)
+        now = now or present()
         first, last = instant(start, now=now, name="since"), instant(end, now=now, name="until")
         if last <= first:
             raise InvalidParameter(
@@ -79,5 +86,60 @@ class Window:
     @classmethod
     def last(cls, length: str | timedelta, *, now: datetime | None = None) -> Window:
         """The window of this length that ends now: `Window.last("2h")`."""
-        now = now or datetime.now(UTC)
+        now = now or present()
         return cls(now - (duration(length, name="window") if isinstance(length, str) else length), now)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A moment to look from, and what can be seen from there.
+
+    Attributes:
+        at       what counts as now
+        covered  windows inside it can be looked at
+    """
+
+    at: datetime
+    covered: Window
+
+    def require(self, window: Window) -> None:
+        """Raise NotInFreeze unless the window was copied."""
+        if window.start < self.covered.start or (window.end > self.covered.end and self.covered.end < self.at):
+            raise NotInFreeze(
+                f"it has {_readable(self.covered.start)} to {_readable(self.covered.end)}, and asked is "
+                f"{_readable(window.start)} to {_readable(window.end)}; look at a window inside it"
+            )
+
+
+_STANDING: ContextVar[Standing | None] = ContextVar("evkit_standing", default=None)
+
+
+def present() -> datetime:
+    """Now, in UTC: this machine's clock, or the moment of the freeze that is looked at."""
+    standing = _STANDING.get()
+    return datetime.now(UTC) if standing is None else standing.at
+
+
+def require_covered(window: Window) -> None:
+    """Raise NotInFreeze when a freeze is looked at that does not have this window."""
+    if (standing := _STANDING.get()) is not None:
+        standing.require(window)
+
+
+@contextmanager
+def standing_at(standing: Standing) -> Iterator[None]:
+    """Look from another moment than now, inside the block."""
+    token = _STANDING.set(standing)
+    try:
+        yield
+    finally:
+        _STANDING.reset(token)
+
+
+def stand_at(standing: Standing) -> None:
+    """The same for what is left of this process's context: a command that looks at a freeze."""
+    _STANDING.set(standing)
+
+
+def _readable(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

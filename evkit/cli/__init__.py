@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,7 +23,8 @@ from evkit.errors import EvkitError
 # In the order in which `evkit --help` lists them: start, run, look, act.
 _COMMANDS = (
     "demo", "stack", "migrate", "relay", "consume", "outbox", "dlq", "breaker", "replay", "schema",
-    "view", "audit", "check", "triage", "annotate", "compare", "incident", "report", "notebooks",
+    "view", "audit", "check", "triage", "annotate", "compare", "incident", "report", "freeze",
+    "notebooks",
 )  # fmt: skip
 
 app = typer.Typer(
@@ -57,7 +59,19 @@ def _main(
 ) -> None:
     if profile:
         os.environ["EVKIT_PROFILE"] = profile
+    _stand(os.environ.get("EVKIT_PROFILE"))
     logs.setup(log_format, verbose=verbose)
+
+
+def _stand(profile: str | None) -> None:
+    """Where a freeze is looked at, `now-2h` and `--window 2h` are before its moment, in every command."""
+    from evkit.settings import FREEZE_PREFIX
+
+    if profile and profile.startswith(FREEZE_PREFIX):
+        from evkit.freeze import manifest
+        from evkit.window import stand_at
+
+        stand_at(manifest.read(Path(profile.removeprefix(FREEZE_PREFIX)).expanduser()).standing)
 
 
 for _name in _COMMANDS:

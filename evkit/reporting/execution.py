@@ -97,7 +97,7 @@ def run(
     out = Path(out)
     definition = catalogue.definition(name, [out / "definitions"])
     system = system or connect(profile)
-    values = _values(definition, {**(parameters or {}), **more}, profile, now)
+    values = _values(definition, {**(parameters or {}), **more}, profile, system.now())
     report_folder = out / definition.name
     takes = {p.name for p in definition.notebook.parameters}
     if "previous" in takes and values["previous"] is None and (before := latest(report_folder, system)) is not None:

@@ -30,7 +30,7 @@ from evkit.reporting.comparison import Comparison, compare
 from evkit.reporting.summary import Chart, FindingResult, MonitorResult, Seen, Summary, Unmeasured
 from evkit.reporting.tables import Table
 from evkit.settings import Settings
-from evkit.system import System, connect
+from evkit.system import System, connect, system_of
 from evkit.window import Window
 
 # How `evkit report run` talks to the kernel: where the summary goes, which system is meant, what is being run.
@@ -64,10 +64,12 @@ def begin(
         InvalidParameter: a time that cannot be read, or an empty window.
         UsageError: `previous` is no report.
     """
-    system = System(Settings.model_validate_json(_HANDED)) if _HANDED and profile is None else connect(profile)
+    system = system_of(Settings.model_validate_json(_HANDED)) if _HANDED and profile is None else connect(profile)
     bounds = Thresholds() if thresholds is None else Thresholds.read(thresholds)
     before = None if previous is None else Summary.read(previous)
-    report = Report(system, Window.of(since, until), bounds, before, previous)
+    with system.standing():
+        window = Window.of(since, until)
+    report = Report(system, window, bounds, before, previous)
     display.beginning(report.system, report.window)
     return report
 

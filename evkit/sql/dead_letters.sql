@@ -313,17 +313,17 @@ SELECT letter_id, raw_value, header_names, header_values, stack_trace
 -- name: view_count
 -- Groups that have letters, and groups that have none but are known: 0 is a measurement.
 SELECT g.consumer_group AS "group",
-       count(l.*) FILTER (WHERE l.state IN ('open', 'retrying')) AS open,
-       count(l.*) FILTER (WHERE l.first_failed_at >= %(since)s AND l.first_failed_at < %(until)s) AS new,
-       count(l.*) FILTER (WHERE l.state = 'resolved' AND l.state_changed_at >= %(since)s
+       count(l.letter_id) FILTER (WHERE l.state IN ('open', 'retrying')) AS open,
+       count(l.letter_id) FILTER (WHERE l.first_failed_at >= %(since)s AND l.first_failed_at < %(until)s) AS new,
+       count(l.letter_id) FILTER (WHERE l.state = 'resolved' AND l.state_changed_at >= %(since)s
                             AND l.state_changed_at < %(until)s) AS resolved,
-       count(l.*) FILTER (WHERE l.state IN ('archived', 'purged') AND l.state_changed_at >= %(since)s
+       count(l.letter_id) FILTER (WHERE l.state IN ('archived', 'purged') AND l.state_changed_at >= %(since)s
                             AND l.state_changed_at < %(until)s) AS archived,
        count(DISTINCT l.fingerprint) FILTER (WHERE l.state IN ('open', 'retrying')) AS fingerprints,
        count(DISTINCT coalesce(l.key, '')) FILTER (WHERE l.state IN ('open', 'retrying')) AS keys,
        extract(epoch FROM clock_timestamp() - min(l.first_failed_at) FILTER (WHERE l.state IN ('open', 'retrying')))::float8
            AS oldest_open_seconds,
-       count(l.*) FILTER (WHERE l.state IN ('open', 'retrying') AND (l.generation > 0 OR l.replay_id IS NOT NULL))
+       count(l.letter_id) FILTER (WHERE l.state IN ('open', 'retrying') AND (l.generation > 0 OR l.replay_id IS NOT NULL))
            AS from_replays
   FROM unnest(%(groups)s::text[]) AS g (consumer_group)
   LEFT JOIN evkit.dead_letter l USING (consumer_group)

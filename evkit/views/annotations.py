@@ -13,6 +13,7 @@ from evkit.errors import BrokerRefused, BrokerUnreachable, UnknownGroup
 from evkit.offsets_log import Part
 from evkit.sql import named
 from evkit.system import System
+from evkit.views.broker import broker
 from evkit.views.columns import COLUMNS
 from evkit.views.errors import ROWS_MAX
 from evkit.views.frame import Frame, Frames, WindowLike, frame, groups_of, view, window_of
@@ -92,7 +93,7 @@ def _from_kafka(system: System, seen: Window, group: str | None, known: list[str
             part = history_of(system, group)
             parts = [] if part is None else [part]
         else:
-            parts = offsets_log.read(system.settings, system.admin, group)
+            parts = broker(system).offsets_log(group)
     except (BrokerUnreachable, BrokerRefused) as error:
         if group is not None and group not in known:
             raise UnknownGroup(group, known, where="to evkit's tables, and Kafka does not say") from error

@@ -8,7 +8,7 @@ or the relay had passed by the first answer must show in the second, and what ha
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from evkit import kafka
 from evkit.errors import UnknownTopic
@@ -19,7 +19,7 @@ from evkit.views.audit_group import Group
 from evkit.views.audit_log import Stretch
 from evkit.views.audit_rows import Rows
 from evkit.views.offsets import Place
-from evkit.window import Window
+from evkit.window import Window, present
 
 __all__ = ["Examined", "examine"]
 
@@ -93,7 +93,7 @@ def _stretches(
     places = [kafka.TopicPartition(*place) for place in starts]
     at_start = kafka.offsets_at(system.settings, places, window.start - _SKEW, system.admin)
     after = window.end + _COPIES
-    is_past = after < datetime.now(UTC)
+    is_past = after < present()
     at_end = kafka.offsets_at(system.settings, places, after, system.admin) if is_past else {}
     found = {}
     for place, start in starts.items():

@@ -18,7 +18,7 @@ from evkit.views.frame import Frame, Frames, WindowLike, bucket_of, frame, rows_
 from evkit.views.latency import latency_over_time
 from evkit.views.relay_lag import relay_lag_over_time
 from evkit.views.throughput import publish_rate, throughput
-from evkit.window import Window
+from evkit.window import Window, present
 
 # How each measure is called in a sentence, and its unit.
 _SAID = {
@@ -161,7 +161,7 @@ def _whole_buckets(seen: Window, length: timedelta) -> list[datetime]:
     """Starts of the buckets, aligned as PostgreSQL's date_bin does it, that lie whole in the window and in the past."""
     origin = datetime(2000, 1, 3, tzinfo=UTC)
     first = origin - ((origin - seen.start) // length) * length
-    end = min(seen.end, datetime.now(UTC))
+    end = min(seen.end, present())
     return [first + n * length for n in range(max((end - first) // length, 0))]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from evkit.system import System
 from evkit.views.change_points import amount
 from evkit.views.frame import Frame, Frames, WindowLike, frame, groups_of, view, window_of
 from evkit.views.resampling import BUCKETS, SEED, Difference, quantiles, ratios
-from evkit.window import Window
+from evkit.window import Window, present
 
 # What a window is compared with when no other is given: what was before it, or the same hours a day or a week earlier.
 BASELINES = ("before", "day", "week")
@@ -126,7 +126,7 @@ def _baseline(a: WindowLike, b: Window, system: System) -> Window:
 
 
 def _past(window: Window) -> Window:
-    now = datetime.now(UTC)
+    now = present()
     if window.start >= now:
         raise InvalidParameter(
             f"the window begins at {window.start.isoformat()}, and now it is {now.isoformat()}: nothing of it is there yet",

@@ -8,10 +8,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from evkit import offsets_log
-from evkit.errors import OffsetsLogRefused
+from evkit.errors import NotInFreeze, OffsetsLogRefused
 from evkit.offsets_log import Commits, Part
 from evkit.system import System
-from evkit.views.end_offsets import End, end_offsets
+from evkit.views.broker import broker
+from evkit.views.end_offsets import End
 from evkit.views.frame import Frame, Frames, frame, rows_of, view, window_of
 from evkit.views.lag import lag
 from evkit.views.lag_status import PartitionStatus, lag_status
@@ -58,7 +59,7 @@ def consumer_status(
     commits = {name: _commits(parts, name) for name in {row["group"] for row in rows}}
     instants = [seen.start + n * (seen.end - seen.start) / _SAMPLES for n in range(_SAMPLES)]
     places = {(row["topic"], row["partition"]) for row in rows if row["end_offset"] is not None}
-    ends = end_offsets(system, places, instants) if places else {}
+    ends = broker(system).ends(places, instants) if places else {}
     hot = _hot(rows)
     lines = []
     for row in rows:
@@ -74,8 +75,8 @@ def consumer_status(
 def _parts(system: System, group: str | None) -> tuple[list[Part], str | None]:
     """What the log has, and why it may not be read."""
     try:
-        return offsets_log.read(system.settings, system.admin, group), None
-    except OffsetsLogRefused as error:
+        return broker(system).offsets_log(group), None
+    except (OffsetsLogRefused, NotInFreeze) as error:
         return [], str(error)
 
 

@@ -55,17 +55,17 @@ def end_offsets(system: System, places: Iterable[Place], instants: Iterable[date
     # The ends of now before those of the past: what is appended meanwhile must not look as if it had been there.
     starts = offsets_of(system, known, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
     now = offsets_of(system, known, OffsetSpec.latest())  # type: ignore[no-untyped-call]
-    ahead = _ahead(system, {p: end.offset for p, end in now.items()})
+    ahead = stamped_ahead(system, {p: end.offset for p, end in now.items()})
     found: dict[Place, list[End]] = {place: [] for place in known}
     # A consumer asks, and never joins: an admin client that asks for many offsets a second has ended its process by a
     # segmentation fault (once, with librdkafka 2.16.1).
     asker = kafka.consumer(system.settings, "evkit-views", **{"isolation.level": "read_uncommitted"})
     try:
         for at in instants if known else ():
-            answers = _after(system, asker, known, at)
+            answers = after(system, asker, known, at)
             for place in known:
                 if place in answers and place in starts and place in now:
-                    end = _end(answers[place], starts[place].offset, now[place].offset, at, ahead.get(place))
+                    end = end_of(answers[place], starts[place].offset, now[place].offset, at, ahead.get(place))
                 else:
                     end = UNKNOWN
                 found[place].append(end)
@@ -74,10 +74,10 @@ def end_offsets(system: System, places: Iterable[Place], instants: Iterable[date
     return found
 
 
-def _after(system: System, asker: Any, places: Iterable[Place], at: datetime) -> dict[Place, int]:
+def after(system: System, asker: Any, places: Iterable[Place], at: datetime) -> dict[Place, int]:
     """First offset stamped later than `at`, -1 where there is none; one partition without a leader hides no other."""
     # A record of the same millisecond counts as there: the first that does not is stamped one later.
-    asked = [TopicPartition(*place, _millis(at) + 1) for place in places]
+    asked = [TopicPartition(*place, millis(at) + 1) for place in places]
     try:
         answers = asker.offsets_for_times(asked, timeout=system.settings.kafka_timeout_seconds)
     except KafkaException as error:
@@ -85,7 +85,8 @@ def _after(system: System, asker: Any, places: Iterable[Place], at: datetime) ->
     return {(tp.topic, tp.partition): tp.offset for tp in answers if tp.error is None}
 
 
-def _end(answer: int, start: int, now: int, at: datetime, ahead: tuple[int, datetime] | None) -> End:
+def end_of(answer: int, start: int, now: int, at: datetime, ahead: tuple[int, datetime] | None) -> End:
+    """What an answer means of a partition that begins at `start` and ends at `now`."""
     if answer < 0:
         return End(now)
     if answer <= start and start > 0:
@@ -95,7 +96,7 @@ def _end(answer: int, start: int, now: int, at: datetime, ahead: tuple[int, date
     return End(answer)
 
 
-def _ahead(system: System, ends: Mapping[Place, int]) -> dict[Place, tuple[int, datetime]]:
+def stamped_ahead(system: System, ends: Mapping[Place, int]) -> dict[Place, tuple[int, datetime]]:
     """Offset and time of the record that is stamped ahead of those after it, where there is one."""
     newest = offsets_of(system, list(ends), OffsetSpec.max_timestamp())  # type: ignore[no-untyped-call]
     suspects = {p: n for p, n in newest.items() if 0 <= n.offset < ends[p] - 1}
@@ -106,7 +107,7 @@ def _ahead(system: System, ends: Mapping[Place, int]) -> dict[Place, tuple[int, 
     return {
         p: (n.offset, datetime.fromtimestamp(n.timestamp / 1000, UTC))
         for p, n in suspects.items()
-        if any(_millis(at) < n.timestamp for at in tails[p])
+        if any(millis(at) < n.timestamp for at in tails[p])
     }
 
 
@@ -137,5 +138,6 @@ def _tails(system: System, ranges: Mapping[Place, tuple[int, int]]) -> dict[Plac
     return found
 
 
-def _millis(at: datetime) -> int:
+def millis(at: datetime) -> int:
+    """Milliseconds since 1970, as Kafka counts."""
     return (at - datetime.fromtimestamp(0, UTC)) // timedelta(milliseconds=1)

@@ -6,6 +6,7 @@ The seam between backends is here alone: a view says `frame("lag", rows, frames)
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from evkit.sql import named
 from evkit.system import System
 from evkit.views import columns as _columns
 from evkit.views.incident_window import incident_named, incident_window
-from evkit.window import Window, duration
+from evkit.window import Window, duration, require_covered
 
 try:
     import narwhals.stable.v2 as nw
@@ -52,13 +53,23 @@ Result = TypeVar("Result")
 
 
 def view(name: str) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
-    """Add the columns of a view to its function's docstring, so that `help` shows them and they cannot drift apart."""
+    """Add the columns of a view to its function's docstring, so that `help` shows them and they cannot drift apart.
+
+    And let it look from the moment that is now for its system; of a freeze, that was then.
+    """
 
     def documented(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         if function.__doc__:  # python -OO has none
             listed = _columns.table(_columns.COLUMNS[name], indent=" " * 8)
             function.__doc__ = function.__doc__.replace("Columns: see columns/", f"Columns:\n{listed}")
-        return function
+
+        @functools.wraps(function)
+        def looked(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+            system: Any = arguments[0] if arguments else named["system"]
+            with system.standing():
+                return function(*arguments, **named)
+
+        return looked
 
     return documented
 
@@ -150,12 +161,16 @@ def window_of(window: WindowLike, system: System | None = None) -> Window:
     Raises:
         InvalidParameter: a text that is no duration.
         UnknownIncident: the system knows no incident of this name; near matches are in `suggestions`.
+        NotInFreeze: a freeze is looked at, and the window is not in it.
     """
     if isinstance(window, Window):
-        return window
-    if isinstance(window, str) and system is not None and (incident := incident_named(window)) is not None:
-        return incident_window(system, incident)
-    return Window.last(WINDOW_DEFAULT if window is None else window)
+        seen = window
+    elif isinstance(window, str) and system is not None and (incident := incident_named(window)) is not None:
+        seen = incident_window(system, incident)
+    else:
+        seen = Window.last(WINDOW_DEFAULT if window is None else window)
+    require_covered(seen)
+    return seen
 
 
 def bucket_of(bucket: str | timedelta | None, window: Window) -> timedelta:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC
 
 from evkit.errors import InvalidParameter, UnknownIncident
 from evkit.sql import named
 from evkit.system import System
-from evkit.window import Window
+from evkit.window import Window, present
 
 PREFIX = "incident:"
 
@@ -33,7 +33,7 @@ def incident_window(system: System, name: str) -> Window:
         raise UnknownIncident(name, known)
     at, until = (None if moment is None else moment.astimezone(UTC) for moment in known[name])
     assert at is not None
-    end = until or datetime.now(UTC)
+    end = until or present()
     if end <= at:
         raise InvalidParameter(
             f"incident '{name}' begins at {at.isoformat()}, and now it is {end.isoformat()}: there is nothing of it yet",

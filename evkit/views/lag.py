@@ -10,26 +10,19 @@ and none is made.
 from __future__ import annotations
 
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from evkit import kafka, kafka_admin
-from evkit.errors import NotMigrated, UnknownGroup, Unreachable
-from evkit.kafka import KafkaError, OffsetSpec, TopicPartition
+from evkit.errors import NotInFreeze, NotMigrated, UnknownGroup, Unreachable
 from evkit.sql import named
 from evkit.system import System
+from evkit.views.broker import Broker, broker
 from evkit.views.frame import Frame, Frames, frame, groups_of, view
-from evkit.views.offsets import Place, offsets_of
+from evkit.views.offsets import Place
 
 log = logging.getLogger(__name__)
-
-# One record of each partition that is behind; brokers answer in milliseconds, and what takes longer is said to be unknown.
-_READ_SECONDS = 5.0
-# The client asks for no more than this at once: a record is wanted, not a backlog.
-_FETCH_BYTES = 65_536
 
 
 @view("lag")
@@ -61,7 +54,8 @@ def lag(system: System, group: str | None = None, *, frames: Frames = "polars") 
 
     Source: the difference that Kafka's own consumer group tool prints as LAG.
     """
-    states = kafka.groups(system.settings, system.admin)
+    ask = broker(system)
+    states = ask.groups()
     handled = _inbox_partitions(system)
     known = sorted(set(states) | set(handled))
     if group is not None:
@@ -69,17 +63,15 @@ def lag(system: System, group: str | None = None, *, frames: Frames = "polars") 
             raise UnknownGroup(group, known, where=f"to the cluster at {system.settings.bootstrap_servers}")
         known = [group]
     # First what members hold: only a coordinator that is ready may be asked for offsets.
-    assigned = kafka_admin.assigned(system.settings, [name for name in known if name in states], system.admin)
-    committed = {name: _committed(system, name) for name in assigned}
+    assigned = ask.assigned([name for name in known if name in states])
+    committed = {name: _committed(ask, name) for name in assigned}
     places: dict[str, set[Place]] = {}
     for name in known:
         of_group = {*committed.get(name, ()), *assigned.get(name, ()), *handled.get(name, ())}
         places[name] = {p for p in of_group if not p[0].startswith("__")}
-    every = _existing(system, set().union(*places.values()) if places else set())
-    starts = _offsets(system, every, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
-    stable = _offsets(system, every, None)
-    ends = _offsets(system, every, OffsetSpec.latest())  # type: ignore[no-untyped-call]
-    facts = kafka_admin.topic_facts(system.settings, {topic for topic, _ in every}, system.admin)
+    every = _existing(ask, set().union(*places.values()) if places else set())
+    starts, stable, ends = (ask.offsets(every, spec) for spec in ("earliest", "stable", "latest"))
+    facts = ask.topic_facts({topic for topic, _ in every})
     unread = {
         (name, place): max(offset, starts[place])
         for name in known
@@ -88,9 +80,9 @@ def lag(system: System, group: str | None = None, *, frames: Frames = "polars") 
     }
     # Of these no reader of committed records would be given anything.
     held = {of: at for of, at in unread.items() if at >= stable.get(of[1], ends[of[1]])}
-    oldest = _oldest_unread(system, {of: at for of, at in unread.items() if of not in held}, ends)
-    oldest |= _oldest_unread(system, held, ends, isolation="read_uncommitted")
-    measured_at = datetime.now(UTC)
+    oldest = ask.oldest_unread({of: at for of, at in unread.items() if of not in held}, ends, "read_committed")
+    oldest |= ask.oldest_unread(held, ends, "read_uncommitted")
+    measured_at = system.now()
     rows = []
     for name in known:
         for place in sorted(places[name]):
@@ -168,90 +160,16 @@ def _inbox_partitions(system: System) -> dict[str, set[Place]]:
             rows = connection.execute(named("lag")["inbox_partitions"], {"groups": groups}).fetchall()
             for group, topic, partition in rows:
                 found[group].add((topic, partition))
-    except (Unreachable, NotMigrated) as error:
+    except (Unreachable, NotMigrated, NotInFreeze) as error:
         log.info("lag without evkit's tables: %s", error)
     return found
 
 
-def _committed(system: System, group: str) -> dict[Place, int]:
-    offsets = kafka.committed_offsets(system.settings, group, system.admin)
-    return {place: offset for place, offset in offsets.items() if not place[0].startswith("__")}
+def _committed(ask: Broker, group: str) -> dict[Place, int]:
+    return {place: offset for place, offset in ask.committed(group).items() if not place[0].startswith("__")}
 
 
-def _existing(system: System, places: Iterable[Place]) -> list[Place]:
+def _existing(ask: Broker, places: Iterable[Place]) -> list[Place]:
     """Those of the places that the cluster has; asking for the offset of a deleted topic would fail the whole request."""
-    known = kafka.topics(system.settings, system.admin)
+    known = ask.topics()
     return sorted(p for p in places if p[1] < known.get(p[0], 0))
-
-
-def _offsets(system: System, places: list[Place], spec: OffsetSpec | None) -> dict[Place, int]:
-    return {place: found.offset for place, found in offsets_of(system, places, spec).items()}
-
-
-def _oldest_unread(
-    system: System,
-    unread: dict[tuple[str, Place], int],
-    ends: dict[Place, int],
-    *,
-    isolation: str = "read_committed",
-) -> dict[tuple[str, Place], datetime | str]:
-    """Timestamp of the first record at or after each offset; "empty" where nothing readable is left before the end.
-
-    One consumer can stand at one offset of a partition, so groups that stand at different ones are read in rounds.
-    """
-    wanted: dict[Place, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for (group, place), offset in unread.items():
-        wanted[place][offset].append(group)
-    found: dict[tuple[str, Place], datetime | str] = {}
-    if not wanted:
-        return found
-    consumer = kafka.consumer(
-        system.settings,
-        "evkit-views",
-        **{
-            "isolation.level": isolation,
-            "enable.partition.eof": True,
-            "fetch.message.max.bytes": _FETCH_BYTES,
-            "queued.min.messages": 1,
-            "fetch.wait.max.ms": 100,
-        },
-    )
-    try:
-        while wanted:
-            now = {place: next(iter(offsets)) for place, offsets in wanted.items()}
-            answers = _first_records(consumer, now, ends)
-            for place, offset in now.items():
-                for group in wanted[place].pop(offset):
-                    if place in answers:
-                        found[group, place] = answers[place]
-                if not wanted[place]:
-                    del wanted[place]
-    finally:
-        consumer.close()
-    return found
-
-
-def _first_records(consumer: Any, at: dict[Place, int], ends: dict[Place, int]) -> dict[Place, datetime | str]:
-    consumer.assign([TopicPartition(topic, partition, offset) for (topic, partition), offset in at.items()])
-    deadline = time.monotonic() + _READ_SECONDS
-    missing = set(at)
-    found: dict[Place, datetime | str] = {}
-    while missing and (left := deadline - time.monotonic()) > 0:
-        message = consumer.poll(left)
-        if message is None:
-            break
-        place = (message.topic(), message.partition())
-        if place not in missing:
-            continue
-        error = message.error()
-        if error is None:
-            record = kafka.record_of(message, datetime.now(UTC))
-            if record.timestamp is not None:
-                found[place] = record.timestamp
-        elif error.code() == KafkaError._PARTITION_EOF and message.offset() >= ends[place]:
-            # Short of the end offset there would be an open transaction: something nobody may read yet.
-            found[place] = "empty"
-        missing.discard(place)
-        consumer.incremental_unassign([TopicPartition(*place)])
-    consumer.unassign()
-    return found

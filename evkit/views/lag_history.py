@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
-from evkit import kafka, offsets_log
+from evkit import offsets_log
 from evkit.errors import InvalidParameter, UnknownGroup, UnknownTopic
 from evkit.offsets_log import Commits, Part
 from evkit.system import System
-from evkit.views.end_offsets import UNKNOWN, End, end_offsets
+from evkit.views.broker import broker
+from evkit.views.end_offsets import UNKNOWN, End
 from evkit.views.frame import Frame, Frames, WindowLike, bucket_of, frame, view, window_of
-from evkit.window import Window
+from evkit.window import Window, present
 
 SOURCE = "offsets_log"
 
@@ -69,10 +70,10 @@ def lag_history(
     if topic is not None:
         commits = {place: found for place, found in commits.items() if place[0] == topic}
         if not commits:
-            known = kafka.topics(system.settings, system.admin)
+            known = broker(system).topics()
             if topic not in known:
                 raise UnknownTopic(topic, known, where=f"to the cluster at {system.settings.bootstrap_servers}")
-    ends = end_offsets(system, commits, instants) if commits else {}
+    ends = broker(system).ends(commits, instants) if commits else {}
     rows = []
     for place, of_place in commits.items():
         rows += _rows(group, place, of_place, instants, ends.get(place, [UNKNOWN] * len(instants)))
@@ -85,7 +86,7 @@ def past_window(window: WindowLike, system: System) -> Window:
     Raises:
         InvalidParameter: it cannot be read, or begins in the future.
     """
-    seen, now = window_of(window, system), datetime.now(UTC)
+    seen, now = window_of(window, system), present()
     if seen.start >= now:
         raise InvalidParameter(
             f"the window begins at {seen.start.isoformat()}, and now it is {now.isoformat()}: there is no history yet",
@@ -102,10 +103,10 @@ def history_of(system: System, group: str) -> Part | None:
         UnknownGroup: neither the cluster nor the log knows the group.
         OffsetsLogRefused, BrokerUnreachable.
     """
-    parts = offsets_log.read(system.settings, system.admin, group)
+    parts = broker(system).offsets_log(group)
     part = parts[0] if parts else None
     if part is None or not part.entries:
-        known = kafka.groups(system.settings, system.admin)
+        known = broker(system).groups()
         if group not in known:
             raise UnknownGroup(group, known, where=f"to the cluster at {system.settings.bootstrap_servers}")
     return part

@@ -37,7 +37,8 @@ def measure(
     Raises:
         InvalidParameter: the window cannot be read. Nothing else: what goes wrong in a view is in the answer.
     """
-    seen = window_of(window, system)
+    with system.standing():
+        seen = window_of(window, system)
     views: dict[str, Callable[[], Frame]] = {
         "publish_rate": lambda: publish_rate(system, seen, frames=frames),
         "relay_lag": lambda: relay_lag(system, seen, frames=frames),

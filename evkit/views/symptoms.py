@@ -10,6 +10,7 @@ from evkit import offsets_log
 from evkit.errors import DatabaseUnreachable, EvkitError, NotMigrated
 from evkit.system import System
 from evkit.views.breakers import breakers
+from evkit.views.broker import broker
 from evkit.views.code_versions import code_versions
 from evkit.views.consumer_status import consumer_status
 from evkit.views.errors import errors
@@ -42,7 +43,8 @@ def symptoms(
     Raises:
         InvalidParameter: the window cannot be read. Nothing else: what goes wrong in a view is in the answer.
     """
-    seen = window_of(window, system)
+    with system.standing():
+        seen = window_of(window, system)
     answer = measure(system, seen, group=group, frames=frames)
     lag = answer["consumer_lag"]
     groups = [] if isinstance(lag, Exception) else sorted({row["group"] for row in rows_of(lag, "lag")})
@@ -84,7 +86,7 @@ def _groups_past(
     names = ("rebalances", "offset_resets")
     try:
         past = past_window(window, system)
-        parts = offsets_log.read(system.settings, system.admin, group)
+        parts = broker(system).offsets_log(group)
     except Exception as error:  # told once, for both
         return dict.fromkeys(names, error)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}

@@ -1,0 +1,97 @@
+"""The questions that views ask of Kafka: of the brokers, or of a freeze, which has their answers (freeze/recorded.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Literal, Protocol, cast
+
+from evkit import kafka, kafka_admin, offsets_log
+from evkit.kafka import OffsetSpec
+from evkit.kafka_admin import Member, TopicFacts
+from evkit.offsets_log import Part
+from evkit.system import System
+from evkit.views.end_offsets import End, end_offsets
+from evkit.views.offsets import Place, offsets_of
+from evkit.views.unread import oldest_unread
+
+Spec = Literal["earliest", "stable", "latest"]
+
+
+class Broker(Protocol):
+    """What can be asked; the errors are those of the functions that `LiveBroker` calls."""
+
+    def groups(self) -> dict[str, str]:
+        """State by group."""
+
+    def topics(self) -> dict[str, int]:
+        """Number of partitions by topic."""
+
+    def assigned(self, groups: Iterable[str]) -> dict[str, dict[Place, Member]]:
+        """Who holds each partition, by group."""
+
+    def committed(self, group: str) -> dict[Place, int]:
+        """Committed offsets of a group that has answered."""
+
+    def offsets(self, places: Iterable[Place], spec: Spec) -> dict[Place, int]:
+        """Where partitions begin, are stable up to, or end."""
+
+    def topic_facts(self, names: Iterable[str]) -> dict[str, TopicFacts]:
+        """Facts by topic."""
+
+    def oldest_unread(
+        self, unread: Mapping[tuple[str, Place], int], ends: Mapping[Place, int], isolation: str
+    ) -> dict[tuple[str, Place], datetime | str]:
+        """When the first record at each offset was stamped; see `unread.oldest_unread`."""
+
+    def offsets_log(self, group: str | None) -> list[Part]:
+        """Parts of `__consumer_offsets`."""
+
+    def ends(self, places: Iterable[Place], instants: Iterable[datetime]) -> dict[Place, list[End]]:
+        """Where partitions ended at these moments."""
+
+
+def broker(system: System) -> Broker:
+    """Whom the views of a system ask."""
+    return LiveBroker(system) if system.recorded is None else cast(Broker, system.recorded)
+
+
+class LiveBroker:
+    """The brokers of a system, asked now."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+
+    def groups(self) -> dict[str, str]:
+        return kafka.groups(self._system.settings, self._system.admin)
+
+    def topics(self) -> dict[str, int]:
+        return kafka.topics(self._system.settings, self._system.admin)
+
+    def assigned(self, groups: Iterable[str]) -> dict[str, dict[Place, Member]]:
+        return kafka_admin.assigned(self._system.settings, groups, self._system.admin)
+
+    def committed(self, group: str) -> dict[Place, int]:
+        return kafka.committed_offsets(self._system.settings, group, self._system.admin)
+
+    def offsets(self, places: Iterable[Place], spec: Spec) -> dict[Place, int]:
+        asked = {
+            "earliest": OffsetSpec.earliest(),  # type: ignore[no-untyped-call]
+            "stable": None,
+            "latest": OffsetSpec.latest(),  # type: ignore[no-untyped-call]
+        }[spec]
+        return {place: found.offset for place, found in offsets_of(self._system, places, asked).items()}
+
+    def topic_facts(self, names: Iterable[str]) -> dict[str, TopicFacts]:
+        return kafka_admin.topic_facts(self._system.settings, names, self._system.admin)
+
+    def oldest_unread(
+        self, unread: Mapping[tuple[str, Place], int], ends: Mapping[Place, int], isolation: str
+    ) -> dict[tuple[str, Place], datetime | str]:
+        return oldest_unread(self._system, unread, ends, isolation=isolation)
+
+    def offsets_log(self, group: str | None) -> list[Part]:
+        return offsets_log.read(self._system.settings, self._system.admin, group)
+
+    def ends(self, places: Iterable[Place], instants: Iterable[datetime]) -> dict[Place, list[End]]:
+        return end_offsets(self._system, places, instants)
