@@ -89,6 +89,22 @@ def copied_commits(
     }
 
 
+def joined(copied: Commits, logged: Commits) -> Commits:
+    """What the copy has from before the log begins, and then the log; the log alone where something may lie between."""
+    if not logged.times:
+        return copied
+    if copied.until is None or copied.until < logged.times[0]:
+        return logged
+    earlier = [(at, offset) for at, offset in zip(copied.times, copied.offsets, strict=True) if at < logged.times[0]]
+    return Commits(
+        [at for at, _ in earlier] + logged.times,
+        [offset for _, offset in earlier] + logged.offsets,
+        since=copied.since,
+        until=logged.until,
+        unknown=copied.unknown,
+    )
+
+
 def copied_part(system: System, cluster: str, group: str) -> Part | None:
     """What the log said of a group's members, as far as it was copied; None when nothing was.
 
