@@ -188,14 +188,14 @@ class Sampler:
             self._round(connection)
             if self._log is not None:
                 self._log.look(connection)
-            return
-        if now >= self._expire_at:
+        elif now >= self._expire_at:
             self._expire(connection)
-        left = min(self._round_at - time.monotonic(), _TURN_SECONDS)
+        # Also where rounds take longer than they are apart, the log has its turn.
+        left = max(min(self._round_at - time.monotonic(), _TURN_SECONDS), 0.01)
         if self._log is None or not self._log.is_open:
-            self._stopping.wait(max(left, 0.0))
+            self._stopping.wait(left)
         else:
-            self._log.follow(connection, max(left, 0.0))
+            self._log.follow(connection, left)
 
     # --- connections --------------------------------------------------------------------------------------------------
 

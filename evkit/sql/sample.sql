@@ -71,11 +71,17 @@ WITH sample AS (
        AND (%(topic)s::text IS NULL OR s.topic = %(topic)s)
        AND s.sampled_at >= %(start)s::timestamptz - interval '1 hour'
        AND s.sampled_at < %(until)s::timestamptz + interval '1 hour'
-), candidate AS (
-    SELECT topic, partition, committed_offset, end_offset, n, abs(second - n * step) AS off
+), numbered AS (
+    SELECT topic, partition, committed_offset, end_offset, second, step,
+           greatest(ceil((second - every_seconds) / step), 0)::bigint AS first_n,
+           least(floor((second + every_seconds) / step), %(last)s)::bigint AS last_n
       FROM sample
-     CROSS JOIN LATERAL generate_series(greatest(ceil((second - every_seconds) / step), 0)::bigint,
-                                        least(floor((second + every_seconds) / step), %(last)s)::bigint) AS n
+), candidate AS (
+    SELECT topic, partition, committed_offset, end_offset, first_n AS n, abs(second - first_n * step) AS off
+      FROM numbered WHERE first_n <= last_n
+     UNION ALL -- with long steps there are none of these
+    SELECT topic, partition, committed_offset, end_offset, n, abs(second - n * step)
+      FROM numbered CROSS JOIN LATERAL generate_series(first_n + 1, last_n) AS n WHERE first_n < last_n
 )
 SELECT DISTINCT ON (topic, partition, n) topic, partition, n, committed_offset, end_offset
   FROM candidate

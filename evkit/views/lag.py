@@ -70,7 +70,7 @@ def lag(system: System, group: str | None = None, *, frames: Frames = "polars") 
         known = [group]
     # First what members hold: only a coordinator that is ready may be asked for offsets.
     assigned = kafka_admin.assigned(system.settings, [name for name in known if name in states], system.admin)
-    committed = {name: _committed(system, name) for name in assigned}
+    committed = _committed(system, assigned)
     places: dict[str, set[Place]] = {}
     for name in known:
         of_group = {*committed.get(name, ()), *assigned.get(name, ()), *handled.get(name, ())}
@@ -173,9 +173,14 @@ def _inbox_partitions(system: System) -> dict[str, set[Place]]:
     return found
 
 
-def _committed(system: System, group: str) -> dict[Place, int]:
-    offsets = kafka.committed_offsets(system.settings, group, system.admin)
-    return {place: offset for place, offset in offsets.items() if not place[0].startswith("__")}
+def _committed(system: System, groups: Iterable[str]) -> dict[str, dict[Place, int]]:
+    found, refused = kafka_admin.committed_of_groups(system.settings, groups, system.admin)
+    for error in refused.values():
+        raise error
+    return {
+        group: {place: offset for place, offset in offsets.items() if not place[0].startswith("__")}
+        for group, offsets in found.items()
+    }
 
 
 def _existing(system: System, places: Iterable[Place]) -> list[Place]:

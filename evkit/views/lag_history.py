@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from evkit import kafka, offsets_log
 from evkit.errors import (
@@ -22,8 +22,9 @@ from evkit.errors import (
 from evkit.offsets_log import Commits, Part
 from evkit.system import System
 from evkit.views import commit_log, lag_processed, lag_samples
+from evkit.views.columns import COLUMNS
 from evkit.views.end_offsets import UNKNOWN, End, end_offsets
-from evkit.views.frame import Frame, Frames, WindowLike, bucket_of, frame, groups_of, view, window_of
+from evkit.views.frame import Frame, Frames, WindowLike, bucket_of, frame_of_columns, groups_of, view, window_of
 from evkit.views.offsets import Place
 from evkit.views.track import Track
 from evkit.window import Window
@@ -112,8 +113,10 @@ def lag_history(
         known = kafka.topics(system.settings, system.admin)
         if topic not in known:
             raise UnknownTopic(topic, known, where=f"to the cluster at {system.settings.bootstrap_servers}")
-    rows = [row for place, track in sorted(found.items()) for row in track.rows(group, place, tracks.instants)]
-    return frame("lag_history", rows, frames)
+    columns: dict[str, list[Any]] = {c.name: [] for c in COLUMNS["lag_history"]}
+    for place, track in sorted(found.items()):
+        track.add_to(columns, group, place, tracks.instants)
+    return frame_of_columns("lag_history", columns, frames)
 
 
 class Tracks:
