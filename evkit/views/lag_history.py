@@ -61,7 +61,8 @@ def lag_history(
                  off at most. Knows ends of topics whose records are gone.
     inbox        evkit's own tables, for evkit's groups: the first event that the group had not *handled*, against what the
                  relay had *published*. So committed_offset is then the position handled, which the committed one follows.
-                 An event that was dead, skipped or parked was dealt with.
+                 An event that was dead, skipped or parked was dealt with. The events of a batch have one time, when their
+                 handlers were expected to be through: off by as much as a batch takes.
 
     Not one of them answers everywhere, and a row without lag says why: `covered` is false (the source does not know what
     the group had committed: compacted away, not copied, not sampled), `truncated` is true (the topic's records of that time

@@ -15,9 +15,9 @@ from evkit.testing.waiting import until
 from evkit.window import Window
 
 N = 600
-# How far the moment of a source may be from that of another: half the distance of samples; the time between a handler's
-# commit and the group's, which evkit's consumer makes once a second; and what a busy machine takes for either.
-DISTANCE = {"sample": 0.5, "commit_log": 0.0, "inbox": 2.5}
+# How far the moment of a source may be from that of another: half the distance of samples, and what a busy machine takes.
+# Of inbox: the events of a batch have one time, at which their handlers were expected to be through.
+DISTANCE = {"sample": 0.5, "commit_log": 0.0, "inbox": 8.0}
 
 
 def test_all_sources_agree_on_one_scene(evkit_system, evkit_topic, evkit_group):
@@ -79,7 +79,7 @@ def test_all_sources_agree_on_one_scene(evkit_system, evkit_topic, evkit_group):
                 if row["at"] - timedelta(seconds=seconds) < truth[0]["at"]:
                     committed.append(0)  # before its first commit
                 ends = [r["end_offset"] for r in near]
-                assert min(committed) <= row["committed_offset"] <= max(committed), (source, row)
+                assert min(committed) <= row["committed_offset"] <= max(committed), (source, row, committed)
                 assert min(ends) <= row["end_offset"] <= max(ends), (source, row)
         assert compared > 10, source
     for source, rows in told.items():
