@@ -8,8 +8,7 @@ SELECT pg_try_advisory_lock(6086, hashtext(%s::text));
 SELECT pg_advisory_unlock_all();
 
 -- name: samples
-COPY evkit.lag_sample (cluster_id, consumer_group, topic, partition, sampled_at, every_seconds, committed_offset, start_offset,
-                       stable_offset, end_offset, group_state, members) FROM STDIN;
+COPY evkit.lag_sample (cluster_id, consumer_group, topic, partition, sampled_at, every_seconds, committed_offset, start_offset, stable_offset, end_offset, group_state, members) FROM STDIN;
 
 -- name: expire_samples
 -- So many at a time, so that nobody waits for it. The brin index finds the blocks.
