@@ -269,8 +269,8 @@ class OffsetsLogRefused(BrokerRefused):
         super().__init__(bootstrap_servers, cause)
         self.args = (
             f"Kafka at {bootstrap_servers} does not let us read __consumer_offsets ({cause.name()}): what groups committed "
-            "in the past cannot be rebuilt; allow READ and DESCRIBE on this topic, or look at the lag of now "
-            "(`evkit view lag`)",
+            "in the past cannot be rebuilt; allow READ and DESCRIBE on this topic, look at the lag of now "
+            "(`evkit view lag`), or let `evkit sample` run from now on",
         )
 
 

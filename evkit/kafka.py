@@ -283,13 +283,13 @@ def topic_bytes_max(settings: Settings, topic: str) -> int | None:
         return None
 
 
-def cluster_id(settings: Settings) -> str:
+def cluster_id(settings: Settings, client: AdminClient | None = None) -> str:
     """The cluster's own id, which stays the same whatever its addresses are.
 
     Raises:
         BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
     """
-    client = admin(settings)
+    client = admin(settings) if client is None else client
     try:
         return str(client.list_topics(timeout=settings.kafka_timeout_seconds).cluster_id)
     except KafkaException as error:

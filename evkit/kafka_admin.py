@@ -21,6 +21,7 @@ import confluent_kafka as ck
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from evkit import kafka
 from evkit.errors import BrokerRefused, BrokerUnreachable
@@ -114,6 +115,21 @@ def id_of(asked: Future[Any]) -> str | None:
         return "" if error.args[0].code() in _NO_TOPIC else None
 
 
+def topic_setting(settings: Settings, name: str, setting: str, client: AdminClient) -> str | None:
+    """One setting of a topic, internal ones too; None when the broker does not say (no authorisation).
+
+    Raises:
+        BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
+    """
+    resource = ConfigResource(ConfigResource.Type.TOPIC, name)
+    asked = client.describe_configs([resource], request_timeout=_REQUEST_SECONDS)[resource]
+    try:
+        found = _waited(settings, asked, client).get(setting)
+    except BrokerRefused:
+        return None
+    return None if found is None or found.value is None else str(found.value)
+
+
 def partitions_count(settings: Settings, name: str, client: AdminClient) -> int | None:
     """Number of a topic's partitions, internal topics too; None when there is no such topic. Asking never makes one.
 
@@ -172,6 +188,34 @@ def stable_ends(
     return {(tp.topic, tp.partition): answer.offset for tp, answer in zip(asked, answers, strict=True)}
 
 
+def told_offsets(
+    settings: Settings, places: Iterable[tuple[str, int]], spec: OffsetSpec | None, client: AdminClient
+) -> dict[tuple[str, int], Any]:
+    """confluent-kafka's ListOffsetsResultInfo (`.offset`, `.timestamp`) of the places that answered; None asks for the
+    stable ends. One partition without a leader hides no other.
+
+    Raises:
+        BrokerUnreachable: no place has answered within `settings.kafka_timeout_seconds`. BrokerRefused.
+    """
+    if spec is None:
+        futures = kafka.ask_stable_ends(client, places)
+    elif request := {TopicPartition(*place): spec for place in places}:
+        futures = client.list_offsets(request, request_timeout=settings.kafka_timeout_seconds)
+    else:
+        return {}
+    found: dict[tuple[str, int], Any] = {}
+    failed: KafkaException | None = None
+    for tp, future in futures.items():
+        try:
+            found[tp.topic, tp.partition] = future.result()
+        except KafkaException as error:
+            failed = error
+            log.info("no offset of %s [%s]: %s", tp.topic, tp.partition, error)
+    if failed is not None and not found:
+        raise kafka.failed(settings, failed, client)
+    return found
+
+
 def _waited_for_leader(settings: Settings, asked: Future[Any], client: AdminClient) -> Any:
     """The answer; None when the partition has another leader than the client knows."""
     try:
@@ -192,10 +236,23 @@ def committed(settings: Settings, group: str, client: AdminClient) -> dict[tuple
     return kafka.committed(settings, group, partitions) if partitions else {}
 
 
-def assigned(
-    settings: Settings, groups: Iterable[str], client: AdminClient
-) -> dict[str, dict[tuple[str, int], Member]]:
-    """Who holds each partition right now, by group; of groups that may not be described: nobody.
+@dataclass(frozen=True, slots=True)
+class GroupFacts:
+    """What the coordinator says of a group; None where the group may not be described.
+
+    Attributes:
+        state     "stable", "empty", …
+        members   how many there are, with partitions or without
+        assigned  who holds each partition
+    """
+
+    state: str | None
+    members: int | None
+    assigned: dict[tuple[str, int], Member]
+
+
+def group_facts(settings: Settings, groups: Iterable[str], client: AdminClient) -> dict[str, GroupFacts]:
+    """Facts by group, those of one that may not be described empty.
 
     A group whose coordinator is not ready within `settings.kafka_timeout_seconds`, as on a broker that has just started, is
     left out.
@@ -203,15 +260,52 @@ def assigned(
     Raises:
         BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
     """
-    found: dict[str, dict[tuple[str, int], Member]] = {}
+    found: dict[str, GroupFacts] = {}
     for group, answer in _described(settings, groups, client).items():
         if isinstance(answer, BrokerRefused):
             log.info("group %s could not be described: %s", group, answer.cause)
-            if kafka.is_not_ready(answer.cause):
-                continue
-        members = [] if isinstance(answer, BrokerRefused) else [m for m in answer.members if m.assignment]
-        found[group] = {(tp.topic, tp.partition): _member(m) for m in members for tp in m.assignment.topic_partitions}
+            if not kafka.is_not_ready(answer.cause):
+                found[group] = GroupFacts(None, None, {})
+            continue
+        holders = [m for m in answer.members if m.assignment]
+        places = {(tp.topic, tp.partition): _member(m) for m in holders for tp in m.assignment.topic_partitions}
+        found[group] = GroupFacts(answer.state.name.lower(), len(answer.members), places)
     return found
+
+
+def assigned(
+    settings: Settings, groups: Iterable[str], client: AdminClient
+) -> dict[str, dict[tuple[str, int], Member]]:
+    """Who holds each partition right now, by group; see `group_facts`."""
+    return {group: facts.assigned for group, facts in group_facts(settings, groups, client).items()}
+
+
+def committed_of_groups(
+    settings: Settings, groups: Iterable[str], client: AdminClient
+) -> tuple[dict[str, dict[tuple[str, int], int]], dict[str, BrokerRefused]]:
+    """Next offset that each group will read, wherever it has committed one; and why a group was not told.
+
+    All are asked at once. Only of groups that have just answered (`group_facts`): see `kafka.committed`.
+
+    Raises:
+        BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
+    """
+    asked = {
+        group: client.list_consumer_group_offsets(
+            [ck.ConsumerGroupTopicPartitions(group)], request_timeout=settings.kafka_timeout_seconds
+        )[group]
+        for group in groups
+    }
+    found: dict[str, dict[tuple[str, int], int]] = {}
+    refused: dict[str, BrokerRefused] = {}
+    for group, future in asked.items():
+        try:
+            answer = _waited(settings, future, client)
+        except BrokerRefused as error:
+            refused[group] = error
+        else:
+            found[group] = {(tp.topic, tp.partition): tp.offset for tp in answer.topic_partitions if tp.offset >= 0}
+    return found, refused
 
 
 def _described(settings: Settings, groups: Iterable[str], client: AdminClient) -> dict[str, Any]:

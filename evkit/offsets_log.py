@@ -18,10 +18,11 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import NamedTuple
 
 from evkit import kafka, kafka_admin
@@ -85,27 +86,42 @@ class Commits:
     """What a group committed to one partition of a topic, as a function of time.
 
     Attributes:
-        since  from here on every commit is known; None: from the beginning
-        until  up to here; None: up to the time of the read
+        times, offsets  of the commits, in the log's order; an offset is None where the commit was deleted
+        since    from here on every commit is known; None: from the beginning
+        until    up to here; None: up to the time of the read
+        unknown  stretches of time in between of which not every commit is known; the end of the last one may be None: up
+                 to the time of the read
     """
 
-    def __init__(self, part: Part, entries: Iterable[Entry]) -> None:
-        self.times: list[datetime] = []
-        self.offsets: list[int | None] = []
-        first = None
-        for entry in entries:
-            first = entry if first is None else first
-            at = entry.value.committed_at if isinstance(entry.value, Commit) else entry.at
-            # The log's order is what happened; another coordinator's clock may be a little behind.
-            self.times.append(max(at, self.times[-1]) if self.times else at)
-            self.offsets.append(entry.value.offset if isinstance(entry.value, Commit) else None)
-        is_whole = first is None or part.has_all_before(first.offset)
-        self.since = None if is_whole else self.times[0]
-        self.until = part.until
+    def __init__(
+        self,
+        times: Sequence[datetime],
+        offsets: Sequence[int | None],
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        unknown: Sequence[tuple[datetime, datetime | None]] = (),
+    ) -> None:
+        # The log's order is what happened; another coordinator's clock may be a little behind.
+        self.times = list(accumulate(times, max))
+        self.offsets = list(offsets)
+        self.since, self.until, self.unknown = since, until, list(unknown)
+
+    @classmethod
+    def of(cls, part: Part, entries: Iterable[Entry]) -> Commits:
+        """Of the entries that a part of the log still has."""
+        entries = list(entries)
+        times = [e.value.committed_at if isinstance(e.value, Commit) else e.at for e in entries]
+        found = cls(times, [e.value.offset if isinstance(e.value, Commit) else None for e in entries], until=part.until)
+        if entries and not part.has_all_before(entries[0].offset):
+            found.since = found.times[0]
+        return found
 
     def covers(self, at: datetime) -> bool:
         """Whether every commit up to this moment that counts at it is known."""
-        return (self.since is None or at >= self.since) and (self.until is None or at <= self.until)
+        if (self.since is not None and at < self.since) or (self.until is not None and at > self.until):
+            return False
+        return not any(begins <= at and (ends is None or at < ends) for begins, ends in self.unknown)
 
     def at(self, at: datetime) -> int | None:
         """The committed offset at a moment; None when there was none, or it is not covered."""
@@ -121,7 +137,7 @@ def commits_of(part: Part, group: str) -> dict[tuple[str, int], Commits]:
             assert entry.key.topic is not None
             assert entry.key.partition is not None
             found[entry.key.topic, entry.key.partition].append(entry)
-    return {place: Commits(part, entries) for place, entries in sorted(found.items())}
+    return {place: Commits.of(part, entries) for place, entries in sorted(found.items())}
 
 
 def partition_of(group: str, partitions: int) -> int:

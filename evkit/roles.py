@@ -1,6 +1,6 @@
-"""Roles of least privilege: who writes events, who relays them, and who only looks.
+"""Roles of least privilege: who writes events, who relays them, who samples, and who only looks.
 
-Three group roles that nobody logs in as; a service's own login role is made a member (`GRANT evkit_writer TO orders`). Rows
+Four group roles that nobody logs in as; a service's own login role is made a member (`GRANT evkit_writer TO orders`). Rows
 are reached through evkit.outbox and evkit.publication, whose privileges are what counts, so partitions need no grants, and
 those to come need none either. Making and dropping partitions is for the owner of the tables (runtime/retention.py).
 """
@@ -45,6 +45,14 @@ def expected(prefix: str = PREFIX) -> dict[str, Privileges]:
             ("TABLE", "audit"): frozenset({"SELECT", "INSERT", "UPDATE"}),
             ("TABLE", "migration"): frozenset({"SELECT"}),
             positions: frozenset({"USAGE", "SELECT"}),
+        },
+        # `evkit sample`: its own tables, and nothing of anybody's events.
+        f"{prefix}_sampler": enter | {
+            ("TABLE", "lag_sample"): frozenset({"SELECT", "INSERT", "DELETE"}),
+            ("TABLE", "commit_log"): frozenset({"SELECT", "INSERT", "DELETE"}),
+            ("TABLE", "commit_log_gap"): frozenset({"SELECT", "INSERT", "DELETE"}),
+            ("TABLE", "commit_log_tail"): frozenset({"SELECT", "INSERT", "UPDATE"}),
+            ("TABLE", "migration"): frozenset({"SELECT"}),
         },
         # Views, notebooks, reports, `evkit migrate --check`.
         f"{prefix}_reader": enter | {positions: frozenset({"SELECT"})}

@@ -31,7 +31,7 @@ def migrate(
         typer.Option("--check", help="Only say what differs, and the SQL that mends it; exit 1 when something does."),
     ] = False,
     roles: Annotated[
-        bool, typer.Option("--roles", help="Make the group roles evkit_writer, evkit_relay and evkit_reader.")
+        bool, typer.Option("--roles", help="Make the group roles evkit_writer, _relay, _sampler and _reader.")
     ] = False,
     prefix: Annotated[
         str, typer.Option("--role-prefix", help="Of these roles: a server's roles belong to all its databases.")

@@ -34,7 +34,8 @@ _NARROW = {
     "lag": ("group", "topic", "partition", "lag_events", "lag_seconds", "group_state", "status"),
     "lag_groups": ("group", "topic", "partitions", "members", "lag_events", "lag_seconds_max", "skew", "group_state",
                    "status"),
-    "lag_history": ("at", "topic", "partition", "committed_offset", "end_offset", "lag_events", "lag_seconds", "covered"),
+    "lag_history": ("at", "topic", "partition", "committed_offset", "end_offset", "lag_events", "lag_seconds", "covered",
+                    "source"),
     "consumer_status": ("group", "topic", "partition", "status", "reason"),
     "publish_rate": ("bucket_at", "topic", "written", "published", "published_per_second", "partial"),
     "error_rate": ("group", "event_type", "attempts", "failures", "failures_dealt_with", "dead", "attempt_error_ratio",
@@ -124,6 +125,12 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option("--step", help="Time between two rows of lag_history: 10s, 1m.", show_default=False),
         ] = None,
+        source: Annotated[
+            str | None,
+            typer.Option(
+                "--source", help="Of lag_history: auto, offsets_log, commit_log, sample or inbox.", show_default=False
+            ),
+        ] = None,
         state: Annotated[
             str | None, typer.Option("--state", help="Of dead letters: open, resolved, archived, …", show_default=False)
         ] = None,
@@ -180,6 +187,7 @@ def register(app: typer.Typer) -> None:
             "bucket": bucket,
             "topic": topic,
             "step": step,
+            "source": source,
             "state": state,
             "event_id": event,
             "key": key,

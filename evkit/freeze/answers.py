@@ -60,9 +60,12 @@ class Remembered:
         self.members = self.live.assigned(groups)
         return self.members
 
-    def committed(self, group: str) -> dict[Place, int]:
-        self.commits[group] = self.live.committed(group)
-        return self.commits[group]
+    def cluster_id(self) -> str:
+        return self.live.cluster_id()
+
+    def committed(self, groups: Iterable[str]) -> dict[str, dict[Place, int]]:
+        self.commits = self.live.committed(groups)
+        return self.commits
 
     def offsets(self, places: Iterable[Place], spec: Spec) -> dict[Place, int]:
         places = set(places)

@@ -52,8 +52,13 @@ class Recorded:
             found[row["group"]][row["topic"], row["partition"]] = row["offset"]
         return found
 
-    def committed(self, group: str) -> dict[Place, int]:
-        return self._committed.get(group, {})
+    def cluster_id(self) -> str:
+        if self._manifest.cluster_id is None:
+            raise NotInFreeze(f"the id of the cluster ({self._manifest.why_missing('Kafka')})")
+        return self._manifest.cluster_id
+
+    def committed(self, groups: Iterable[str]) -> dict[str, dict[Place, int]]:
+        return {group: self._committed.get(group, {}) for group in groups}
 
     def offsets(self, places: Iterable[Place], spec: Spec) -> dict[Place, int]:
         wanted = set(places)

@@ -483,6 +483,68 @@ CREATE TABLE evkit.rewind (
     undone_at       timestamptz
 );
 
+-- How far each group was, as `evkit sample` has measured it: committed offsets first, then where the partitions began and ended.
+CREATE TABLE evkit.lag_sample (
+    cluster_id        text        COLLATE "C" NOT NULL,            -- Kafka's own id: several clusters never mix
+    consumer_group    text        COLLATE "C" NOT NULL,
+    topic             text        COLLATE "C" NOT NULL,
+    partition         integer     NOT NULL,
+    sampled_at        timestamptz NOT NULL,                        -- between both questions, clock of the sampler's machine
+    every_seconds     real        NOT NULL,                        -- until the next one was due: it speaks for no longer
+    committed_offset  bigint,                                      -- NULL: never committed
+    start_offset      bigint,
+    stable_offset     bigint,                                      -- end for who reads committed records
+    end_offset        bigint,                                      -- NULL: the broker did not tell
+    group_state       text,
+    members           integer,                                     -- NULL: the group may not be described
+    PRIMARY KEY (cluster_id, consumer_group, topic, partition, sampled_at)
+);
+CREATE INDEX lag_sample_sampled_at ON evkit.lag_sample USING brin (sampled_at);
+
+-- What `evkit sample` has copied of Kafka's `__consumer_offsets`, so that it survives the compaction of that topic: commits with
+-- their fields, records of a group's members as they were.
+CREATE TABLE evkit.commit_log (
+    cluster_id        text        COLLATE "C" NOT NULL,
+    log_partition     integer     NOT NULL,                        -- of `__consumer_offsets`
+    log_offset        bigint      NOT NULL,
+    written_at        timestamptz NOT NULL,                        -- the coordinator's clock
+    kind              text        COLLATE "C" NOT NULL,            -- commit, classic_group, group_epoch or member
+    consumer_group    text        COLLATE "C" NOT NULL,
+    topic             text        COLLATE "C",                     -- of a commit, as are the next three
+    partition         integer,
+    committed_offset  bigint,                                      -- NULL: the commit was deleted
+    committed_at      timestamptz,                                 -- of a deletion: when it was written
+    raw_key           bytea,                                       -- of the other kinds
+    raw_value         bytea,
+    PRIMARY KEY (cluster_id, log_partition, log_offset),
+    CHECK ((kind = 'commit') = (raw_key IS NULL))
+);
+CREATE INDEX commit_log_group ON evkit.commit_log (cluster_id, consumer_group, topic, partition, committed_at, log_offset);
+CREATE INDEX commit_log_written_at ON evkit.commit_log USING brin (written_at);
+
+-- How far that copy has come in each partition of the log, moved in the transaction of the rows: so none is lost or there twice.
+CREATE TABLE evkit.commit_log_tail (
+    cluster_id     text        COLLATE "C" NOT NULL,
+    log_partition  integer     NOT NULL,
+    next_offset    bigint      NOT NULL,
+    complete_at    timestamptz,                                    -- all that was committed by then is here
+    first_hole     bigint,                                         -- what was missing when it began; see offsets_log.Part
+    whole_from     bigint      NOT NULL DEFAULT 0,
+    whole_since    timestamptz,
+    groups         text[]      NOT NULL,                           -- patterns of the groups that are copied; empty: all
+    PRIMARY KEY (cluster_id, log_partition)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- Where that copy was interrupted, and Kafka has compacted the log meanwhile: from there on a group's commits are unknown until
+-- its next one.
+CREATE TABLE evkit.commit_log_gap (
+    cluster_id     text        COLLATE "C" NOT NULL,
+    log_partition  integer     NOT NULL,
+    log_offset     bigint      NOT NULL,                           -- the first that may be missing
+    since          timestamptz,                                    -- until then all was there; NULL: that is not known
+    PRIMARY KEY (cluster_id, log_partition, log_offset)
+);
+
 -- Who did what, when and why: one row for every act that changes what happens to events.
 CREATE TABLE evkit.audit (
     audit_id  bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

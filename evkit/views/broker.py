@@ -30,8 +30,11 @@ class Broker(Protocol):
     def assigned(self, groups: Iterable[str]) -> dict[str, dict[Place, Member]]:
         """Who holds each partition, by group."""
 
-    def committed(self, group: str) -> dict[Place, int]:
-        """Committed offsets of a group that has answered."""
+    def cluster_id(self) -> str:
+        """The cluster's own id."""
+
+    def committed(self, groups: Iterable[str]) -> dict[str, dict[Place, int]]:
+        """Committed offsets by group, of groups that have answered."""
 
     def offsets(self, places: Iterable[Place], spec: Spec) -> dict[Place, int]:
         """Where partitions begin, are stable up to, or end."""
@@ -71,8 +74,14 @@ class LiveBroker:
     def assigned(self, groups: Iterable[str]) -> dict[str, dict[Place, Member]]:
         return kafka_admin.assigned(self._system.settings, groups, self._system.admin)
 
-    def committed(self, group: str) -> dict[Place, int]:
-        return kafka.committed_offsets(self._system.settings, group, self._system.admin)
+    def cluster_id(self) -> str:
+        return kafka.cluster_id(self._system.settings, self._system.admin)
+
+    def committed(self, groups: Iterable[str]) -> dict[str, dict[Place, int]]:
+        found, refused = kafka_admin.committed_of_groups(self._system.settings, groups, self._system.admin)
+        for error in refused.values():
+            raise error
+        return found
 
     def offsets(self, places: Iterable[Place], spec: Spec) -> dict[Place, int]:
         asked = {

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 from evkit import offsets_log
-from evkit.errors import NotInFreeze, OffsetsLogRefused
+from evkit.errors import NotInFreeze, NotMigrated, OffsetsLogRefused, Unreachable
 from evkit.offsets_log import Commits, Part
 from evkit.system import System
 from evkit.views.broker import broker
+from evkit.views.commit_log import copied_commits, joined
 from evkit.views.end_offsets import End
 from evkit.views.frame import Frame, Frames, frame, rows_of, view, window_of
 from evkit.views.lag import lag
+from evkit.views.lag_samples import cluster_of
 from evkit.views.lag_status import PartitionStatus, lag_status
 from evkit.views.lag_trend import hot_partitions
 from evkit.views.lag_window import Commit, Ends, Rules
 from evkit.views.offsets import Place
 from evkit.window import Window
 
+log = logging.getLogger(__name__)
+
 # Moments of the window at which it is asked where partitions ended: a trend needs no more.
 _SAMPLES = 40
 # A group that commits every record tells its pace with these; the others are older than anybody looks.
 _COMMITS_MAX = 5_000
 _SILENT = "its past commits are not known: "
+_COPIED = "its commits are those that evkit sample had copied by "
 
 
 @view("consumer_status")
@@ -45,7 +51,8 @@ def consumer_status(
     Columns: see columns/
 
     Sorted by group, topic, partition. Empty, with these columns, when no group is known. Commits come from
-    `__consumer_offsets`; where that may not be read, or was compacted, `covered` is false and little can be said.
+    `__consumer_offsets`, and from the copy that `evkit sample` makes of it where that may not be read, or was compacted;
+    where neither knows, `covered` is false and little can be said.
 
     Raises:
         UnknownGroup: neither the cluster nor the inbox knows the group; the closest names are in `suggestions`.
@@ -57,6 +64,7 @@ def consumer_status(
     parts, refused = _parts(system, group)
     rows = rows_of(lag(system, group), "lag")
     commits = {name: _commits(parts, name) for name in {row["group"] for row in rows}}
+    copied = _copied(system, commits, seen, is_refused=refused is not None)
     instants = [seen.start + n * (seen.end - seen.start) / _SAMPLES for n in range(_SAMPLES)]
     places = {(row["topic"], row["partition"]) for row in rows if row["end_offset"] is not None}
     ends = broker(system).ends(places, instants) if places else {}
@@ -65,9 +73,16 @@ def consumer_status(
     for row in rows:
         place: Place = (row["topic"], row["partition"])
         of_place = commits[row["group"]].get(place)
-        covered = not refused and (of_place is None or of_place.covers(seen.start))
+        of_copy = copied.get(row["group"], {}).get(place)
+        if of_copy is not None:
+            of_place = joined(of_copy, of_place) if of_place is not None else _until_now(of_copy, row)
+        covered = (not refused and of_place is None) or (of_place is not None and of_place.covers(seen.start))
         judged = _judged(row, of_place, instants, ends.get(place, []), seen)
-        reason = judged.reason if not refused else f"{judged.reason}; {_SILENT}{refused}"
+        reason = judged.reason
+        if refused and of_place is None:
+            reason += f"; {_SILENT}{refused}"
+        elif refused and of_place is not None and of_place.until is not None:
+            reason += f"; {_COPIED}{of_place.until:%Y-%m-%d %H:%M:%S}: {refused}"
         lines.append(_row(row, judged) | {"reason": reason, "covered": covered, "hot": (row["group"], *place) in hot})
     return frame("consumer_status", lines, frames)
 
@@ -86,6 +101,28 @@ def _commits(parts: list[Part], group: str) -> dict[Place, Commits]:
         return {}
     part = parts[0] if len(parts) == 1 else parts[offsets_log.partition_of(group, len(parts))]
     return offsets_log.commits_of(part, group)
+
+
+def _until_now(copied: Commits, row: Mapping[str, Any]) -> Commits:
+    """The copy is some seconds old; where the group is now, the coordinator has just said."""
+    committed = row["committed_offset"]
+    if committed is None or committed in copied.offsets[-1:]:
+        return copied
+    times, offsets = [*copied.times, row["measured_at"]], [*copied.offsets, committed]
+    return Commits(times, offsets, since=copied.since, until=copied.until, unknown=copied.unknown)
+
+
+def _copied(
+    system: System, commits: Mapping[str, dict[Place, Commits]], window: Window, *, is_refused: bool
+) -> dict[str, dict[Place, Commits]]:
+    """What was copied of the groups of which the log does not tell the whole window."""
+    lacking = [g for g, of in commits.items() if is_refused or not all(c.covers(window.start) for c in of.values())]
+    try:
+        cluster = cluster_of(system) if lacking else ""
+        return {group: copied_commits(system, cluster, group, None, window) for group in lacking}
+    except (Unreachable, NotMigrated, NotInFreeze) as error:
+        log.info("consumer_status without evkit's tables: %s", error)
+        return {}
 
 
 def _judged(

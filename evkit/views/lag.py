@@ -64,7 +64,7 @@ def lag(system: System, group: str | None = None, *, frames: Frames = "polars") 
         known = [group]
     # First what members hold: only a coordinator that is ready may be asked for offsets.
     assigned = ask.assigned([name for name in known if name in states])
-    committed = {name: _committed(ask, name) for name in assigned}
+    committed = _committed(ask, assigned)
     places: dict[str, set[Place]] = {}
     for name in known:
         of_group = {*committed.get(name, ()), *assigned.get(name, ()), *handled.get(name, ())}
@@ -165,8 +165,11 @@ def _inbox_partitions(system: System) -> dict[str, set[Place]]:
     return found
 
 
-def _committed(ask: Broker, group: str) -> dict[Place, int]:
-    return {place: offset for place, offset in ask.committed(group).items() if not place[0].startswith("__")}
+def _committed(ask: Broker, groups: Iterable[str]) -> dict[str, dict[Place, int]]:
+    return {
+        group: {place: offset for place, offset in offsets.items() if not place[0].startswith("__")}
+        for group, offsets in ask.committed(groups).items()
+    }
 
 
 def _existing(ask: Broker, places: Iterable[Place]) -> list[Place]:

@@ -6,11 +6,14 @@ import logging
 from datetime import datetime
 from typing import Any
 
+from evkit.errors import NotInFreeze, NotMigrated, OffsetsLogRefused, Unreachable
 from evkit.offsets_log import Entry, Part
 from evkit.offsets_records import ClassicGroup, GroupEpoch
 from evkit.system import System
+from evkit.views.commit_log import copied_part
 from evkit.views.frame import Frame, Frames, WindowLike, frame, view
 from evkit.views.lag_history import history_of, past_window
+from evkit.views.lag_samples import cluster_of
 
 log = logging.getLogger(__name__)
 
@@ -32,25 +35,55 @@ def rebalances(system: System, group: str, window: WindowLike = None, *, frames:
     Columns: see columns/
 
     Sorted by time. Empty, with these columns, when nothing changed, or when nothing of that time is left; the latter is
-    logged as a warning. Kafka keeps only a group's newest record once it has compacted the log.
+    logged as a warning. Kafka keeps only a group's newest record once it has compacted the log; what `evkit sample` has
+    copied before is taken from there, and so is all of it where the log may not be read.
 
     Raises:
         UnknownGroup: neither the cluster nor the log knows the group; the closest names are in `suggestions`.
         InvalidParameter: the window cannot be read, or begins in the future.
-        OffsetsLogRefused: we may not read `__consumer_offsets`.
+        OffsetsLogRefused: we may not read `__consumer_offsets`, and nobody has copied it.
         BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
 
     Source: GroupMetadataValue and ConsumerGroupMetadataValue, ConsumerGroupMemberMetadataValue of Apache Kafka 4.3.1.
     """
     seen = past_window(window, system)
-    part = history_of(system, group)
-    if part is None:
-        return frame("rebalances", [], frames)
-    rows = changes(part, group)
-    since = _since(part, rows)
+    rows, since = _told(system, group, seen.start)
     if since is not None and since > seen.start:
         log.warning("rebalances of %s: what was before %s may have been compacted away", group, since.isoformat())
     return frame("rebalances", [row for row in rows if seen.start <= row["at"] < seen.end], frames)
+
+
+def _told(system: System, group: str, start: datetime) -> tuple[list[dict[str, Any]], datetime | None]:
+    """Changes by the log, and by its copy where the log does not reach back so far; and from when on they are all there."""
+    try:
+        part = history_of(system, group)
+    except OffsetsLogRefused as error:
+        copied = _copied(system, group)
+        if copied is None:
+            raise
+        log.warning("rebalances of %s are told by what was copied until %s: %s", group, copied.until, error)
+        rows = changes(copied, group)
+        return rows, _since(copied, rows)
+    if part is None:
+        return [], None
+    rows = changes(part, group)
+    since = _since(part, rows)
+    if since is None or since <= start:
+        return rows, since
+    copied = _copied(system, group)
+    if copied is None or copied.until is None or copied.until < since:
+        return rows, since
+    earlier = changes(copied, group)
+    last = earlier[-1]["at"] if earlier else start
+    return earlier + [row for row in rows if row["at"] > max(last, since)], _since(copied, earlier)
+
+
+def _copied(system: System, group: str) -> Part | None:
+    try:
+        return copied_part(system, cluster_of(system), group)
+    except (Unreachable, NotMigrated, NotInFreeze) as error:
+        log.info("rebalances without evkit's tables: %s", error)
+        return None
 
 
 def changes(part: Part, group: str) -> list[dict[str, Any]]:

@@ -72,14 +72,18 @@ LAG_HISTORY = (
     GROUP,
     TOPIC,
     PARTITION,
-    count("committed_offset", "next offset the group would have read; null when it had none, or not covered", ""),
+    count(
+        "committed_offset",
+        "next offset the group would have read, of inbox: have handled; null when it had none, or not covered",
+        "",
+    ),
     count("end_offset", "next offset the broker would have assigned; null when truncated, not exact, or not told", ""),
     count("lag_events", "end_offset - committed_offset, never clipped; null when one of them is"),
     seconds("lag_seconds", "time since the end passed the committed offset; null when that was before the window"),
-    flag("covered", "true when Kafka still has every commit that counts at this moment"),
+    flag("covered", "true when the source knows what the group had committed at this moment"),
     flag("truncated", "true when the topic's records of that time were deleted"),
-    flag("exact", "false when the timestamps of that time go back, and the end cannot be told from them"),
-    text("source", "where it is from: offsets_log"),
+    flag("exact", "false when the end cannot be told: timestamps go back, or (inbox) others write to the topic, too"),
+    text("source", "where it is from: offsets_log, commit_log, sample or inbox; of a partition always one"),
 )
 
 REBALANCES = (

@@ -75,7 +75,9 @@ def test_migrated_database_is_equal_and_absent_roles_are_a_note(evkit_database, 
     assert found.differences == []
     assert found.equal
     (note,) = found.notes
-    assert note.startswith(f"no {prefix}_writer, no {prefix}_relay, no {prefix}_reader: `evkit migrate --roles`")
+    assert note.startswith(
+        f"no {prefix}_writer, no {prefix}_relay, no {prefix}_sampler, no {prefix}_reader: `evkit migrate --roles`"
+    )
 
 
 def test_database_in_use_is_equal_too(evkit_database, by_hand, prefix):

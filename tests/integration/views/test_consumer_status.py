@@ -8,6 +8,7 @@ from evkit import kafka, views
 from evkit.errors import InvalidParameter, UnknownGroup
 from evkit.kafka import TopicPartition
 from evkit.offsets_log import OFFSETS_TOPIC
+from evkit.runtime.sampler import Sampler
 from evkit.system import System
 from tests.integration.views.groups import commit, produce
 
@@ -70,3 +71,23 @@ def test_bad_input_is_answered_with_one_sentence(evkit_system):
         views.consumer_status(evkit_system, "nobody-has-this-name")
     with pytest.raises(InvalidParameter, match="soon"):
         views.consumer_status(evkit_system, window="soon")
+
+
+def test_where_the_log_may_not_be_read_its_copy_is_judged(evkit_secured_kafka):
+    topic = group = "copied"
+    owner = System(evkit_secured_kafka.open_settings)
+    kafka.create_topics(owner.settings, {topic: 1})
+    produce(owner, topic, 200)
+    commit(owner, group, topic, 50, 100, 150, 20)
+    sampler = Sampler(owner)
+    sampler.once()
+    sampler.close()
+    analyst = evkit_secured_kafka.settings("analyst")
+    for kind in ("topic", "group"):
+        evkit_secured_kafka.allow("analyst", ["DESCRIBE", "READ"], **{kind: topic})
+
+    (row,) = views.consumer_status(System(analyst), group).to_dicts()
+
+    assert (row["covered"], row["status"], row["rewind_from"], row["rewind_to"]) == (True, "rewind", 150, 20)
+    assert "had copied by" in row["reason"]
+    assert views.rebalances(System(analyst), group).is_empty()

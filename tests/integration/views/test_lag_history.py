@@ -11,6 +11,7 @@ import pytest
 from evkit import kafka, views
 from evkit.errors import InvalidParameter, UnknownGroup, UnknownTopic
 from evkit.kafka import TopicPartition
+from evkit.runtime.sampler import Sampler
 from evkit.window import Window
 from tests.integration.views.groups import commit, produce
 
@@ -92,33 +93,20 @@ def test_lag_of_a_burst_is_rebuilt_as_it_was_sampled_live(evkit_system, evkit_to
     produce(evkit_system, topic, 1)
     commit(evkit_system, group, topic, 0)
     started_at = datetime.now(UTC)
+    sampler = Sampler(evkit_system, every_seconds=0.25, groups=[group])
+    sampling = threading.Thread(target=sampler.run)
+    sampling.start()
     live = Burst(evkit_system, topic, group, protocol).samples()
+    sampler.stop()
+    sampling.join()
+    sampler.close()
 
     began = time.perf_counter()
-    rebuilt = views.lag_history(evkit_system, group, topic, since(started_at), step="10ms")
+    rebuilt = views.lag_history(evkit_system, group, topic, since(started_at), step="10ms", source="offsets_log")
     took = time.perf_counter() - began
 
-    rows = {}
-    for row in rebuilt.to_dicts():
-        rows.setdefault(row["partition"], []).append(row)
-    assert all(row["covered"] for row in rows[0])
-    errors, plain, highest = [], [], 0
-    for (asked_at, between_at, answered_at), committed, ends in live:
-        for partition, of_partition in rows.items():
-            offset = committed.get((topic, partition))
-            if offset is None:
-                continue
-            lag = ends[topic, partition] - offset
-            highest = max(highest, lag)
-            # A sample is of a stretch of time: each answer may be of any moment of its question, give or take a step.
-            step = timedelta(milliseconds=10)
-            at = [r["committed_offset"] or 0 for r in of_partition if asked_at - step <= r["at"] <= between_at + step]
-            end = [r["end_offset"] for r in of_partition if between_at - step <= r["at"] <= answered_at + step]
-            errors.append(max(min(end) - max(at) - lag, lag - (max(end) - min(at)), 0))
-            nearest = min(of_partition, key=lambda r: abs(r["at"] - between_at))
-            plain.append(abs((nearest["lag_events"] or 0) - lag))
-    errors.sort()
-    plain.sort()
+    assert rebuilt.filter(rebuilt["partition"] == 0)["covered"].all()
+    errors, plain, highest = off(live, rebuilt, topic, timedelta(milliseconds=10))
     print(
         f"{protocol}: {len(live)} samples, {len(errors)} of partitions, lag up to {highest}; off beyond a sample's own "
         f"uncertainty: {spread(errors)}; off in all: {spread(plain)}; {len(rebuilt)} rows in {took:.2f} s"
@@ -128,9 +116,44 @@ def test_lag_of_a_burst_is_rebuilt_as_it_was_sampled_live(evkit_system, evkit_to
     assert errors[len(errors) * 95 // 100] <= 5
     assert rebuilt["lag_events"][-1] == 0
 
+    window = Window(started_at, sampler.last.at)
+    sampled = views.lag_history(evkit_system, group, topic, window, "10ms", source="sample")
+    told = sampled.filter(sampled["covered"])
+    assert len(told) > len(sampled) / 2
+    # A moment has the nearest sample, which is half their distance away, and rounds may be late.
+    errors, plain, highest = off(live, told, topic, timedelta(milliseconds=300))
+    print(f"{protocol}: sampled, {len(errors)} of partitions: {spread(errors)}; off in all: {spread(plain)}")
+    assert highest > 500
+    assert errors[len(errors) * 95 // 100] <= 5
+
     kinds = views.rebalances(evkit_system, group, since(started_at))["kind"].to_list()
     # What came before in this partition of the log may have holes: then who was there before the first is unknown.
     assert [kind for kind in kinds if kind not in ("made", "changed")][-3:] == ["emptied", "joined", "emptied"]
+
+
+def off(live, told, topic, step):
+    """How far a frame is off the live samples beyond what these leave open themselves, and in all, both sorted; and the
+    highest lag."""
+    rows = {}
+    for row in told.to_dicts():
+        rows.setdefault(row["partition"], []).append(row)
+    errors, plain, highest = [], [], 0
+    for (asked_at, between_at, answered_at), committed, ends in live:
+        for partition, of_partition in rows.items():
+            offset = committed.get((topic, partition))
+            if offset is None:
+                continue
+            lag = ends[topic, partition] - offset
+            highest = max(highest, lag)
+            # A sample is of a stretch of time: each answer may be of any moment of its question, give or take a step.
+            at = [r["committed_offset"] or 0 for r in of_partition if asked_at - step <= r["at"] <= between_at + step]
+            end = [r["end_offset"] for r in of_partition if between_at - step <= r["at"] <= answered_at + step]
+            if not at or not end:
+                continue
+            errors.append(max(min(end) - max(at) - lag, lag - (max(end) - min(at)), 0))
+            nearest = min(of_partition, key=lambda r: abs(r["at"] - between_at))
+            plain.append(abs((nearest["lag_events"] or 0) - lag))
+    return sorted(errors), sorted(plain), highest
 
 
 def test_lag_seconds_tell_since_when_the_end_was_beyond_the_committed_offset(evkit_system, evkit_topic, evkit_group):
