@@ -58,12 +58,12 @@ def window_given(length: str | None, since: str | None, until: str | None, defau
     from evkit.window import Window
 
     if since is None and until is None:
-        return Window.last(length or default)
+        return Window.parse(length or default).require_begun()
     if length is not None:
         raise UsageError("give --window, or --since and --until, not both")
     if since is None:
         raise UsageError("--until needs --since")
-    return Window.of(since, until or "now")
+    return Window.of(since, until or "now").require_begun()
 
 
 def register(app: typer.Typer) -> None:
@@ -77,7 +77,7 @@ def register(app: typer.Typer) -> None:
         group: GroupOption = None,
         window: Annotated[
             str | None,
-            typer.Option("--window", "-w", help="How far back: 10m, 2h, 7d.  [default: 1h]", show_default=False),
+            typer.Option("--window", "-w", help="10m, 'last 2h', or FROM/TO.  [default: 1h]", show_default=False),
         ] = None,
         since: SinceOption = None,
         until: UntilOption = None,

@@ -146,7 +146,7 @@ def dead_letter_count(
     """How many dead letters each group has: open now, and what came and went inside the window.
 
     Args:
-        window  a `Window`, or a length that ends now ("2h"); default: the last hour
+        window  a `Window`, "2h", "FROM/TO"; default: the last hour
         group   one consumer group; default: all that evkit's tables know
 
     Columns: see columns/

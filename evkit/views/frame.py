@@ -144,14 +144,16 @@ def _plain(value: Any) -> Any:
 
 
 def window_of(window: WindowLike) -> Window:
-    """The window meant: one given, a length that ends now ("2h"), or the last hour.
+    """The window meant: one given, a text that `Window.parse` reads, a length that ends now, or the last hour.
 
     Raises:
-        InvalidParameter: a text that is no duration.
+        InvalidParameter: a text that is no window; a window that begins in the future.
     """
-    if isinstance(window, Window):
-        return window
-    return Window.last(WINDOW_DEFAULT if window is None else window)
+    if isinstance(window, str):
+        return Window.parse(window).require_begun()
+    if not isinstance(window, Window):
+        window = Window.last(WINDOW_DEFAULT if window is None else window)
+    return window.require_begun()
 
 
 def bucket_of(bucket: str | timedelta | None, window: Window) -> timedelta:

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from datetime import UTC, datetime, timedelta
 
 from evkit import kafka, offsets_log
-from evkit.errors import InvalidParameter, UnknownGroup, UnknownTopic
+from evkit.errors import UnknownGroup, UnknownTopic
 from evkit.offsets_log import Commits, Part
 from evkit.system import System
 from evkit.views.end_offsets import UNKNOWN, End, end_offsets
@@ -36,7 +36,7 @@ def lag_history(
     Args:
         group   the consumer group; an empty or deleted one too, while its commits are there
         topic   one topic; default: all that the group has committed to
-        window  a `Window`, or a length that ends now ("2h"); default: the last hour
+        window  a `Window`, "2h", "FROM/TO"; default: the last hour
         step    time between two moments ("10s"); default: a round one that makes at most 120
 
     Columns: see columns/
@@ -85,14 +85,8 @@ def past_window(window: WindowLike) -> Window:
     Raises:
         InvalidParameter: it cannot be read, or begins in the future.
     """
-    seen, now = window_of(window), datetime.now(UTC)
-    if seen.start >= now:
-        raise InvalidParameter(
-            f"the window begins at {seen.start.isoformat()}, and now it is {now.isoformat()}: there is no history yet",
-            name="window",
-            value=window,
-        )
-    return Window(seen.start, min(seen.end, now))
+    seen = window_of(window)
+    return Window(seen.start, min(seen.end, datetime.now(UTC)))
 
 
 def history_of(system: System, group: str) -> Part | None:
