@@ -40,6 +40,12 @@ _NARROW = {
                   "p99_seconds", "max_seconds", "failing_error"),
     "journey": ("at", "gap_seconds", "stage", "group", "attempt", "detail", "replay"),
     "acts": ("acted_at", "actor", "act", "target", "reason"),
+    "scan": ("partition", "offset", "timestamp", "key", "event_id", "event_type", "value_bytes"),
+    "scan_plan": ("topic", "partition", "from_offset", "until_offset", "records", "bytes", "seconds"),
+    "scan_coverage": ("topic", "partition", "scanned_until_offset", "until_offset", "scanned", "matched", "complete",
+                      "reason"),
+    "unread_keys": ("topic", "partition", "key", "unread", "unread_ratio", "oldest_at", "scanned_events", "lag_events",
+                    "complete"),
     "replays": ("replay_id", "group", "topics", "from_time", "dedupe", "state", "handled", "known", "failed", "parked"),
 }  # fmt: skip
 
@@ -85,7 +91,7 @@ def register(app: typer.Typer) -> None:
             str | None, typer.Option("--bucket", help="Length of the buckets of time: 10s, 1m.", show_default=False)
         ] = None,
         topic: Annotated[
-            str | None, typer.Option("--topic", help="One topic, of lag_history.", show_default=False)
+            str | None, typer.Option("--topic", help="One topic, of lag_history or scan.", show_default=False)
         ] = None,
         step: Annotated[
             str | None,
@@ -169,6 +175,8 @@ def _print_view(function: Callable[..., Any], asked: dict[str, Any], format: For
         raise UsageError(f"view {name} is of one event: add --event ID, or type `evkit journey ID`")
     if "group" in parameters and parameters["group"].default is inspect.Parameter.empty and "group" not in given:
         raise UsageError(f"view {name} is of one consumer group: add --group NAME")
+    if "topic" in parameters and parameters["topic"].default is inspect.Parameter.empty and "topic" not in given:
+        raise UsageError(f"view {name} is of one topic: add --topic NAME, or type `evkit scan NAME`")
     rows = rows_of(function(connect(), **given))
     every = tuple(c.name for c in COLUMNS[name])
     columns = every if wide or format is not Format.table else _NARROW.get(name, every)

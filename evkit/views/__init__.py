@@ -19,12 +19,15 @@ from evkit.views.lag_history import lag_history
 from evkit.views.latency import latency, latency_over_time
 from evkit.views.rebalances import rebalances
 from evkit.views.relay_lag import relay_lag, relay_lag_over_time
+from evkit.views.scan import Scanned, scan, scan_coverage, scan_plan, scan_with_coverage
 from evkit.views.six import measure
 from evkit.views.throughput import publish_rate, throughput
+from evkit.views.unread_keys import unread_keys
 
 __all__ = [
     "COLUMNS",
     "Column",
+    "Scanned",
     "acts",
     "consumer_status",
     "dead_letter_count",
@@ -44,5 +47,10 @@ __all__ = [
     "relay_lag",
     "relay_lag_over_time",
     "replays",
+    "scan",
+    "scan_coverage",
+    "scan_plan",
+    "scan_with_coverage",
     "throughput",
+    "unread_keys",
 ]

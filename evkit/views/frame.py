@@ -76,13 +76,28 @@ def frame(
     Raises:
         InvalidParameter: `frames` is neither "polars" nor "pandas".
     """
-    if frames not in ("polars", "pandas"):
-        raise InvalidParameter(f"frames '{frames}' is no backend: take polars or pandas", name="frames", value=frames)
+    require_backend(frames)
     schema = {c.name: _POLARS[c.dtype] for c in (*_columns.COLUMNS[view], *extra)}
     ordered = ([row.get(n) for n in schema] if isinstance(row, Mapping) else row for row in rows)
     made = pl.DataFrame(
         [[_utc(v) if isinstance(v, datetime) else v for v in row] for row in ordered], schema=schema, orient="row"
     )
+    return made if frames == "polars" else _pandas(made)
+
+
+def require_backend(frames: str) -> None:
+    """Raise InvalidParameter unless frames can be had so."""
+    if frames not in ("polars", "pandas"):
+        raise InvalidParameter(f"frames '{frames}' is no backend: take polars or pandas", name="frames", value=frames)
+
+
+def frame_of_chunks(
+    view: str, chunks: Iterable[pl.DataFrame], frames: Frames = "polars", *, extra: Sequence[_columns.Column] = ()
+) -> Frame:
+    """A DataFrame of a view from polars frames that have its columns (and `extra` ones) with the right dtypes, one under
+    the other; what else they have is left out."""
+    schema = {c.name: _POLARS[c.dtype] for c in (*_columns.COLUMNS[view], *extra)}
+    made = pl.concat([pl.DataFrame(schema=schema), *(chunk.select(list(schema)) for chunk in chunks)])
     return made if frames == "polars" else _pandas(made)
 
 

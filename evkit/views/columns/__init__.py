@@ -7,12 +7,13 @@ apply", never zero. Each module here is about the views of one kind.
 
 from __future__ import annotations
 
-from evkit.views.columns import events, failures, flow, lag
+from evkit.views.columns import events, failures, flow, lag, scan
 from evkit.views.columns.column import Column, Dtype
 from evkit.views.columns.failures import DEAD_LETTERS_PAYLOAD
 from evkit.views.columns.lag import LAG_STATUSES
+from evkit.views.columns.scan import SCAN_PAYLOAD
 
-__all__ = ["COLUMNS", "DEAD_LETTERS_PAYLOAD", "LAG_STATUSES", "Column", "Dtype", "table"]
+__all__ = ["COLUMNS", "DEAD_LETTERS_PAYLOAD", "LAG_STATUSES", "SCAN_PAYLOAD", "Column", "Dtype", "table"]
 
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "lag": lag.LAG,
@@ -34,6 +35,10 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "journey": events.JOURNEY,
     "acts": events.ACTS,
     "replays": events.REPLAYS,
+    "scan": scan.SCAN,
+    "scan_plan": scan.SCAN_PLAN,
+    "scan_coverage": scan.SCAN_COVERAGE,
+    "unread_keys": scan.UNREAD_KEYS,
 }
 
 
