@@ -127,6 +127,8 @@ def scan(
 
     Columns: see columns/
 
+    What policies hide (`evkit.masking`) is hidden in columns and conditions alike; `masking` says where.
+
     In the order of each partition; partitions take turns. Records that were written in a transaction which is open or was
     aborted are no rows.
 
@@ -136,7 +138,7 @@ def scan(
         BrokerUnreachable: no answer for `settings.kafka_timeout_seconds`, also in the middle. BrokerRefused.
     """
     require_backend(frames)
-    rows = Rows(topic, headers=headers, fields=fields, where=where, payload=payload)
+    rows = Rows(topic, headers=headers, fields=fields, where=where, payload=payload, masking=system.settings.masking)
     chunks, _ = _read(system, topic, rows, window, offsets, partitions, rows_max, seconds_max, keep=True)
     return frame_of_chunks("scan", chunks, frames, extra=rows.extra)
 
@@ -169,7 +171,7 @@ def scan_coverage(
     Raises: see `scan`.
     """
     require_backend(frames)
-    rows = Rows(topic, fields=fields, where=where)
+    rows = Rows(topic, fields=fields, where=where, masking=system.settings.masking)
     _, reader = _read(system, topic, rows, window, offsets, partitions, rows_max, seconds_max, keep=False)
     return frame("scan_coverage", reader.coverage(rows.matched, rows.unparsed, datetime.now(UTC)), frames)
 
@@ -191,7 +193,7 @@ def scan_with_coverage(
 ) -> Scanned:
     """The frames of `scan` and `scan_coverage` of one reading: `records, coverage = views.scan_with_coverage(...)`."""
     require_backend(frames)
-    rows = Rows(topic, headers=headers, fields=fields, where=where, payload=payload)
+    rows = Rows(topic, headers=headers, fields=fields, where=where, payload=payload, masking=system.settings.masking)
     chunks, reader = _read(system, topic, rows, window, offsets, partitions, rows_max, seconds_max, keep=True)
     coverage = frame("scan_coverage", reader.coverage(rows.matched, rows.unparsed, datetime.now(UTC)), frames)
     return Scanned(frame_of_chunks("scan", chunks, frames, extra=rows.extra), coverage)

@@ -16,6 +16,7 @@ from evkit.errors import Undecodable
 from evkit.event import CE_ID, CE_TYPE, CONTENT_TYPE
 from evkit.fields import Steps, steps_of, text_of, value_at
 from evkit.kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME, Message, record_of
+from evkit.masking import WITHHELD, Policy, applying, masked_document, masked_headers, masked_value
 from evkit.views.columns.column import Column
 from evkit.views.columns.scan import SCAN_PAYLOAD
 from evkit.views.scan_reader import Batch
@@ -44,8 +45,10 @@ class Rows:
         where: str | Iterable[str] = (),
         payload: bool = False,
         between: tuple[datetime, datetime] | None = None,
+        masking: Iterable[Policy] = (),
     ) -> None:
         self.topic, self.payload, self.between = topic, payload, between
+        self._policies = applying(masking, topic, None)
         self.conditions = conditions(where)
         shown = [f"header:{name}" for name in dict.fromkeys(headers)] + [f"field:{p}" for p in dict.fromkeys(fields)]
         asked = dict.fromkeys(c.column for c in self.conditions if ":" in c.column)
@@ -83,7 +86,7 @@ class Rows:
             made, messages = _where(made, messages, inside)
         made = made.with_columns(*self._events(messages))
         made, messages = self._kept(made, messages, ["event_id", "event_type"])
-        made = made.with_columns(*self._header_columns(messages))
+        made = made.with_columns(*self._header_columns(made, messages))
         made, messages = self._kept(made, messages, self._headers)
         values = list(map(Message.value, messages))
         made = made.with_columns(
@@ -119,26 +122,49 @@ class Rows:
             types.append(event_type)
         return [_text(ids).alias("event_id"), _text(types).alias("event_type")]
 
-    def _header_columns(self, messages: Sequence[Message]) -> list[pl.Series]:
+    def _of_policies(self, made: pl.DataFrame) -> list[tuple[Policy, ...]]:
+        """The policies that each record is under."""
+        of_type = {t: applying(self._policies, self.topic, t) for t in made["event_type"].unique()}
+        return [of_type[t] for t in made["event_type"]]
+
+    def _header_columns(self, made: pl.DataFrame, messages: Sequence[Message]) -> list[pl.Series]:
         if not self._headers:
             return []
-        raw = [dict(message.headers() or ()) for message in messages]
+        raw: list[dict[str, Any]] = [dict(message.headers() or ()) for message in messages]
+        if self._policies:
+            under = self._of_policies(made)
+            raw = [dict(masked_headers(of.items(), policies)) for of, policies in zip(raw, under, strict=True)]
         return [_text([of.get(name) for of in raw]).alias(column) for column, name in self._headers.items()]
 
     def _value_columns(self, made: pl.DataFrame, messages: Sequence[Message]) -> list[pl.Series]:
+        """Fields and payload as they may be seen, and whether anything of them had to be hidden."""
+        shows = bool(self._fields or self._headers or self.payload)
+        under = self._of_policies(made) if self._policies and shows else [()] * len(messages)
+        states: list[str | None] = ["masked" if policies else None for policies in under]
         found: list[pl.Series] = []
         if self._fields:
             documents = [document_of(message) for message in messages]
             self._unparsed = made.filter([found is None for found in documents])
+            if self._policies:
+                documents = [masked_document(of, policies) for of, policies in zip(documents, under, strict=True)]
             found += [
                 pl.Series(column, [text_of(value_at(of, steps)) for of in documents], dtype=pl.String)
                 for column, steps in self._fields.items()
             ]
+        if self.payload or (self._fields and self._policies):
+            values: list[Any] = list(map(Message.value, messages))
+            seen = [masked_value(value, policies) for value, policies in zip(values, under, strict=True)]
+            states = [
+                WITHHELD if hidden == WITHHELD else state for (_, hidden), state in zip(seen, states, strict=True)
+            ]
         if self.payload:
-            found.append(_text(map(Message.value, messages)).alias("value"))
-            said = [headers_text(cast(Any, m.headers() or ())) for m in messages]
+            found.append(_text([value for value, _ in seen]).alias("value"))
+            said = [
+                headers_text(masked_headers(cast(Any, m.headers() or ()), policies))
+                for m, policies in zip(messages, under, strict=True)
+            ]
             found.append(pl.Series("headers", said, dtype=pl.String))
-        return found
+        return [*found, pl.Series("masking", states, dtype=pl.String)]
 
 
 def _where(made: pl.DataFrame, messages: Sequence[Message], wanted: pl.Expr) -> tuple[pl.DataFrame, Sequence[Message]]:

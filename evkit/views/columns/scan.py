@@ -30,6 +30,9 @@ SCAN = (
     text("event_id", "id of the event, by CloudEvents or Debezium; null when the record says none"),
     text("event_type", "type of the event; null when the record says none"),
     count("value_bytes", "length of the value; null for a tombstone", "bytes"),
+    text(
+        "masking", "masked or withheld (no JSON); null: under no policy, or neither its value nor its headers are shown"
+    ),
 )
 
 # Only with payload=True: raw payloads do not travel into notebooks by accident.

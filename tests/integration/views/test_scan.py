@@ -12,6 +12,8 @@ from evkit import kafka, views
 from evkit.cli import app
 from evkit.errors import InvalidParameter, UnknownTopic, UsageError
 from evkit.kafka import TopicPartition
+from evkit.masking import Policy
+from evkit.system import System
 from evkit.views.frame import rows_of
 from evkit.views.scan_reader import Reader
 from evkit.window import Window
@@ -336,3 +338,38 @@ def test_a_big_scan_is_asked_about_first(cli, evkit_system, evkit_topic, monkeyp
     with pytest.raises(UsageError, match="no terminal to ask on: add --yes, or --plan to look"):
         cli("scan", topic)
     assert cli("scan", topic, "--yes")[0] == 0
+
+
+def test_what_a_policy_hides_is_in_no_column_and_answers_no_condition(evkit_system, evkit_topic):
+    topic, secret = evkit_topic("order"), "geheim-7f3c"
+    policies = (
+        Policy(topic="order*", event_type="order.*", field="customer.email"),
+        Policy(topic="order*", field="note", action="remove"),
+        Policy(header="tenant"),
+    )
+    masked = System(evkit_system.settings.model_copy(update={"masking": policies}))
+    payload = {"customer": {"email": secret, "id": 7}, "note": secret}
+    structured = {"specversion": "1.0", "id": "s1", "type": "order.paid", "source": "/x", "data": payload}
+    send(
+        evkit_system,
+        topic,
+        event("a1", "order.placed", payload, tenant=secret.encode()),
+        event("b1", "payment.made", {"customer": {"email": "b@c"}, "note": secret}),
+        {"value": json.dumps(structured).encode(), "headers": {"content-type": b"application/cloudevents+json"}},
+        {"value": secret.encode(), "headers": {"tenant": secret.encode()}},
+        {"value": json.dumps(payload).encode()},
+    )
+    asked = {"offsets": ALL, "headers": ["tenant"], "fields": ["customer.email", "customer", "note"]}
+
+    found = views.scan(masked, topic, **asked, payload=True)
+    probed = views.scan(masked, topic, offsets=ALL, where=f"field:customer.email={secret}")
+
+    assert secret not in str(found.to_dicts())
+    assert found["field:customer.email"].to_list() == ["***", "b@c", "***", None, "***"]
+    assert found["field:note"].to_list() == [None] * 5
+    assert found["header:tenant"].to_list() == ["***", None, None, "***", None]
+    assert found["value"].to_list()[0] == '{"customer":{"email":"***","id":7}}'
+    assert found["masking"].to_list() == ["masked", "masked", "masked", "withheld", "masked"]
+    assert found["value"].to_list()[3] is None
+    assert probed.is_empty()
+    assert secret in str(views.scan(evkit_system, topic, **asked, payload=True).to_dicts())
