@@ -8,6 +8,7 @@ asked from Kafka without joining a group, and a real polars DataFrame out of it 
 from __future__ import annotations
 
 from evkit.views.acts import acts, replays
+from evkit.views.appended import appended
 from evkit.views.columns import COLUMNS, Column
 from evkit.views.consumer_status import consumer_status
 from evkit.views.dead_letters import dead_letter_count, dead_letter_groups, dead_letters
@@ -29,6 +30,7 @@ __all__ = [
     "Column",
     "Scanned",
     "acts",
+    "appended",
     "consumer_status",
     "dead_letter_count",
     "dead_letter_groups",

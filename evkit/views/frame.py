@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import wraps
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from evkit import postgres
-from evkit.errors import InvalidParameter, MissingExtra, UnknownGroup
+from evkit.errors import InvalidParameter, MissingExtra, NoPostgres, UnknownGroup
 from evkit.sql import named
 from evkit.system import System
 from evkit.views import columns as _columns
@@ -57,7 +58,15 @@ def view(name: str) -> Callable[[Callable[Arguments, Result]], Callable[Argument
         if function.__doc__:  # python -OO has none
             listed = _columns.table(_columns.COLUMNS[name], indent=" " * 8)
             function.__doc__ = function.__doc__.replace("Columns: see columns/", f"Columns:\n{listed}")
-        return function
+
+        @wraps(function)
+        def asked(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+            try:
+                return function(*arguments, **named)
+            except NoPostgres:
+                raise NoPostgres(f"views.{name}") from None
+
+        return asked
 
     return documented
 

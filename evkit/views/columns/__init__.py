@@ -21,6 +21,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "consumer_status": lag.CONSUMER_STATUS,
     "lag_history": lag.LAG_HISTORY,
     "rebalances": lag.REBALANCES,
+    "appended": flow.APPENDED,
     "publish_rate": flow.PUBLISH_RATE,
     "throughput": flow.THROUGHPUT,
     "error_rate": failures.ERROR_RATE,

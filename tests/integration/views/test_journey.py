@@ -9,7 +9,7 @@ from evkit.system import System
 from evkit.views.columns import COLUMNS
 
 FROM_KAFKA = {"lag", "lag_groups", "lag_history", "consumer_status", "rebalances", "scan", "scan_plan", "scan_coverage",
-              "unread_keys"}  # fmt: skip
+              "unread_keys", "appended"}  # fmt: skip
 
 
 def test_the_way_of_an_event_is_told_in_the_order_of_the_databases_clock(evkit_system, past):
