@@ -7,8 +7,8 @@
     action = "mask"                    # ***; remove takes the field out; replace puts `replacement` there
 
 Views apply them before there is a frame. A record whose event type cannot be told is under every policy of its topic.
-A path that is not there masks nothing; a value that cannot be read as JSON while a policy applies to it is withheld whole, for
-nobody can say what is in it. Names of fields, keys of records and what a handler wrote into its error are no payload.
+A path that is not there masks nothing; a value that cannot be read as JSON while a policy applies to it is withheld whole,
+for nobody can say what is in it. Names of fields, keys of records and what a handler wrote into its error are no payload.
 """
 
 from __future__ import annotations
