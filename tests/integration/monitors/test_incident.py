@@ -246,7 +246,7 @@ def test_every_view_can_be_printed_in_every_format(shop, cli):
         if name != "journey":
             for format in ("table", "json", "csv"):
                 asked = ("--group", shop.group) if name in ("lag_history", "rebalances", "unread_keys") else ()
-                asked += ("--topic", shop.topic) if name.startswith("scan") else ()
+                asked += ("--topic", shop.topic) if name.startswith("scan") or name == "appended" else ()
                 code, printed = cli("view", name, *asked, "--format", format)
                 assert code == 0
                 assert printed
