@@ -21,6 +21,7 @@ Each message says what happened, with which values, and what to do.
     │   │   └── NotInFreeze      what is asked is not in the freeze that is looked at
     │   ├── RelayStopped         the brokers will never take this relay's events until somebody does something
     │   └── NotMigrated          the database has no evkit tables, or older ones
+    │       └── NoPostgres       there is no database: a Kafka alone
     ├── Unreachable              a server does not answer                                            exit code 3
     │   ├── BrokerUnreachable
     │   ├── DatabaseUnreachable
@@ -291,6 +292,20 @@ class RelayStopped(Refused):
 
 class NotMigrated(Refused):
     """Raised when evkit's tables are missing or older than this evkit."""
+
+
+class NoPostgres(NotMigrated):
+    """Raised where evkit's tables are needed and no PostgreSQL is configured; what needs Kafka alone works.
+
+    Attributes: what (that needs it).
+    """
+
+    def __init__(self, what: str = "this") -> None:
+        self.what = what
+        super().__init__(
+            f"not available here: {what} needs PostgreSQL with evkit's tables, and the settings name none; "
+            "set postgres_dsn in evkit.toml, or EVKIT_POSTGRES_DSN, where there is one"
+        )
 
 
 class Unreachable(EvkitError):

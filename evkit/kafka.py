@@ -35,7 +35,10 @@ from evkit.client_log import Repeats
 from evkit.errors import BrokerRefused, BrokerUnreachable, EvkitError, UnknownTopic
 from evkit.settings import Settings
 
-__all__ = ["OFFSET_BEGINNING", "AdminClient", "KafkaError", "KafkaException", "Message", "OffsetSpec", "TopicPartition"]
+__all__ = [
+    "OFFSET_BEGINNING", "TIMESTAMP_CREATE_TIME", "TIMESTAMP_LOG_APPEND_TIME", "AdminClient", "KafkaError", "KafkaException",
+    "Message", "OffsetSpec", "TopicPartition",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 

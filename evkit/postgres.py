@@ -17,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.string import ByteaBinaryLoader
 
 from evkit import sql
-from evkit.errors import DatabaseUnreachable, NotMigrated, QueryTimeout, SettingsError
+from evkit.errors import DatabaseUnreachable, NoPostgres, NotMigrated, QueryTimeout, SettingsError
 
 __all__ = ["Connection", "IsolationLevel"]
 
@@ -31,6 +31,8 @@ _MIGRATION_LOCK = 0x65766B6974  # "evkit"
 
 def address(dsn: str) -> str:
     """host:port/database of a connection string, without user and password."""
+    if not dsn:
+        return "(no PostgreSQL is configured)"
     try:
         parts = conninfo_to_dict(dsn)
     except psycopg.ProgrammingError:
@@ -55,7 +57,10 @@ def connect(
     Raises:
         DatabaseUnreachable: no answer in `timeout_seconds`, or refused (wrong user, password or database).
         SettingsError: the connection string cannot be read.
+        NoPostgres: there is none; libpq would go and look for a server of its own choice.
     """
+    if not dsn:
+        raise NoPostgres
     options = ["-c timezone=UTC"]
     if read_only:
         options.append("-c default_transaction_read_only=on")

@@ -16,6 +16,12 @@ Looked up in this order, the first that speaks wins, value by value:
     "bootstrap.servers" = "broker-1:9092,broker-2:9092"
     "security.protocol" = "SASL_SSL"
     "sasl.password" = "file:/run/secrets/kafka"
+
+    [[profiles.prod.masking]]                    # what no view shows of a payload: see masking.py; [[masking]] is for
+    field = "customer.email"                     # every profile
+
+A Kafka without a PostgreSQL is a system too: any cluster, any group, whoever wrote them. Where Kafka is named and
+PostgreSQL is not, there is none: the embedded one is not put beside somebody else's Kafka.
 """
 
 from __future__ import annotations
@@ -30,6 +36,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from evkit.errors import SettingsError, StackNotRunning, closest
+from evkit.masking import Policy
 
 CONFIG_NAME = "evkit.toml"
 
@@ -45,19 +52,20 @@ class Settings(BaseModel):
 
     Attributes:
         profile                  name of the profile, "embedded" for the embedded stack, "environment" without a file
-        postgres_dsn             libpq connection string or URI; never shown by repr
+        postgres_dsn             libpq connection string or URI, never shown by repr; empty when there is no PostgreSQL
         kafka                    librdkafka properties; `bootstrap.servers` is always there
         kafka_timeout_seconds    how long a question to the broker may take before it counts as unreachable
         postgres_timeout_seconds the same for connecting to PostgreSQL
         statement_timeout_seconds  how long one query of a view may run; views hold no snapshot longer than this
         event_bytes_max          largest payload that `outbox.write` accepts, in bytes of JSON
+        masking                  what must not be seen of payloads (masking.py)
         outbox_retention_days    published events older than this may be dropped; None ("forever" in evkit.toml) keeps all
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     profile: str = "environment"
-    postgres_dsn: str = Field(repr=False)
+    postgres_dsn: str = Field(default="", repr=False)
     kafka: dict[str, str] = Field(repr=False)
     # Ten seconds outlast a broker's restart of a few seconds and are short enough for somebody who is waiting.
     kafka_timeout_seconds: float = Field(default=10.0, gt=0)
@@ -68,6 +76,7 @@ class Settings(BaseModel):
     # An event leaves no trace in the outbox after this, so it must outlast the longest way back: Kafka keeps records for 7
     # days by default, letters are redriven within weeks, and last month's incident is still asked about.
     outbox_retention_days: float | None = Field(default=30.0, gt=0)
+    masking: tuple[Policy, ...] = ()
 
     @field_validator("outbox_retention_days", mode="before")
     @classmethod
@@ -153,19 +162,18 @@ def load(profile: str | None = None, *, environ: Mapping[str, str] | None = None
         values["postgres_dsn"] = _resolved(str(values["postgres_dsn"]), "postgres_dsn", env)
     if servers := env.get("EVKIT_KAFKA_BOOTSTRAP_SERVERS"):
         kafka["bootstrap.servers"] = servers
-    if "postgres_dsn" not in values or "bootstrap.servers" not in kafka:
+    if "bootstrap.servers" not in kafka:
         stack = _embedded()
         if stack is None:
-            missing = "postgres_dsn" if "postgres_dsn" not in values else "kafka bootstrap.servers"
             raise StackNotRunning(
-                f"nothing says where the system is ({missing} is not set) and the embedded stack is not up: "
-                f"start it with `evkit up`, or set EVKIT_POSTGRES_DSN and EVKIT_KAFKA_BOOTSTRAP_SERVERS, "
-                f"or write {CONFIG_NAME}"
+                "nothing says where the system is (kafka bootstrap.servers is not set) and the embedded stack is not up: "
+                "start it with `evkit up`, or set EVKIT_KAFKA_BOOTSTRAP_SERVERS, and EVKIT_POSTGRES_DSN where there are "
+                f"evkit's tables, or write {CONFIG_NAME}"
             )
-        if "postgres_dsn" not in values and "bootstrap.servers" not in kafka:
+        if "postgres_dsn" not in values:
             values.setdefault("profile", "embedded")
         values.setdefault("postgres_dsn", stack["postgres_dsn"])
-        kafka.setdefault("bootstrap.servers", stack["kafka_bootstrap_servers"])
+        kafka["bootstrap.servers"] = stack["kafka_bootstrap_servers"]
     try:
         return Settings(kafka=kafka, **values)
     except ValidationError as error:
@@ -203,12 +211,11 @@ def _profile_values(path: Path, profile: str | None) -> dict[str, Any]:
         content = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} cannot be read as TOML: {error}") from None
+    everywhere = {"masking": content["masking"]} if "masking" in content else {}
     profiles = content.get("profiles", {})
     profile = profile or content.get("default_profile") or (next(iter(profiles)) if len(profiles) == 1 else None)
-    if profile is None:
-        return {}
-    if profile == "embedded" and profile not in profiles:
-        return {}
+    if profile is None or (profile == "embedded" and profile not in profiles):
+        return everywhere
     if profile not in profiles:
         near = closest(profile, profiles)
         hint = f"; did you mean '{near[0]}'?" if near else f"; it has {', '.join(sorted(profiles)) or 'none'}"
@@ -219,6 +226,11 @@ def _profile_values(path: Path, profile: str | None) -> dict[str, Any]:
         near = closest(unknown[0], Settings.model_fields)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise SettingsError(f"profile '{profile}' in {path} has an unknown setting '{unknown[0]}'{hint}")
+    for masking in (everywhere.get("masking", []), values.get("masking", [])):
+        if not isinstance(masking, list):
+            raise SettingsError(f"setting 'masking' in {path} is no list of policies: write [[masking]]")
+    if everywhere or "masking" in values:
+        values["masking"] = [*everywhere.get("masking", []), *values.get("masking", [])]
     return values | {"profile": profile}
 
 

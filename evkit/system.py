@@ -33,7 +33,7 @@ class System:
         self.settings = settings
 
     def __repr__(self) -> str:
-        where = postgres.address(self.settings.postgres_dsn)
+        where = postgres.address(self.settings.postgres_dsn) if self.settings.postgres_dsn else "none"
         return f"<System '{self.settings.profile}': PostgreSQL {where}, Kafka {self.settings.bootstrap_servers}>"
 
     @cached_property
@@ -55,6 +55,7 @@ class System:
         Raises:
             DatabaseUnreachable: PostgreSQL does not answer, before or in the middle of the work.
             NotMigrated: the database has no evkit tables, or older ones.
+            NoPostgres: there is no database.
         """
         with (
             postgres.translated_errors(self.settings.postgres_dsn),

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 WindowOption = Annotated[
     str | None,
-    typer.Option("--window", "-w", help="How far back rates and latencies look.  [default: 10m]", show_default=False),
+    typer.Option(
+        "--window", "-w", help="What rates and latencies look at: 10m, or FROM/TO.  [default: 10m]", show_default=False
+    ),
 ]
 ThresholdsOption = Annotated[
     Path | None, typer.Option("--thresholds", help="TOML file with thresholds that differ.", show_default=False)

@@ -66,6 +66,12 @@ _NARROW = {
     "change_points": ("at", "until", "text", "confidence", "evidence"),
     "timeline": ("at", "until", "kind", "text", "near"),
     "compare": ("measure", "group", "topic", "a", "b", "a_n", "b_n", "low", "high", "significant"),
+    "scan": ("partition", "offset", "timestamp", "key", "event_id", "event_type", "value_bytes"),
+    "scan_plan": ("topic", "partition", "from_offset", "until_offset", "records", "bytes", "seconds"),
+    "scan_coverage": ("topic", "partition", "scanned_until_offset", "until_offset", "scanned", "matched", "complete",
+                      "reason"),
+    "unread_keys": ("topic", "partition", "key", "unread", "unread_ratio", "oldest_at", "scanned_events", "lag_events",
+                    "complete"),
     "replays": ("replay_id", "group", "topics", "from_time", "dedupe", "state", "handled", "known", "failed", "parked"),
 }  # fmt: skip
 
@@ -90,13 +96,14 @@ def window_given(length: str | None, since: str | None, until: str | None, defau
     from evkit.window import Window
 
     if since is None and until is None:
-        is_incident = length is not None and incident_named(length) is not None
-        return window_of(length, connect()) if is_incident else Window.last(length or default)
+        if length is not None and incident_named(length) is not None:
+            return window_of(length, connect())
+        return Window.parse(length or default).require_begun()
     if length is not None:
         raise UsageError("give --window, or --since and --until, not both")
     if since is None:
         raise UsageError("--until needs --since")
-    return Window.of(since, until or "now")
+    return Window.of(since, until or "now").require_begun()
 
 
 def register(app: typer.Typer) -> None:
@@ -110,7 +117,7 @@ def register(app: typer.Typer) -> None:
         group: GroupOption = None,
         window: Annotated[
             str | None,
-            typer.Option("--window", "-w", help="How far back: 10m, 2h, 7d.  [default: 1h]", show_default=False),
+            typer.Option("--window", "-w", help="10m, 'last 2h', or FROM/TO.  [default: 1h]", show_default=False),
         ] = None,
         since: SinceOption = None,
         until: UntilOption = None,
@@ -119,7 +126,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         topic: Annotated[
             str | None,
-            typer.Option("--topic", help="One topic, of lag_history, impact, differs.", show_default=False),
+            typer.Option("--topic", help="One topic, of lag_history, impact, differs or scan.", show_default=False),
         ] = None,
         step: Annotated[
             str | None,
@@ -268,6 +275,8 @@ def _print_view(function: Callable[..., Any], asked: dict[str, Any], format: For
         )
     if "group" in parameters and parameters["group"].default is inspect.Parameter.empty and "group" not in given:
         raise UsageError(f"view {name} is of one consumer group: add --group NAME")
+    if "topic" in parameters and parameters["topic"].default is inspect.Parameter.empty and "topic" not in given:
+        raise UsageError(f"view {name} is of one topic: add --topic NAME, or type `evkit scan NAME`")
     rows = rows_of(function(connect(), **given))
     every = tuple(c.name for c in COLUMNS[name])
     columns = every if wide or format is not Format.table else _NARROW.get(name, every)

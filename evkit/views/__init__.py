@@ -9,6 +9,7 @@ asked from Kafka without joining a group, and a real polars DataFrame out of it 
 
 from evkit.views.acts import acts, replays
 from evkit.views.annotations import annotations
+from evkit.views.appended import appended
 from evkit.views.audit import audit, audit_counts
 from evkit.views.breakers import breakers
 from evkit.views.change_points import change_points
@@ -30,16 +31,20 @@ from evkit.views.latency_events import latency_events, latency_segments
 from evkit.views.offset_resets import offset_resets
 from evkit.views.rebalances import rebalances
 from evkit.views.relay_lag import relay_lag, relay_lag_over_time
+from evkit.views.scan import Scanned, scan, scan_coverage, scan_plan, scan_with_coverage
 from evkit.views.six import measure
 from evkit.views.symptoms import symptoms
 from evkit.views.throughput import publish_rate, throughput
 from evkit.views.timeline import timeline
+from evkit.views.unread_keys import unread_keys
 
 __all__ = [
     "COLUMNS",
     "Column",
+    "Scanned",
     "acts",
     "annotations",
+    "appended",
     "audit",
     "audit_counts",
     "breakers",
@@ -70,7 +75,12 @@ __all__ = [
     "relay_lag",
     "relay_lag_over_time",
     "replays",
+    "scan",
+    "scan_coverage",
+    "scan_plan",
+    "scan_with_coverage",
     "symptoms",
     "throughput",
     "timeline",
+    "unread_keys",
 ]

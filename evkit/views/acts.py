@@ -13,7 +13,7 @@ def acts(system: System, window: WindowLike = None, *, rows_max: int = ROWS_MAX,
     """Every act that changed what happens to events (redrive, archive, purge, replay, skip) in the window.
 
     Args:
-        window    a `Window`, or a length that ends now ("2h"); default: the last hour
+        window    a `Window`, "2h", "FROM/TO"; default: the last hour
         rows_max  most rows, the newest are kept
 
     Columns: see columns/

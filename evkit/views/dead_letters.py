@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 from evkit.errors import InvalidParameter, closest
+from evkit.masking import MASKED, WITHHELD, applying, masked_headers, masked_text, masked_value
 from evkit.sql import named
 from evkit.system import System
 from evkit.views.columns import COLUMNS, DEAD_LETTERS_PAYLOAD
@@ -37,7 +38,8 @@ def dead_letters(
         group     one consumer group; default: all
         state     "open", a list of states, …; default: all
         window    only letters whose first failure lies in it; default: all there are
-        payload   also the record's value, headers and the stack trace, in columns `value`, `headers`, `stack_trace`
+        payload   also the record's value, headers and the stack trace, in columns `value`, `headers`, `stack_trace`;
+                  what policies hide (`evkit.masking`) is hidden, and `masking` says so
         rows_max  most rows; when there are more, the oldest are kept and a warning is logged
 
     Columns: see columns/
@@ -73,19 +75,30 @@ def dead_letters(
     if not payload:
         return frame("dead_letters", rows, frames)
     held = _payloads(system, [row[0] for row in rows])
-    nothing = [None] * len(DEAD_LETTERS_PAYLOAD)
-    return frame("dead_letters", [r + held.get(r[0], nothing) for r in rows], frames, extra=DEAD_LETTERS_PAYLOAD)
+    place = {column.name: i for i, column in enumerate(COLUMNS["dead_letters"])}
+    made = []
+    for row in rows:
+        if row[0] not in held:  # deleted since
+            made.append([*row, *[None] * len(DEAD_LETTERS_PAYLOAD)])
+            continue
+        value, headers, stack = held[row[0]]
+        policies = applying(system.settings.masking, row[place["topic"]], row[place["event_type"]] or None)
+        hidden: list[str] = []
+        value, state = masked_value(value, policies, hidden)
+        state = state or (MASKED if policies else None)
+        # The error may quote what is hidden; of a value that nobody could read, nobody knows what it quotes.
+        row[place["error_message"]] = masked_text(row[place["error_message"]], hidden)
+        stack = None if state == WITHHELD else masked_text(stack, hidden)
+        shown = [[name, _readable(of)] for name, of in masked_headers(headers, policies)]
+        made.append([*row, _readable(value), json.dumps(shown, ensure_ascii=False), stack, state])
+    return frame("dead_letters", made, frames, extra=DEAD_LETTERS_PAYLOAD)
 
 
-def _payloads(system: System, ids: list[int]) -> dict[int, list[Any]]:
+def _payloads(system: System, ids: list[int]) -> dict[int, tuple[bytes | None, list[tuple[str, Any]], str | None]]:
     with system.reading() as connection:
         found = connection.execute(named("dead_letters")["view_payloads"], {"ids": ids}).fetchall()
     return {
-        letter_id: [
-            _readable(value),
-            json.dumps([[n, _readable(v)] for n, v in zip(names, values, strict=True)], ensure_ascii=False),
-            stack,
-        ]
+        letter_id: (None if value is None else bytes(value), list(zip(names, values, strict=True)), stack)
         for letter_id, value, names, values, stack in found
     }
 
@@ -146,7 +159,7 @@ def dead_letter_count(
     """How many dead letters each group has: open now, and what came and went inside the window.
 
     Args:
-        window  a `Window`, or a length that ends now ("2h"); default: the last hour
+        window  a `Window`, "2h", "FROM/TO"; default: the last hour
         group   one consumer group; default: all that evkit's tables know
 
     Columns: see columns/

@@ -31,7 +31,7 @@ def error_rate(
     later redrive, archive or purge settled stays counted as failed, and is counted again in `failures_dealt_with`.
 
     Args:
-        window   a `Window`, or a length that ends now ("2h"); default: the last hour
+        window   a `Window`, "2h", "FROM/TO"; default: the last hour
         group    one consumer group; default: all
         bucket   cut the window into buckets ("1m"); default: the whole window is one row
         replays  also count what replays and redrives did, in rows of their own
@@ -72,7 +72,7 @@ def errors(
     """Every failed attempt in the window, live ones and those of replays (`replay` tells).
 
     Args:
-        window    a `Window`, or a length that ends now ("2h"); default: the last hour
+        window    a `Window`, "2h", "FROM/TO"; default: the last hour
         group     one consumer group; default: all
         rows_max  most rows; when there are more, the newest are kept and a warning is logged
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from evkit import postgres
-from evkit.errors import InvalidParameter, MissingExtra, UnknownGroup
+from evkit.errors import InvalidParameter, MissingExtra, NoPostgres, UnknownGroup
 from evkit.sql import named
 from evkit.system import System
 from evkit.views import columns as _columns
@@ -66,8 +66,11 @@ def view(name: str) -> Callable[[Callable[Arguments, Result]], Callable[Argument
         @functools.wraps(function)
         def looked(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
             system: Any = arguments[0] if arguments else named["system"]
-            with system.standing():
-                return function(*arguments, **named)
+            try:
+                with system.standing():
+                    return function(*arguments, **named)
+            except NoPostgres:
+                raise NoPostgres(f"views.{name}") from None
 
         return looked
 
@@ -88,8 +91,7 @@ def frame(
     Raises:
         InvalidParameter: `frames` is neither "polars" nor "pandas".
     """
-    if frames not in ("polars", "pandas"):
-        raise InvalidParameter(f"frames '{frames}' is no backend: take polars or pandas", name="frames", value=frames)
+    require_backend(frames)
     schema = {c.name: _POLARS[c.dtype] for c in (*_columns.COLUMNS[view], *extra)}
     ordered = ([row.get(n) for n in schema] if isinstance(row, Mapping) else row for row in rows)
     made = pl.DataFrame(
@@ -98,16 +100,31 @@ def frame(
     return made if frames == "polars" else _pandas(made)
 
 
+def require_backend(frames: str) -> None:
+    """Raise InvalidParameter unless frames can be had so."""
+    if frames not in ("polars", "pandas"):
+        raise InvalidParameter(f"frames '{frames}' is no backend: take polars or pandas", name="frames", value=frames)
+
+
 def frame_of_columns(view: str, columns: Mapping[str, Sequence[Any]], frames: Frames = "polars") -> Frame:
     """The same from whole columns, in any order, times in UTC: for many rows, a third of the time.
 
     Raises:
         InvalidParameter: `frames` is neither "polars" nor "pandas".
     """
-    if frames not in ("polars", "pandas"):
-        raise InvalidParameter(f"frames '{frames}' is no backend: take polars or pandas", name="frames", value=frames)
+    require_backend(frames)
     schema = {c.name: _POLARS[c.dtype] for c in _columns.COLUMNS[view]}
     made = pl.DataFrame([pl.Series(name, columns[name], dtype=kind) for name, kind in schema.items()])
+    return made if frames == "polars" else _pandas(made)
+
+
+def frame_of_chunks(
+    view: str, chunks: Iterable[pl.DataFrame], frames: Frames = "polars", *, extra: Sequence[_columns.Column] = ()
+) -> Frame:
+    """A DataFrame of a view from polars frames that have its columns (and `extra` ones) with the right dtypes, one under
+    the other; what else they have is left out."""
+    schema = {c.name: _POLARS[c.dtype] for c in (*_columns.COLUMNS[view], *extra)}
+    made = pl.concat([pl.DataFrame(schema=schema), *(chunk.select(list(schema)) for chunk in chunks)])
     return made if frames == "polars" else _pandas(made)
 
 
@@ -169,21 +186,22 @@ def _plain(value: Any) -> Any:
 
 
 def window_of(window: WindowLike, system: System | None = None) -> Window:
-    """The window meant: one given, a length that ends now ("2h"), "incident:NAME" of a system, or the last hour.
+    """The window meant: one given, a text that `Window.parse` reads, a length that ends now, or the last hour.
+
+    "incident:NAME" is one of a system, and is looked up there.
 
     Raises:
-        InvalidParameter: a text that is no duration.
+        InvalidParameter: a text that is no window; a window that begins in the future.
         UnknownIncident: the system knows no incident of this name; near matches are in `suggestions`.
         NotInFreeze: a freeze is looked at, and the window is not in it.
     """
-    if isinstance(window, Window):
-        seen = window
-    elif isinstance(window, str) and system is not None and (incident := incident_named(window)) is not None:
-        seen = incident_window(system, incident)
+    if isinstance(window, str):
+        incident = None if system is None else incident_named(window)
+        seen = incident_window(system, incident) if system is not None and incident else Window.parse(window)
     else:
-        seen = Window.last(WINDOW_DEFAULT if window is None else window)
+        seen = window if isinstance(window, Window) else Window.last(WINDOW_DEFAULT if window is None else window)
     require_covered(seen)
-    return seen
+    return seen.require_begun()
 
 
 def bucket_of(bucket: str | timedelta | None, window: Window) -> timedelta:

@@ -27,7 +27,7 @@ def latency(
     Both ends are times of the database, so clock skew is not in them.
 
     Args:
-        window         a `Window`, or a length that ends now ("2h"); default: the last hour
+        window         a `Window`, "2h", "FROM/TO"; default: the last hour
         group          one consumer group; default: all that the inbox knows from the last seven days
         by_event_type  a row for each event type instead of one a group
         replays        also what replays and redrives handled, in rows of their own; by default they are left out, for
@@ -71,7 +71,7 @@ def latency_over_time(
     Pending events are in the percentiles with their age; `p99_is_lower_bound` says where that matters.
 
     Args:
-        window   a `Window`, or a length that ends now ("2h"); default: the last hour
+        window   a `Window`, "2h", "FROM/TO"; default: the last hour
         group    one consumer group; default: all
         bucket   length of a bucket ("30s"); default: a round one that makes at most 120
         replays  also what replays and redrives handled, in rows of their own

@@ -30,7 +30,7 @@ def rebalances(system: System, group: str, window: WindowLike = None, *, frames:
 
     Args:
         group   the consumer group; an empty or deleted one too, while its records are there
-        window  a `Window`, or a length that ends now ("2h"); default: the last hour
+        window  a `Window`, "2h", "FROM/TO"; default: the last hour
 
     Columns: see columns/
 

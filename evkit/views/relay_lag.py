@@ -20,7 +20,7 @@ def relay_lag(system: System, window: WindowLike = None, *, frames: Frames = "po
     percentiles are over what was confirmed in the window, together with pending rows that are older already than its p99.
 
     Args:
-        window  a `Window`, or a length that ends now ("2h"); default: the last hour
+        window  a `Window`, "2h", "FROM/TO"; default: the last hour
 
     Columns: see columns/
 
@@ -63,7 +63,7 @@ def relay_lag_over_time(
     Pending events are in the percentiles with their age; `p99_is_lower_bound` says where that matters.
 
     Args:
-        window  a `Window`, or a length that ends now ("2h"); default: the last hour
+        window  a `Window`, "2h", "FROM/TO"; default: the last hour
         bucket  length of a bucket ("30s"); default: a round one that makes at most 120
 
     Columns: see columns/

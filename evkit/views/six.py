@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from evkit.errors import DatabaseUnreachable, EvkitError, NotMigrated
+from evkit.errors import DatabaseUnreachable, EvkitError, NoPostgres, NotMigrated
 from evkit.system import System
 from evkit.views.dead_letters import dead_letter_groups
 from evkit.views.errors import error_rate
@@ -57,7 +57,7 @@ def measure(
             answer[name] = views[name]()
         except EvkitError as error:
             answer[name] = error
-            if isinstance(error, (DatabaseUnreachable, NotMigrated)):
+            if isinstance(error, (DatabaseUnreachable, NotMigrated)) and not isinstance(error, NoPostgres):
                 no_database = error
         except Exception as error:  # a missing permission, a server of another make: unknown, and the others go on
             log.warning("%s could not be measured", name, exc_info=error)

@@ -24,7 +24,7 @@ def publish_rate(
     Redrives and replays publish nothing, so there is nothing to mark here.
 
     Args:
-        window  a `Window`, or a length that ends now ("2h"); default: the last hour
+        window  a `Window`, "2h", "FROM/TO"; default: the last hour
         bucket  length of a bucket ("30s"); default: a round one that makes at most 120
 
     Columns: see columns/
@@ -65,7 +65,7 @@ def throughput(
     with when it died.
 
     Args:
-        window  a `Window`, or a length that ends now ("2h"); default: the last hour
+        window  a `Window`, "2h", "FROM/TO"; default: the last hour
         group   one consumer group; default: all that the inbox knows from the last seven days
         bucket  length of a bucket ("30s"); default: a round one that makes at most 120
 

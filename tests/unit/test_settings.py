@@ -106,3 +106,47 @@ def test_half_written_stack_file_is_no_stack(tmp_path):
 def test_unknown_setting_is_refused():
     with pytest.raises(ValueError, match="extra"):
         Settings(postgres_dsn="x", kafka={"bootstrap.servers": "b"}, kafka_timeout=3)
+
+
+def test_a_kafka_alone_is_a_system_without_postgresql_also_beside_the_embedded_stack(tmp_path):
+    (tmp_path / "stack").mkdir()
+    (tmp_path / "stack" / "stack.json").write_text(json.dumps({"postgres_dsn": DSN, "kafka_bootstrap_servers": "c:2"}))
+
+    settings = load(environ={"EVKIT_KAFKA_BOOTSTRAP_SERVERS": "b:9092"}, cwd=tmp_path)
+
+    assert (settings.postgres_dsn, settings.bootstrap_servers) == ("", "b:9092")
+    assert settings.secrets() == []
+
+
+def test_masking_is_of_every_profile_and_of_one(tmp_path):
+    toml(
+        tmp_path,
+        '[[masking]]\nfield = "email"\n[profiles.p.kafka]\n"bootstrap.servers" = "b:1"\n'
+        '[[profiles.p.masking]]\ntopic = "order*"\nheader = "tenant"\naction = "remove"\n',
+    )
+
+    settings = load(environ={}, cwd=tmp_path)
+
+    assert [(p.topic, p.field, p.header, p.action) for p in settings.masking] == [
+        ("*", "email", None, "mask"), ("order*", None, "tenant", "remove"),
+    ]  # fmt: skip
+    assert Settings.model_validate_json(settings.model_dump_json()) == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('[[masking]]\nfield = "a..b"\n', "setting 'masking.0' in .*field 'a..b' is no path"),
+        (
+            '[[masking]]\nfield = "a"\naction = "hide"\n',
+            "setting 'masking.0.action' in .*'mask', 'remove' or 'replace'",
+        ),
+        ('[[masking]]\nfeld = "a"\n', "setting 'masking.0.feld' in .*not permitted"),
+        ('masking = "a"\n', "is no list of policies: write"),
+    ],
+)
+def test_a_bad_masking_policy_is_one_sentence(tmp_path, text, sentence):
+    toml(tmp_path, text + '[profiles.p.kafka]\n"bootstrap.servers" = "b:1"\n')
+
+    with pytest.raises(SettingsError, match=sentence):
+        load("p", environ={}, cwd=tmp_path)

@@ -7,12 +7,13 @@ apply", never zero. Each module here is about the views of one kind.
 
 from __future__ import annotations
 
-from evkit.views.columns import affected, audit, events, failures, flow, lag, timeline
+from evkit.views.columns import affected, audit, events, failures, flow, lag, scan, timeline
 from evkit.views.columns.column import Column, Dtype
 from evkit.views.columns.failures import DEAD_LETTERS_PAYLOAD
 from evkit.views.columns.lag import LAG_STATUSES
+from evkit.views.columns.scan import SCAN_PAYLOAD
 
-__all__ = ["COLUMNS", "DEAD_LETTERS_PAYLOAD", "LAG_STATUSES", "Column", "Dtype", "table"]
+__all__ = ["COLUMNS", "DEAD_LETTERS_PAYLOAD", "LAG_STATUSES", "SCAN_PAYLOAD", "Column", "Dtype", "table"]
 
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "lag": lag.LAG,
@@ -21,6 +22,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "lag_history": lag.LAG_HISTORY,
     "rebalances": lag.REBALANCES,
     "offset_resets": lag.OFFSET_RESETS,
+    "appended": flow.APPENDED,
     "publish_rate": flow.PUBLISH_RATE,
     "throughput": flow.THROUGHPUT,
     "error_rate": failures.ERROR_RATE,
@@ -48,6 +50,10 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "change_points": timeline.CHANGE_POINTS,
     "timeline": timeline.TIMELINE,
     "compare": timeline.COMPARE,
+    "scan": scan.SCAN,
+    "scan_plan": scan.SCAN_PLAN,
+    "scan_coverage": scan.SCAN_COVERAGE,
+    "unread_keys": scan.UNREAD_KEYS,
 }
 
 

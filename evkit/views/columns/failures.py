@@ -97,7 +97,8 @@ DEAD_LETTERS = (
 DEAD_LETTERS_PAYLOAD = (
     text("value", "the record's value as text; bytes that are not UTF-8 as \\xNN"),
     text("headers", "the record's headers as a JSON list of [name, value]"),
-    text("stack_trace", "of the last failure"),
+    text("stack_trace", "of the last failure; null when the value is withheld"),
+    text("masking", "masked or withheld (the value is no JSON); null: under no policy"),
 )
 
 DEAD_LETTER_GROUPS = (

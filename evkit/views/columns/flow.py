@@ -12,10 +12,23 @@ from evkit.views.columns.column import (
     TOPIC,
     Column,
     count,
+    flag,
     percentiles,
     seconds,
     text,
     time,
+)
+
+APPENDED = (
+    BUCKET_AT,
+    BUCKET_SECONDS,
+    TOPIC,
+    count("partitions", "partitions of the topic", "partitions"),
+    count("appended", "offsets that were assigned: an upper bound, for markers count; null when it cannot be told"),
+    Column("appended_per_second", "float64", "1/s", "appended / bucket_seconds"),
+    flag("truncated", "true when records of that time were deleted: nobody can count them"),
+    flag("exact", "false when the timestamps of that time are known to go back"),
+    PARTIAL,
 )
 
 PUBLISH_RATE = (

@@ -15,6 +15,7 @@ from evkit.runtime.dead_letters import Selection
 from evkit.system import System
 
 N = 60
+OF_ONE_GROUP = ("lag_history", "rebalances", "offset_resets", "unread_keys")
 
 
 @pytest.fixture
@@ -248,8 +249,9 @@ def test_every_view_can_be_printed_in_every_format(shop, cli):
     for name in views.COLUMNS:
         if name != "journey":
             for format in ("table", "json", "csv"):
-                group = ("--group", shop.group) if name in ("lag_history", "rebalances", "offset_resets") else ()
-                code, printed = cli("view", name, *group, "--format", format)
+                asked = ("--group", shop.group) if name in OF_ONE_GROUP else ()
+                asked += ("--topic", shop.topic) if name.startswith("scan") or name == "appended" else ()
+                code, printed = cli("view", name, *asked, "--format", format)
                 assert code == 0
                 assert printed
 

@@ -6,6 +6,8 @@ import pytest
 
 from evkit import views
 from evkit.errors import InvalidParameter, UnknownGroup
+from evkit.masking import Policy
+from evkit.system import System
 from evkit.views.dead_letters import folded
 from evkit.views.frame import rows_of
 
@@ -23,6 +25,25 @@ def test_a_letter_is_a_row_without_its_payload_unless_asked(evkit_system, past):
     assert full["value"].to_list() == ['{"iban": "secret"}', "\\xff\x00", None]
     assert json.loads(full["headers"][0]) == [["ce_id", "e"], ["x", None]]
     assert full["stack_trace"][0] == "Traceback"
+
+
+def test_what_a_policy_hides_of_a_letter_is_not_in_its_error_either(evkit_system, past):
+    past.letter("billing", "e1", 100, value=b'{"iban": "DE02-secret", "total": 5}')
+    past.letter("billing", "e2", 50, value=b"DE02-secret\xff")
+    past.letter("billing", "e3", 20, value=b'{"iban": "DE02-secret"}', topic="payment")
+    past.sql("UPDATE evkit.dead_letter SET stack_trace = 'KeyError: DE02-secret', error_message = 'no DE02-secret'"
+             " WHERE event_id = 'e1'")  # fmt: skip
+    policies = (Policy(topic="order", field="iban"), Policy(topic="order", header="ce_id2"))
+    masked = System(evkit_system.settings.model_copy(update={"masking": policies}))
+
+    first, second, third = views.dead_letters(masked, payload=True).to_dicts()
+
+    assert "secret" not in str(first) + str(second)
+    assert (first["value"], first["stack_trace"], first["error_message"], first["masking"]) == (
+        '{"iban":"***","total":5}', "KeyError: ***", "no ***", "masked",
+    )  # fmt: skip
+    assert (second["value"], second["stack_trace"], second["masking"]) == (None, None, "withheld")
+    assert (third["value"], third["masking"]) == ('{"iban": "DE02-secret"}', None)
 
 
 def test_letters_are_chosen_by_group_and_state(evkit_system, past):

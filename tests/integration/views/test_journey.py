@@ -9,7 +9,8 @@ from evkit.system import System
 from evkit.views.columns import COLUMNS
 from tests.integration.views.rows import deal, letter, write
 
-FROM_KAFKA = {"lag", "lag_groups", "lag_history", "consumer_status", "rebalances", "offset_resets"}
+FROM_KAFKA = {"lag", "lag_groups", "lag_history", "consumer_status", "rebalances", "offset_resets", "scan", "scan_plan",
+              "scan_coverage", "unread_keys", "appended"}  # fmt: skip
 
 
 def test_the_way_of_an_event_is_told_in_the_order_of_the_databases_clock(evkit_system, past):
