@@ -6,12 +6,15 @@ import json
 import logging
 from typing import Any
 
+import polars as pl
+
 from evkit.errors import InvalidParameter, closest
 from evkit.sql import named
 from evkit.system import System
 from evkit.views.columns import COLUMNS, DEAD_LETTERS_PAYLOAD
+from evkit.views.copied import copied
 from evkit.views.errors import ROWS_MAX
-from evkit.views.frame import Frame, Frames, WindowLike, fetch, frame, view, window_of
+from evkit.views.frame import POLARS, Frame, Frames, WindowLike, fetch, frame, handed, view, window_of
 
 log = logging.getLogger(__name__)
 
@@ -56,38 +59,39 @@ def dead_letters(
             hint = f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(STATES)}"
             raise InvalidParameter(f"'{asked}' is no state of a dead letter{hint}", name="state", value=asked)
     seen = None if window is None else window_of(window)
-    rows = fetch(
+    made = copied(
         system,
         "dead_letters",
+        "dead_letters",
         "view_letters",
-        COLUMNS["dead_letters"],
         since=seen.start if seen else None,
         until=seen.end if seen else None,
         group=group,
         states=states,
         rows_max=rows_max + 1,
     )
-    if len(rows) > rows_max:
+    if made.height > rows_max:
         log.warning("dead_letters: only the %s letters that wait longest are shown", f"{rows_max:,}")
-        rows = rows[:rows_max]
-    if not payload:
-        return frame("dead_letters", rows, frames)
-    held = _payloads(system, [row[0] for row in rows])
-    nothing = [None] * len(DEAD_LETTERS_PAYLOAD)
-    return frame("dead_letters", [r + held.get(r[0], nothing) for r in rows], frames, extra=DEAD_LETTERS_PAYLOAD)
+        made = made.head(rows_max)
+    if payload:
+        made = made.join(_payloads(system, made["letter_id"].to_list()), "letter_id", "left", maintain_order="left")
+    return handed(made, frames)
 
 
-def _payloads(system: System, ids: list[int]) -> dict[int, list[Any]]:
+def _payloads(system: System, ids: list[int]) -> pl.DataFrame:
     with system.reading() as connection:
         found = connection.execute(named("dead_letters")["view_payloads"], {"ids": ids}).fetchall()
-    return {
-        letter_id: [
+    rows = [
+        (
+            letter_id,
             _readable(value),
             json.dumps([[n, _readable(v)] for n, v in zip(names, values, strict=True)], ensure_ascii=False),
             stack,
-        ]
+        )
         for letter_id, value, names, values, stack in found
-    }
+    ]
+    schema = {"letter_id": POLARS["int64"]} | {c.name: POLARS[c.dtype] for c in DEAD_LETTERS_PAYLOAD}
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def _readable(raw: bytes | None) -> str | None:
