@@ -41,6 +41,7 @@ _NARROW = {
     "journey": ("at", "gap_seconds", "stage", "group", "attempt", "detail", "replay"),
     "acts": ("acted_at", "actor", "act", "target", "reason"),
     "replays": ("replay_id", "group", "topics", "from_time", "dedupe", "state", "handled", "known", "failed", "parked"),
+    "slo": ("slo", "group", "topic", "window_seconds", "objective", "good", "bad", "bad_ratio", "burn_rate"),
 }  # fmt: skip
 
 # The monitors' names lead to the views they judge.

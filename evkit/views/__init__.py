@@ -20,11 +20,13 @@ from evkit.views.latency import latency, latency_over_time
 from evkit.views.rebalances import rebalances
 from evkit.views.relay_lag import relay_lag, relay_lag_over_time
 from evkit.views.six import measure
+from evkit.views.slo import Objective, slo
 from evkit.views.throughput import publish_rate, throughput
 
 __all__ = [
     "COLUMNS",
     "Column",
+    "Objective",
     "acts",
     "consumer_status",
     "dead_letter_count",
@@ -44,5 +46,6 @@ __all__ = [
     "relay_lag",
     "relay_lag_over_time",
     "replays",
+    "slo",
     "throughput",
 ]

@@ -7,7 +7,7 @@ apply", never zero. Each module here is about the views of one kind.
 
 from __future__ import annotations
 
-from evkit.views.columns import events, failures, flow, lag
+from evkit.views.columns import events, failures, flow, lag, slo
 from evkit.views.columns.column import Column, Dtype
 from evkit.views.columns.failures import DEAD_LETTERS_PAYLOAD
 from evkit.views.columns.lag import LAG_STATUSES
@@ -34,6 +34,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "journey": events.JOURNEY,
     "acts": events.ACTS,
     "replays": events.REPLAYS,
+    "slo": slo.SLO,
 }
 
 
