@@ -13,8 +13,8 @@ from evkit.sql import named
 from evkit.system import System
 from evkit.views.frame import Frame, Frames, frame, groups_of, view
 
-SLOS = ("freshness", "correctness", "relay", "completeness")
 Slo = Literal["freshness", "correctness", "relay", "completeness"]
+SLOS: tuple[Slo, ...] = ("freshness", "correctness", "relay", "completeness")
 # A budget is for so long: the month in which people promise.
 PERIOD_SECONDS = 30 * 86_400.0
 
@@ -55,7 +55,7 @@ class Objective:
         objective       share of events that must be good, above 0 and below 1
         target_seconds  in how much time; for completeness how long a group has, before it counts; no matter for correctness
         subject         group (of the relay: topic) that it is for, or a pattern: `bill*`
-        events_min      fewer events in a window say nothing about a ratio: they are told as numbers, and are a warning at most
+        events_min      fewer events in a window say nothing about a ratio: they are told as numbers, a warning at most
         excluded        subjects, and patterns of them, that another objective speaks for
     """
 
