@@ -22,7 +22,7 @@ from evkit.errors import EvkitError
 # In the order in which `evkit --help` lists them: start, run, look, act.
 _COMMANDS = (
     "demo", "stack", "migrate", "relay", "consume", "outbox", "dlq", "breaker", "replay", "schema",
-    "view", "check", "report", "notebooks",
+    "view", "check", "metrics", "report", "notebooks",
 )  # fmt: skip
 
 app = typer.Typer(
