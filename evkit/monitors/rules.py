@@ -14,8 +14,8 @@ from evkit.monitors.exported import window_label
 from evkit.monitors.thresholds import Thresholds, strength
 from evkit.views.slo import BURNS
 
-# A measurement every 15 s, and four of them missed.
-_STALE_SECONDS = 60
+# Longer than anybody waits between two measurements; one that takes so long is no monitoring either.
+_STALE_SECONDS = 300
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
