@@ -59,6 +59,8 @@ class Settings(BaseModel):
         statement_timeout_seconds  how long one query of a view may run; views hold no snapshot longer than this
         event_bytes_max          largest payload that `outbox.write` accepts, in bytes of JSON
         masking                  what must not be seen of payloads (masking.py)
+        thresholds               TOML file that monitors judge by (see `evkit.monitors.Thresholds`); in evkit.toml a path
+                                 beside it. None: the defaults
         outbox_retention_days    published events older than this may be dropped; None ("forever" in evkit.toml) keeps all
     """
 
@@ -73,6 +75,7 @@ class Settings(BaseModel):
     statement_timeout_seconds: float = Field(default=60.0, gt=0)
     # The broker's default message.max.bytes is 1,048,588; the rest is room for key, headers and batch overhead.
     event_bytes_max: int = Field(default=900_000, gt=0)
+    thresholds: Path | None = None
     # An event leaves no trace in the outbox after this, so it must outlast the longest way back: Kafka keeps records for 7
     # days by default, letters are redriven within weeks, and last month's incident is still asked about.
     outbox_retention_days: float | None = Field(default=30.0, gt=0)
@@ -150,6 +153,8 @@ def load(profile: str | None = None, *, environ: Mapping[str, str] | None = None
     values: dict[str, Any] = {}
     if path is not None:
         values = _profile_values(path, profile)
+        if "thresholds" in values:
+            values["thresholds"] = path.parent / Path(str(values["thresholds"])).expanduser()
     elif profile not in (None, "embedded"):
         raise SettingsError(
             f"profile '{profile}' was asked for, and there is no {CONFIG_NAME}: "

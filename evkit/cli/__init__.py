@@ -23,8 +23,8 @@ from evkit.errors import EvkitError
 # In the order in which `evkit --help` lists them: start, run, look, act.
 _COMMANDS = (
     "demo", "stack", "migrate", "relay", "consume", "sample", "outbox", "dlq", "breaker", "replay",
-    "schema", "view", "scan", "audit", "check", "triage", "annotate", "compare", "incident",
-    "report", "freeze", "notebooks",
+    "schema", "view", "scan", "audit", "check", "metrics", "triage", "annotate", "compare",
+    "incident", "report", "freeze", "notebooks",
 )  # fmt: skip
 
 app = typer.Typer(

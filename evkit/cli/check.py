@@ -1,4 +1,4 @@
-"""evkit check, evkit monitors: the six numbers judged."""
+"""evkit check, evkit monitors: the numbers judged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ WindowOption = Annotated[
     ),
 ]
 ThresholdsOption = Annotated[
-    Path | None, typer.Option("--thresholds", help="TOML file with thresholds that differ.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--thresholds",
+        help="TOML file with thresholds that differ, and with objectives.  [default: the profile's]",
+        show_default=False,
+    ),
 ]
 log = logging.getLogger(__name__)
 
@@ -42,6 +47,9 @@ def register(app: typer.Typer) -> None:
         until: UntilOption = None,
         group: GroupOption = None,
         thresholds: ThresholdsOption = None,
+        show_thresholds: Annotated[
+            bool, typer.Option("--show-thresholds", help="Print what would be judged by, and do not measure.")
+        ] = False,
         format: FormatOption = Format.table,
     ) -> None:
         """Judge the system; the exit code is the verdict: 0 ok, 1 warning, 2 critical, 3 unknown.
@@ -49,11 +57,16 @@ def register(app: typer.Typer) -> None:
         The worst finding decides, in the order critical, unknown, warning, ok: a server that does not answer cannot hide a
         critical number that was seen, and what was not measured is never ok. Whatever keeps the check itself from
         running (no settings, a thresholds file that cannot be read) is unknown too.
+
+        Judged are the six monitors, what each consumer does by all that it committed, and the objectives of the thresholds.
         """
         from evkit.errors import EvkitError
 
         try:
-            seen, bounds, verdict = _judged(window, since, until, group, thresholds)
+            if show_thresholds:
+                _print_thresholds(thresholds, format)
+                return
+            seen, bounds, verdict = _judged(window, since, until, group, thresholds, whole=True)
         except EvkitError as error:
             say(f"evkit: {error}")
             raise typer.Exit(3) from None
@@ -107,15 +120,58 @@ def register(app: typer.Typer) -> None:
 
 
 def _judged(
-    length: str | None, since: str | None, until: str | None, group: str | None, thresholds: Path | None
+    length: str | None,
+    since: str | None,
+    until: str | None,
+    group: str | None,
+    thresholds: Path | None,
+    *,
+    whole: bool = False,
 ) -> tuple[Window, Thresholds, Verdict]:
     from evkit import connect
-    from evkit.monitors import Thresholds, judge
+    from evkit.monitors import judge
     from evkit.views import measure
 
     seen = window_given(length, since, until, _WINDOW_DEFAULT)
-    bounds = Thresholds() if thresholds is None else Thresholds.read(thresholds)
-    return seen, bounds, judge(measure(connect(), seen, group=group), bounds)
+    system = connect()
+    bounds = thresholds_of(thresholds, system.settings.thresholds)
+    objectives = bounds.objectives() if whole else ()
+    measured = measure(system, seen, group=group, objectives=objectives, consumer_status_too=whole)
+    return seen, bounds, judge(measured, bounds)
+
+
+def thresholds_of(*files: Path | None) -> Thresholds:
+    """The thresholds of the first file that is given, or the defaults.
+
+    Raises:
+        SettingsError: see `Thresholds.read`.
+    """
+    from evkit.monitors import Thresholds
+
+    given = next((file for file in files if file is not None), None)
+    return Thresholds() if given is None else Thresholds.read(given)
+
+
+def _print_thresholds(thresholds: Path | None, format: Format) -> None:
+    """The thresholds of the service and what groups and topics change of them, then what is promised."""
+    from evkit import connect
+
+    bounds = thresholds_of(thresholds) if thresholds is not None else thresholds_of(connect().settings.thresholds)
+    if format is Format.json:
+        print_json({"thresholds": bounds.model_dump(), "objectives": bounds.objectives()})
+        return
+    rows = [{"for": "all", "name": name, "value": value} for name, value in bounds.numbers().items()]
+    for kind in ("group", "topic"):
+        for subject, changed in getattr(bounds, kind).items():
+            rows += [{"for": f"{kind} {subject}", "name": n, "value": v} for n, v in changed.items() if n != "slo"]
+    for promised in bounds.objectives():
+        kind = "topic" if promised.slo == "relay" else "group"
+        about = f"{kind} {promised.subject}"
+        rows.append({"for": about, "name": f"slo.{promised.slo}.objective", "value": promised.objective})
+        if promised.slo != "correctness":
+            rows.append({"for": about, "name": f"slo.{promised.slo}.target_seconds", "value": promised.target_seconds})
+        rows.append({"for": about, "name": f"slo.{promised.slo}.events_min", "value": promised.events_min})
+    print_rows(rows, ("for", "name", "value"), format)
 
 
 def _print_verdict(verdict: Verdict, seen: Window) -> None:

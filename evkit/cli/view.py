@@ -73,6 +73,7 @@ _NARROW = {
     "unread_keys": ("topic", "partition", "key", "unread", "unread_ratio", "oldest_at", "scanned_events", "lag_events",
                     "complete"),
     "replays": ("replay_id", "group", "topics", "from_time", "dedupe", "state", "handled", "known", "failed", "parked"),
+    "slo": ("slo", "group", "topic", "window_seconds", "objective", "good", "bad", "bad_ratio", "burn_rate"),
 }  # fmt: skip
 
 # The monitors' names lead to the views they judge.

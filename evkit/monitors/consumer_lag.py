@@ -25,7 +25,10 @@ def consumer_lag(frame: Any, thresholds: Thresholds | None = None) -> list[Findi
         sentence = "lag could not be measured: neither the cluster nor the inbox knows a consumer group"
         return [Finding(MONITOR, Severity.unknown, "all groups", None, "s", None, sentence, {}, "evkit view lag")]
     rows.sort(key=lambda r: r["group"])
-    return [_group(name, list(of_group), bounds) for name, of_group in groupby(rows, key=lambda r: r["group"])]
+    return [
+        _group(name, list(of_group), bounds.of_group(name))
+        for name, of_group in groupby(rows, key=lambda r: r["group"])
+    ]
 
 
 def _group(name: str, rows: list[dict[str, Any]], bounds: Thresholds) -> Finding:

@@ -21,7 +21,7 @@ def dead_letters(frame: Any, thresholds: Thresholds | None = None) -> list[Findi
     bounds = thresholds or Thresholds()
     given = rows_of(frame, "dead_letter_groups", "dead_letters")
     rows = folded(given) if "letter_id" in columns_of(frame) else given
-    found = [_failure(row, bounds) for row in rows if row["n_open"]]
+    found = [_failure(row, bounds.of_group(row["group"])) for row in rows if row["n_open"]]
     if found:
         return found
     decided = sum(r["n_resolved"] + r["n_archived"] for r in rows)

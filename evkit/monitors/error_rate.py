@@ -28,12 +28,12 @@ def error_rate(frame: Any, thresholds: Thresholds | None = None) -> list[Finding
     for group, of_group in groupby(rows, key=lambda r: r["group"]):
         totals = [_summed(list(of_type)) for _, of_type in groupby(of_group, key=lambda r: r["event_type"])]
         failed = [t for t in totals if t["failures"]]
-        findings += [_failed(group, t, bounds) for t in failed]
+        findings += [_failed(group, t, bounds.of_group(group)) for t in failed]
         if not failed:
             attempts = sum(t["attempts"] for t in totals)
             sentence = f"{group}: no failure in {count(attempts, 'attempt')}"
             evidence = {"attempts": attempts}
-            bound = bounds.attempt_error_ratio_warning
+            bound = bounds.of_group(group).attempt_error_ratio_warning
             value = 0.0 if attempts else None
             findings.append(Finding(MONITOR, Severity.ok, group, value, "ratio", bound, sentence, evidence))
     return findings

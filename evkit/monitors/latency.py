@@ -21,7 +21,7 @@ def latency(frame: Any, thresholds: Thresholds | None = None) -> list[Finding]:
     if not rows:
         sentence = "no event was handled in this window, and none waits"
         return [Finding(MONITOR, Severity.ok, "all groups", None, "s", None, sentence)]
-    return [_group(row, bounds) for row in rows]
+    return [_group(row, bounds.of_group(row["group"])) for row in rows]
 
 
 def _group(row: dict[str, Any], bounds: Thresholds) -> Finding:

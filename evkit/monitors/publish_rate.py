@@ -27,7 +27,10 @@ def publish_rate(frame: Any, thresholds: Thresholds | None = None) -> list[Findi
         sentence = "no event was written in this window or in the day before it"
         return [Finding(MONITOR, Severity.ok, "all topics", None, "1/s", None, sentence)]
     rows.sort(key=lambda r: (r["topic"], r["bucket_at"]))
-    return [_topic(topic, list(of_topic), bounds) for topic, of_topic in groupby(rows, key=lambda r: r["topic"])]
+    return [
+        _topic(topic, list(of_topic), bounds.of_topic(topic))
+        for topic, of_topic in groupby(rows, key=lambda r: r["topic"])
+    ]
 
 
 def _topic(topic: str, rows: list[dict[str, Any]], bounds: Thresholds) -> Finding:

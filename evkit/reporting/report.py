@@ -56,7 +56,7 @@ def begin(
         profile     of evkit.toml; None for what EVKIT_PROFILE, the environment or the embedded stack say
         since       start of the window: ISO time (UTC) or now-2h
         until       its end
-        thresholds  path of a TOML file; None for the defaults
+        thresholds  path of a TOML file; None for the profile's, or the defaults
         previous    folder or summary.json of an earlier report to compare with
 
     Raises:
@@ -65,7 +65,8 @@ def begin(
         UsageError: `previous` is no report.
     """
     system = system_of(Settings.model_validate_json(_HANDED)) if _HANDED and profile is None else connect(profile)
-    bounds = Thresholds() if thresholds is None else Thresholds.read(thresholds)
+    file = thresholds or system.settings.thresholds
+    bounds = Thresholds() if file is None else Thresholds.read(file)
     before = None if previous is None else Summary.read(previous)
     with system.standing():
         window = Window.of(since, until)
@@ -208,7 +209,7 @@ class Report:
             findings=[_finding(f) for f in verdict.findings],
             unmeasured=self.unmeasured,
             charts=self._charts,
-            thresholds=self.thresholds.model_dump(),
+            thresholds=self.thresholds.numbers(),
             versions=versions(),
         )
 

@@ -33,6 +33,7 @@ from evkit.views.rebalances import rebalances
 from evkit.views.relay_lag import relay_lag, relay_lag_over_time
 from evkit.views.scan import Scanned, scan, scan_coverage, scan_plan, scan_with_coverage
 from evkit.views.six import measure
+from evkit.views.slo import Objective, slo
 from evkit.views.symptoms import symptoms
 from evkit.views.throughput import publish_rate, throughput
 from evkit.views.timeline import timeline
@@ -41,6 +42,7 @@ from evkit.views.unread_keys import unread_keys
 __all__ = [
     "COLUMNS",
     "Column",
+    "Objective",
     "Scanned",
     "acts",
     "annotations",
@@ -79,6 +81,7 @@ __all__ = [
     "scan_coverage",
     "scan_plan",
     "scan_with_coverage",
+    "slo",
     "symptoms",
     "throughput",
     "timeline",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 from evkit.system import System
 from evkit.views.columns import COLUMNS
+from evkit.views.copied import copied
 from evkit.views.errors import ROWS_MAX
-from evkit.views.frame import Frame, Frames, WindowLike, fetch, frame, view, window_of
+from evkit.views.frame import Frame, Frames, WindowLike, fetch, frame, handed, view, window_of
+
+log = logging.getLogger(__name__)
 
 
 @view("acts")
@@ -14,7 +19,7 @@ def acts(system: System, window: WindowLike = None, *, rows_max: int = ROWS_MAX,
 
     Args:
         window    a `Window`, "2h", "FROM/TO"; default: the last hour
-        rows_max  most rows, the newest are kept
+        rows_max  most rows; when there are more, the newest are kept and a warning is logged
 
     Columns: see columns/
 
@@ -24,8 +29,10 @@ def acts(system: System, window: WindowLike = None, *, rows_max: int = ROWS_MAX,
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     seen = window_of(window, system)
-    rows = fetch(system, "journey", "acts", COLUMNS["acts"], since=seen.start, until=seen.end, rows_max=rows_max)
-    return frame("acts", rows, frames)
+    made = copied(system, "acts", "journey", "acts", since=seen.start, until=seen.end, rows_max=rows_max + 1)
+    if made.height > rows_max:
+        log.warning("acts: only the newest %s acts of this window are shown", f"{rows_max:,}")
+    return handed(made.head(rows_max), frames)
 
 
 @view("replays")

@@ -6,13 +6,16 @@ import json
 import logging
 from typing import Any
 
+import polars as pl
+
 from evkit.errors import InvalidParameter, closest
 from evkit.masking import MASKED, WITHHELD, applying, masked_headers, masked_text, masked_value
 from evkit.sql import named
 from evkit.system import System
 from evkit.views.columns import COLUMNS, DEAD_LETTERS_PAYLOAD
+from evkit.views.copied import copied
 from evkit.views.errors import ROWS_MAX
-from evkit.views.frame import Frame, Frames, WindowLike, fetch, frame, view, window_of
+from evkit.views.frame import POLARS, Frame, Frames, WindowLike, fetch, frame, handed, view, window_of
 
 log = logging.getLogger(__name__)
 
@@ -58,40 +61,49 @@ def dead_letters(
             hint = f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(STATES)}"
             raise InvalidParameter(f"'{asked}' is no state of a dead letter{hint}", name="state", value=asked)
     seen = None if window is None else window_of(window, system)
-    rows = fetch(
+    made = copied(
         system,
         "dead_letters",
+        "dead_letters",
         "view_letters",
-        COLUMNS["dead_letters"],
         since=seen.start if seen else None,
         until=seen.end if seen else None,
         group=group,
         states=states,
         rows_max=rows_max + 1,
     )
-    if len(rows) > rows_max:
+    if made.height > rows_max:
         log.warning("dead_letters: only the %s letters that wait longest are shown", f"{rows_max:,}")
-        rows = rows[:rows_max]
-    if not payload:
-        return frame("dead_letters", rows, frames)
-    held = _payloads(system, [row[0] for row in rows])
-    place = {column.name: i for i, column in enumerate(COLUMNS["dead_letters"])}
-    made = []
-    for row in rows:
-        if row[0] not in held:  # deleted since
-            made.append([*row, *[None] * len(DEAD_LETTERS_PAYLOAD)])
-            continue
-        value, headers, stack = held[row[0]]
-        policies = applying(system.settings.masking, row[place["topic"]], row[place["event_type"]] or None)
-        hidden: list[str] = []
-        value, state = masked_value(value, policies, hidden)
-        state = state or (MASKED if policies else None)
-        # The error may quote what is hidden; of a value that nobody could read, nobody knows what it quotes.
-        row[place["error_message"]] = masked_text(row[place["error_message"]], hidden)
-        stack = None if state == WITHHELD else masked_text(stack, hidden)
-        shown = [[name, _readable(of)] for name, of in masked_headers(headers, policies)]
-        made.append([*row, _readable(value), json.dumps(shown, ensure_ascii=False), stack, state])
-    return frame("dead_letters", made, frames, extra=DEAD_LETTERS_PAYLOAD)
+        made = made.head(rows_max)
+    return handed(_with_payloads(system, made) if payload else made, frames)
+
+
+def _with_payloads(system: System, made: pl.DataFrame) -> pl.DataFrame:
+    """Payloads as the policies let them be seen, beside their letters; null where a letter was deleted since."""
+    held = _payloads(system, made["letter_id"].to_list())
+    rows = [
+        _masked(system, row, held[row["letter_id"]]) for row in made.iter_rows(named=True) if row["letter_id"] in held
+    ]
+    schema = {"letter_id": POLARS["int64"], "shown_message": POLARS["string"]}
+    shown = pl.DataFrame(rows, schema=schema | {c.name: POLARS[c.dtype] for c in DEAD_LETTERS_PAYLOAD}, orient="row")
+    beside = made.join(shown, "letter_id", "left", maintain_order="left")
+    message = pl.when(pl.col("letter_id").is_in(list(held))).then("shown_message").otherwise("error_message")
+    return beside.with_columns(error_message=message).drop("shown_message")
+
+
+def _masked(
+    system: System, row: dict[str, Any], held: tuple[bytes | None, list[tuple[str, Any]], str | None]
+) -> list[Any]:
+    value, headers, stack = held
+    policies = applying(system.settings.masking, row["topic"], row["event_type"] or None)
+    hidden: list[str] = []
+    value, state = masked_value(value, policies, hidden)
+    state = state or (MASKED if policies else None)
+    # The error may quote what is hidden; of a value that nobody could read, nobody knows what it quotes.
+    message = masked_text(row["error_message"], hidden)
+    stack = None if state == WITHHELD else masked_text(stack, hidden)
+    shown = [[name, _readable(of)] for name, of in masked_headers(headers, policies)]
+    return [row["letter_id"], message, _readable(value), json.dumps(shown, ensure_ascii=False), stack, state]
 
 
 def _payloads(system: System, ids: list[int]) -> dict[int, tuple[bytes | None, list[tuple[str, Any]], str | None]]:

@@ -7,7 +7,8 @@ from datetime import timedelta
 
 from evkit.system import System
 from evkit.views.columns import COLUMNS
-from evkit.views.frame import Frame, Frames, WindowLike, bucket_of, fetch, frame, view, window_of
+from evkit.views.copied import copied
+from evkit.views.frame import Frame, Frames, WindowLike, bucket_of, fetch, frame, handed, view, window_of
 
 log = logging.getLogger(__name__)
 
@@ -85,16 +86,16 @@ def errors(
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     seen = window_of(window, system)
-    rows = fetch(
+    made = copied(
         system,
         "errors",
         "errors",
-        COLUMNS["errors"],
+        "errors",
         since=seen.start,
         until=seen.end,
         group=group,
         rows_max=rows_max + 1,
     )
-    if len(rows) > rows_max:
+    if made.height > rows_max:
         log.warning("errors: only the newest %s failed attempts of this window are shown", f"{rows_max:,}")
-    return frame("errors", rows[:rows_max], frames)
+    return handed(made.head(rows_max), frames)

@@ -1,7 +1,8 @@
 """Frame: rows from PostgreSQL or Kafka → a polars or pandas DataFrame with a view's columns, and back.
 
 The seam between backends is here alone: a view says `frame("lag", rows, frames)`, monitors and figures say
-`rows_of(given, "lag")` and see the same plain values whichever backend the caller chose.
+`rows_of(given, "lag")` and see the same plain values whichever backend the caller chose. How many rows travel without a
+Python object for each value is in `copied.py`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _BUCKETS_MAX = 5_000
 # Bucket lengths people read easily, in seconds; `bucket=None` takes the first that gives at most 120 buckets.
 _NICE_SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400)
 
-_POLARS: dict[str, Any] = {
+POLARS: dict[str, Any] = {
     "string": pl.String(),
     "int32": pl.Int32(),
     "int64": pl.Int64(),
@@ -92,11 +93,22 @@ def frame(
         InvalidParameter: `frames` is neither "polars" nor "pandas".
     """
     require_backend(frames)
-    schema = {c.name: _POLARS[c.dtype] for c in (*_columns.COLUMNS[view], *extra)}
+    schema = {c.name: POLARS[c.dtype] for c in (*_columns.COLUMNS[view], *extra)}
     ordered = ([row.get(n) for n in schema] if isinstance(row, Mapping) else row for row in rows)
     made = pl.DataFrame(
         [[_utc(v) if isinstance(v, datetime) else v for v in row] for row in ordered], schema=schema, orient="row"
     )
+    return handed(made, frames)
+
+
+def handed(made: pl.DataFrame, frames: Frames) -> Frame:
+    """A frame as the caller wants it.
+
+    Raises:
+        InvalidParameter: `frames` is neither "polars" nor "pandas".
+    """
+    if frames not in ("polars", "pandas"):
+        raise InvalidParameter(f"frames '{frames}' is no backend: take polars or pandas", name="frames", value=frames)
     return made if frames == "polars" else _pandas(made)
 
 
@@ -113,7 +125,7 @@ def frame_of_columns(view: str, columns: Mapping[str, Sequence[Any]], frames: Fr
         InvalidParameter: `frames` is neither "polars" nor "pandas".
     """
     require_backend(frames)
-    schema = {c.name: _POLARS[c.dtype] for c in _columns.COLUMNS[view]}
+    schema = {c.name: POLARS[c.dtype] for c in _columns.COLUMNS[view]}
     made = pl.DataFrame([pl.Series(name, columns[name], dtype=kind) for name, kind in schema.items()])
     return made if frames == "polars" else _pandas(made)
 
@@ -123,7 +135,7 @@ def frame_of_chunks(
 ) -> Frame:
     """A DataFrame of a view from polars frames that have its columns (and `extra` ones) with the right dtypes, one under
     the other; what else they have is left out."""
-    schema = {c.name: _POLARS[c.dtype] for c in (*_columns.COLUMNS[view], *extra)}
+    schema = {c.name: POLARS[c.dtype] for c in (*_columns.COLUMNS[view], *extra)}
     made = pl.concat([pl.DataFrame(schema=schema), *(chunk.select(list(schema)) for chunk in chunks)])
     return made if frames == "polars" else _pandas(made)
 
@@ -245,8 +257,9 @@ def fetch(
         cursor = connection.execute(named(noun)[query], parameters)
         assert cursor.description is not None
         place = {column.name: index for index, column in enumerate(cursor.description)}
-        order = [place[c.name] for c in columns]
-        return [[row[i] for i in order] for row in cursor.fetchall()]
+    # All rows have come, and the connection is closed: no snapshot is held while objects are made of them.
+    order = [place[c.name] for c in columns]
+    return [[row[i] for i in order] for row in cursor.fetchall()]
 
 
 def groups_of(system: System, connection: postgres.Connection, group: str | None = None) -> list[str]:

@@ -1,18 +1,23 @@
-"""The six views that say how a system is, measured together; a part that does not answer leaves the others measurable."""
+"""The six views that say how a system is, and two more on request, measured together.
+
+A part that does not answer leaves the others measurable.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from evkit.errors import DatabaseUnreachable, EvkitError, NoPostgres, NotMigrated
 from evkit.system import System
+from evkit.views.consumer_status import consumer_status
 from evkit.views.dead_letters import dead_letter_groups
 from evkit.views.errors import error_rate
 from evkit.views.frame import Frame, Frames, WindowLike, window_of
 from evkit.views.lag import lag
 from evkit.views.latency import latency
 from evkit.views.relay_lag import relay_lag
+from evkit.views.slo import Objective, slo
 from evkit.views.throughput import publish_rate
 
 log = logging.getLogger(__name__)
@@ -22,7 +27,13 @@ SIX = ("publish_rate", "relay_lag", "consumer_lag", "latency", "error_rate", "de
 
 
 def measure(
-    system: System, window: WindowLike = None, *, group: str | None = None, frames: Frames = "polars"
+    system: System,
+    window: WindowLike = None,
+    *,
+    group: str | None = None,
+    objectives: Sequence[Objective] = (),
+    consumer_status_too: bool = False,
+    frames: Frames = "polars",
 ) -> dict[str, Frame | Exception]:
     """The six frames by the name of their monitor, each measured or the error that says why it was not.
 
@@ -33,6 +44,8 @@ def measure(
     Args:
         window  a `Window`, or a length that ends now ("10m"); default: the last hour
         group   one consumer group; default: all. Publish rate and relay lag have none.
+        objectives           what is promised; with any, also `slo`
+        consumer_status_too  also `consumer_status`, which reads Kafka's offsets log
 
     Raises:
         InvalidParameter: the window cannot be read. Nothing else: what goes wrong in a view is in the answer.
@@ -47,14 +60,18 @@ def measure(
         "error_rate": lambda: error_rate(system, seen, group=group, frames=frames),
         "dead_letters": lambda: dead_letter_groups(system, group, window=seen, frames=frames),
     }
+    if consumer_status_too:
+        views["consumer_status"] = lambda: consumer_status(system, group, frames=frames)
+    if objectives:
+        views["slo"] = lambda: slo(system, objectives, group=group, until=seen.end, frames=frames)
     answer: dict[str, Frame | Exception] = {}
     no_database: EvkitError | None = None
-    for name in SIX:
-        if no_database is not None and name != "consumer_lag":
+    for name, measured in views.items():
+        if no_database is not None and name not in ("consumer_lag", "consumer_status"):
             answer[name] = no_database  # waiting for it five times would tell nothing new
             continue
         try:
-            answer[name] = views[name]()
+            answer[name] = measured()
         except EvkitError as error:
             answer[name] = error
             if isinstance(error, (DatabaseUnreachable, NotMigrated)) and not isinstance(error, NoPostgres):

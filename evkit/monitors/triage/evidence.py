@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from evkit.errors import EvkitError
-from evkit.monitors.finding import Thresholds
+from evkit.monitors.thresholds import Thresholds
 from evkit.views.frame import rows_of
 
 Row = dict[str, Any]

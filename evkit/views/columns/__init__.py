@@ -7,7 +7,7 @@ apply", never zero. Each module here is about the views of one kind.
 
 from __future__ import annotations
 
-from evkit.views.columns import affected, audit, events, failures, flow, lag, scan, timeline
+from evkit.views.columns import affected, audit, events, failures, flow, lag, scan, slo, timeline
 from evkit.views.columns.column import Column, Dtype
 from evkit.views.columns.failures import DEAD_LETTERS_PAYLOAD
 from evkit.views.columns.lag import LAG_STATUSES
@@ -54,6 +54,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "scan_plan": scan.SCAN_PLAN,
     "scan_coverage": scan.SCAN_COVERAGE,
     "unread_keys": scan.UNREAD_KEYS,
+    "slo": slo.SLO,
 }
 
 

@@ -1,0 +1,133 @@
+-- Good and bad events of each service level objective, counted in several windows that end at the same moment.
+-- Every event is judged once, at one moment: good when it got there in time, bad when its time was over, whatever became of
+-- it later. So a consumer that stands still makes bad events, and one that catches up does not make them good again.
+
+-- part: windows
+until AS (
+    SELECT %(until)s::timestamptz AS until
+), windows AS (
+    SELECT w AS seconds, until - make_interval(secs => w) AS since
+      FROM until, unnest(%(windows)s::float8[]) AS w
+), longest AS (
+    SELECT min(since) AS since FROM windows
+)
+
+-- part: counted
+SELECT j."group", j.topic, w.seconds AS window_seconds,
+       count(*) FILTER (WHERE j.verdict = 'good') AS good, count(*) FILTER (WHERE j.verdict = 'bad') AS bad,
+       count(*) FILTER (WHERE j.verdict = 'unmeasured') AS unmeasured
+  FROM judged j, windows w, until
+ WHERE j.at >= w.since AND j.at < until.until
+ GROUP BY 1, 2, 3
+
+-- part: reading
+-- Topics each group reads, as its inbox shows, and the oldest event it was given: earlier ones were never its own. As in
+-- latency.sql.
+reading AS (
+    SELECT consumer_group, topic, min(created_at) AS first_at
+      FROM (SELECT consumer_group, topic, created_at FROM evkit.inbox, longest, until
+             WHERE processed_at >= longest.since AND processed_at < until.until
+               AND generation = 0 AND consumer_group = ANY (%(groups)s)
+             UNION ALL
+            SELECT known.consumer_group, newest.topic, newest.created_at
+              FROM unnest(%(groups)s::text[]) AS known (consumer_group)
+             CROSS JOIN LATERAL (
+                   SELECT topic, created_at, processed_at FROM evkit.inbox i
+                    WHERE i.consumer_group = known.consumer_group
+                    ORDER BY i.event_id DESC LIMIT 1000) AS newest
+             CROSS JOIN until
+             WHERE newest.processed_at >= until.until - interval '7 days') AS handled
+     GROUP BY consumer_group, topic
+)
+
+-- name: freshness
+-- From the database write to the commit of the handler. What died is correctness' matter; a parked event is late until it
+-- is handled; one whose record does not say when it was written is unmeasured.
+WITH
+-- include: windows
+,
+-- include: reading
+, judged AS (
+    SELECT i.consumer_group AS "group", NULL::text AS topic,
+           CASE WHEN i.created_at IS NULL THEN 'unmeasured'
+                WHEN i.outcome = 'handled' AND i.processed_at <= i.created_at + make_interval(secs => %(target)s) THEN 'good'
+                ELSE 'bad' END AS verdict,
+           CASE WHEN i.created_at IS NULL THEN i.processed_at
+                WHEN i.outcome = 'handled' THEN least(i.processed_at, i.created_at + make_interval(secs => %(target)s))
+                ELSE i.created_at + make_interval(secs => %(target)s) END AS at
+      FROM evkit.inbox i, longest, until
+     WHERE i.processed_at >= longest.since AND i.processed_at < until.until
+       AND i.generation = 0 AND i.outcome IN ('handled', 'parked') AND i.consumer_group = ANY (%(groups)s)
+       AND NOT EXISTS (SELECT FROM evkit.dead_letter l
+                        WHERE (l.consumer_group, l.event_id, l.generation) = (i.consumer_group, i.event_id, 0))
+     UNION ALL
+    SELECT r.consumer_group, NULL, 'bad', o.created_at + make_interval(secs => %(target)s)
+      FROM longest, until, reading r
+      JOIN evkit.outbox o ON coalesce(o.topic, o.aggregatetype) = r.topic AND o.created_at >= r.first_at
+     WHERE o.created_at >= longest.since - make_interval(secs => %(target)s)
+       AND o.created_at < until.until - make_interval(secs => %(target)s)
+       AND NOT EXISTS (
+               SELECT FROM evkit.inbox i
+                WHERE i.consumer_group = r.consumer_group AND i.event_id = o.id AND i.generation = 0
+                  AND (i.processed_at < until.until OR i.replay_id IS NOT NULL))
+)
+-- include: counted
+
+-- name: correctness
+-- Events handled live against events that died, each at the moment when that was so. A redrive does not undo a death.
+WITH
+-- include: windows
+, judged AS (
+    SELECT consumer_group AS "group", NULL::text AS topic, 'good' AS verdict, processed_at AS at
+      FROM evkit.inbox, longest, until
+     WHERE processed_at >= longest.since AND processed_at < until.until AND outcome = 'handled'
+       AND generation = 0 AND replay_id IS NULL AND consumer_group = ANY (%(groups)s)
+     UNION ALL
+    SELECT consumer_group, NULL, 'bad', failed_at
+      FROM evkit.attempt, longest, until
+     WHERE failed_at >= longest.since AND failed_at < until.until AND disposition = 'dead'
+       AND generation = 0 AND replay_id IS NULL AND consumer_group = ANY (%(groups)s)
+)
+-- include: counted
+
+-- name: relay
+-- From the database write to the broker's confirmation, per topic. What somebody decided to skip is nobody's loss of time.
+WITH
+-- include: windows
+, judged AS (
+    SELECT NULL::text AS "group", coalesce(o.topic, o.aggregatetype) AS topic,
+           CASE WHEN p.published_at <= o.created_at + make_interval(secs => %(target)s) THEN 'good' ELSE 'bad' END AS verdict,
+           least(p.published_at, o.created_at + make_interval(secs => %(target)s)) AS at
+      FROM longest, until, evkit.outbox o
+      LEFT JOIN evkit.publication p USING (position)
+     WHERE o.created_at >= longest.since - make_interval(secs => %(target)s) AND o.created_at < until.until
+       AND NOT EXISTS (SELECT FROM evkit.unpublishable u WHERE u.position = o.position AND u.state = 'skipped')
+)
+-- include: counted
+
+-- name: completeness
+-- What was published, against what the group has dealt with in whatever way, once `target` seconds have passed since.
+WITH
+-- include: windows
+,
+-- include: reading
+, judged AS (
+    SELECT r.consumer_group AS "group", NULL::text AS topic,
+           CASE WHEN EXISTS (SELECT FROM evkit.inbox i
+                              WHERE i.consumer_group = r.consumer_group AND i.event_id = o.id AND i.generation = 0)
+                THEN 'good' ELSE 'bad' END AS verdict,
+           p.published_at + make_interval(secs => %(target)s) AS at
+      FROM longest, until, evkit.publication p
+      JOIN evkit.outbox o USING (position)
+      JOIN reading r ON coalesce(o.topic, o.aggregatetype) = r.topic AND o.created_at >= r.first_at
+     WHERE p.published_at >= longest.since - make_interval(secs => %(target)s)
+       AND p.published_at < until.until - make_interval(secs => %(target)s)
+)
+-- include: counted
+
+-- name: topics
+-- Topics that the outbox has written to in the longest window: a relay without a bad event is a measurement for each.
+WITH
+-- include: windows
+SELECT DISTINCT coalesce(o.topic, o.aggregatetype) FROM evkit.outbox o, longest, until
+ WHERE o.created_at >= longest.since AND o.created_at < until.until ORDER BY 1

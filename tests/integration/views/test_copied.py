@@ -1,0 +1,246 @@
+"""Frames of very many rows: the same as those of few, in every value, and the same errors."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from datetime import UTC, datetime
+
+import polars as pl
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies
+from polars.testing import assert_frame_equal
+
+from evkit import postgres, views
+from evkit.errors import DatabaseUnreachable, QueryTimeout, UnknownGroup
+from evkit.system import System
+from evkit.views.columns import COLUMNS, Column
+from evkit.views.copied import _read, copied
+from evkit.views.frame import POLARS, fetch, frame
+
+AWKWARD = [
+    "",
+    " ",
+    '"',
+    '""',
+    ",",
+    "a,b",
+    "\n",
+    "\r\n",
+    "a\nb",
+    "\\N",
+    "\\.",
+    "NULL",
+    "null",
+    "'",
+    "é",
+    "\u2028",
+    "1",
+    "%s",
+    "%(a)s",
+]
+
+# A moment is made of one of these and a zone.
+FIRST, LAST = datetime(1, 2, 1), datetime(9999, 12, 1)  # noqa: DTZ001
+
+
+def _both(system, view, noun, query, given):
+    rows = frame(view, fetch(system, noun, query, COLUMNS[view], **given))
+    return rows, copied(system, view, noun, query, **given)
+
+
+def test_every_view_is_the_same_frame_by_rows_and_by_copy(evkit_system, past, monkeypatch):
+    for n, text in enumerate(AWKWARD):
+        past.write(f"e{n}", 50 + n, key=text, published=49 + n if n % 2 else None)
+        past.handle("billing", f"e{n}", 40 + n, written=50 + n)
+        past.fail("billing", f"e{n}", 40 + n, dead=n % 3 == 0)
+        past.letter("billing", f"e{n}", 40 + n, key=text or None)
+        past.sql("UPDATE evkit.attempt SET key = %s, error_message = %s WHERE event_id = %s", text, text, f"e{n}")
+        past.sql("INSERT INTO evkit.audit (actor, act, target, plan) VALUES (%s, 'x', 'y', '{\"n\": [1, null]}')", text)
+    past.sql("UPDATE evkit.attempt SET key = NULL, handler = NULL, duration_seconds = 1e-7 WHERE event_id = 'e1'")
+    window, compared = past.window(3600), set()
+
+    def compare(system, noun, query, given, view):
+        rows, columns = _both(system, view, noun, query, given)
+        # Ages go on while the second one is read.
+        still = [c for c in rows.columns if not (c.endswith("_seconds") or c in ("measured_at", "letters_per_minute"))]
+        assert_frame_equal(rows.select(still), columns.select(still))
+        assert rows.schema == columns.schema
+        compared.add(view)
+
+    names = {COLUMNS[name]: name for name in COLUMNS}
+    for name in ("acts", "dead_letters", "errors", "latency", "relay_lag", "throughput"):
+        module = importlib.import_module(f"evkit.views.{name}")
+
+        def by_rows(system, noun, query, columns, /, **given):
+            compare(system, noun, query, given, names[tuple(columns)])
+            return fetch(system, noun, query, columns, **given)
+
+        def by_copy(system, view, noun, query, /, **given):
+            compare(system, noun, query, given, view)
+            return copied(system, view, noun, query, **given)
+
+        for function, other in (("fetch", by_rows), ("copied", by_copy)):
+            if hasattr(module, function):
+                monkeypatch.setattr(module, function, other)
+    for name in COLUMNS:
+        function = getattr(views, name)
+        if name in ("errors", "error_rate", "dead_letter_groups", "dead_letter_count", "latency", "latency_over_time",
+                    "relay_lag_over_time", "publish_rate", "throughput", "acts"):  # fmt: skip
+            function(evkit_system, window=window)
+        elif name in ("dead_letters", "replays"):
+            function(evkit_system)
+
+    assert compared >= {"errors", "error_rate", "dead_letters", "dead_letter_groups", "latency", "throughput", "acts"}
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    strategies.lists(
+        strategies.tuples(
+            strategies.none()
+            | strategies.text(strategies.characters(exclude_characters="\x00", exclude_categories=["Cs"])),
+            strategies.none() | strategies.integers(-(2**63), 2**63 - 1),
+            strategies.none() | strategies.floats(allow_nan=False),
+            strategies.none() | strategies.booleans(),
+            strategies.none() | strategies.datetimes(FIRST, LAST, timezones=strategies.just(UTC)),
+        ),
+        max_size=20,
+    )
+)
+def test_what_was_put_into_postgres_is_what_the_frame_has(evkit_system, rows):
+    columns = [("t", "string"), ("i", "int64"), ("f", "float64"), ("b", "bool"), ("at", "time")]
+    query = (
+        b"SELECT * FROM unnest(%(t)s::text[], %(i)s::bigint[], %(f)s::float8[], %(b)s::boolean[], %(at)s::timestamptz[])"
+        b" AS given (t, i, f, b, at)"
+    )
+    given = {name: [row[n] for row in rows] for n, (name, _) in enumerate(columns)}
+    taken = []
+
+    with evkit_system.reading() as connection:
+        postgres.copy_csv(connection, query, given, columns, taken.append)
+
+    wanted = tuple(Column(name, dtype, "", "") for name, dtype in columns)
+    schema = {c.name: pl.Int64() if c.dtype == "time" else POLARS[c.dtype] for c in wanted}
+    read = [row for chunk in taken for row in _read(chunk, schema, wanted).rows()]
+    assert read == rows
+
+
+def test_a_moment_that_no_frame_can_hold_is_null(evkit_system, past):
+    past.fail("billing", "e1", 10)
+    past.letter("billing", "e1", 10)
+    past.sql("UPDATE evkit.dead_letter SET failed_at = 'infinity', created_at = '20000-01-01'")
+
+    (row,) = views.dead_letters(evkit_system).to_dicts()
+
+    assert (row["failed_at"], row["created_at"]) == (None, None)
+    assert row["first_failed_at"] is not None
+
+
+def test_chunks_break_no_row_and_keep_the_order(evkit_system, past, monkeypatch):
+    monkeypatch.setattr(postgres, "_CSV_CHUNK_BYTES", 1000)
+    past.sql(
+        'INSERT INTO evkit.attempt (consumer_group, event_id, event_type, topic, partition, "offset", attempt, failed_at,'
+        " duration_seconds, error_class, error_message, stack_trace, fingerprint, disposition)"
+        " SELECT 'billing', i::text, 't', 't', 0, i, 1, %s::timestamptz - i * interval '1 ms', 0, 'E', E'a\\n\"b', '', 'f',"
+        " 'retry' FROM generate_series(0, 2999) i",
+        past.at(1),
+    )
+
+    made = views.errors(evkit_system, past.window(60))
+
+    assert made["event_id"].to_list() == [str(i) for i in range(3000)]
+    assert made["error_message"].unique().to_list() == ['a\n"b']
+
+
+@pytest.mark.parametrize("frames", ["polars", "pandas"])
+def test_a_limit_that_was_hit_is_said_and_no_row_above_it_is_shown(evkit_system, past, caplog, frames):
+    for n in range(3):
+        past.fail("billing", f"e{n}", n + 1)
+        past.sql("INSERT INTO evkit.audit (actor, act, target, plan) VALUES ('ada', 'x', 'y', '{}')")
+
+    errors = views.errors(evkit_system, past.window(60), rows_max=2, frames=frames)
+    acts = views.acts(evkit_system, "1m", rows_max=2, frames=frames)
+
+    assert (len(errors), len(acts)) == (2, 2)
+    assert "only the newest 2 failed attempts" in caplog.text
+    assert "only the newest 2 acts" in caplog.text
+
+
+def test_an_unknown_group_is_named_as_for_any_view(evkit_system, past):
+    past.handle("billing", "e1", 1)
+
+    with pytest.raises(UnknownGroup, match="did you mean 'billing'"):
+        views.errors(evkit_system, group="biling")
+
+
+def test_a_server_that_goes_away_among_the_rows_is_an_error_and_no_shorter_frame(evkit_system, evkit_database):
+    def cut(_: bytes) -> None:
+        with psycopg.connect(evkit_database, autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(%s)", (pid,))
+
+    with pytest.raises(DatabaseUnreachable), evkit_system.reading() as connection:  # noqa: PT012
+        pid = connection.info.backend_pid
+        postgres.copy_csv(
+            connection, b"SELECT repeat('x', 1000) AS a FROM generate_series(1, 100000)", {}, [("a", "string")], cut
+        )
+
+
+def test_a_query_that_takes_too_long_is_cancelled_and_says_so(evkit_system):
+    quick = System(evkit_system.settings.model_copy(update={"statement_timeout_seconds": 1.0}))
+
+    with pytest.raises(QueryTimeout, match="shorter window"), quick.reading() as connection:
+        postgres.copy_csv(connection, b"SELECT pg_sleep(600)::text AS a", {}, [("a", "string")], lambda _: None)
+
+
+def test_a_view_holds_no_snapshot_for_longer_than_5_s(evkit_system, evkit_database, past):
+    past.sql(
+        'INSERT INTO evkit.attempt (consumer_group, event_id, event_type, topic, partition, "offset", attempt, failed_at,'
+        " duration_seconds, error_class, error_message, stack_trace, fingerprint, disposition)"
+        " SELECT 'billing', i::text, 't', 't', 0, i, 1, %s, 0, 'E', repeat('x', 200), '', 'f', 'retry'"
+        " FROM generate_series(1, 50000) i",
+        past.at(1),
+    )
+    held: list[float] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        with psycopg.connect(evkit_database, autocommit=True) as other:
+            while not done.wait(0.02):
+                held.extend(
+                    row[0]
+                    for row in other.execute(
+                        "SELECT extract(epoch FROM clock_timestamp() - xact_start)::float8 FROM pg_stat_activity"
+                        " WHERE application_name = 'evkit views' AND datname = current_database()"
+                        " AND backend_xmin IS NOT NULL"
+                    ).fetchall()
+                )
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        views.errors(evkit_system, past.window(60))
+    finally:
+        done.set()
+        watching.join()
+
+    assert held, "the view was not seen at work"
+    assert max(held) < 5
+
+
+def test_rows_become_objects_when_no_snapshot_is_held_any_more(evkit_system, evkit_database, past, monkeypatch):
+    past.fail("billing", "e1", 1)
+    seen = []
+    fetchall = psycopg.Cursor.fetchall
+
+    def watched(cursor):
+        if cursor._query and b"evkit.attempt a" in cursor._query.query:
+            seen.append(cursor.connection.info.transaction_status)
+        return fetchall(cursor)
+
+    monkeypatch.setattr(psycopg.Cursor, "fetchall", watched)
+
+    views.error_rate(evkit_system, past.window(60))
+
+    assert set(seen) == {psycopg.pq.TransactionStatus.UNKNOWN}, "the connection should be closed by then"
