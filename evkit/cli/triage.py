@@ -33,6 +33,9 @@ def triage(
     until: UntilOption = None,
     group: GroupOption = None,
     thresholds: ThresholdsOption = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Also compare outbox, topics and inboxes event by event.")
+    ] = False,
     all_: Annotated[bool, typer.Option("--all", help="All findings; otherwise the five worst.")] = False,
     format: FormatOption = Format.table,
 ) -> None:
@@ -47,7 +50,9 @@ def triage(
 
     bounds = Thresholds() if thresholds is None else Thresholds.read(thresholds)
     seen = window_given(window, since, until, _WINDOW_DEFAULT)
-    found = monitors.triage(symptoms(connect(), seen, group=group), bounds, **({"limit": None} if all_ else {}))
+    found = monitors.triage(
+        symptoms(connect(), seen, group=group, audit=audit), bounds, **({"limit": None} if all_ else {})
+    )
     if format is Format.json:
         print_json(document(found, seen))
     elif format is Format.csv:

@@ -9,13 +9,16 @@ from typing import Any
 from evkit import offsets_log
 from evkit.errors import DatabaseUnreachable, EvkitError, NotMigrated
 from evkit.system import System
+from evkit.views.audit import audit_counts
 from evkit.views.breakers import breakers
 from evkit.views.broker import broker
 from evkit.views.code_versions import code_versions
 from evkit.views.consumer_status import consumer_status
 from evkit.views.errors import errors
 from evkit.views.frame import Frame, Frames, WindowLike, frame, rows_of, window_of
+from evkit.views.hot_keys import hot_keys
 from evkit.views.lag_history import past_window
+from evkit.views.latency_events import latency_segments
 from evkit.views.offset_resets import moves
 from evkit.views.rebalances import changes
 from evkit.views.six import measure
@@ -26,19 +29,28 @@ log = logging.getLogger(__name__)
 
 # More failures say nothing new of what fails; all are counted in error_rate.
 _ERRORS_MAX = 20_000
+# A key that is hot is among the first of its group and topic.
+_KEYS_MAX = 5
 
 
 def symptoms(
-    system: System, window: WindowLike = None, *, group: str | None = None, frames: Frames = "polars"
+    system: System,
+    window: WindowLike = None,
+    *,
+    group: str | None = None,
+    audit: bool = False,
+    frames: Frames = "polars",
 ) -> dict[str, Frame | Exception]:
     """The frames that `evkit.monitors.triage` takes, each measured or the error that says why it was not.
 
-    Those of `measure`, and: consumer_status, throughput, errors, breakers, code_versions, rebalances and offset_resets (of
-    every group that the lag names, one below the other).
+    Those of `measure`, and: consumer_status, throughput, errors, breakers, hot_keys (of unread events), latency_segments,
+    code_versions, rebalances and offset_resets (of every group that the lag names, one below the other); audit_counts where
+    it is asked for, since it reads the topics.
 
     Args:
         window  a `Window`, or a length that ends now ("30m"); default: the last hour
         group   one consumer group; default: all
+        audit   also compare outbox, topics and inboxes event by event: seconds for each 100,000 events
 
     Raises:
         InvalidParameter: the window cannot be read. Nothing else: what goes wrong in a view is in the answer.
@@ -52,11 +64,15 @@ def symptoms(
         "throughput": lambda: throughput(system, seen, group=group, frames=frames),
         "errors": lambda: errors(system, seen, group=group, rows_max=_ERRORS_MAX, frames=frames),
         "breakers": lambda: breakers(system, group=group, frames=frames),
+        "hot_keys": lambda: hot_keys(system, seen, group=group, of="unread", keys_max=_KEYS_MAX, frames=frames),
+        "latency_segments": lambda: latency_segments(system, seen, group=group, frames=frames),
         "code_versions": lambda: code_versions(system, seen, group=group, frames=frames),
     }
     no_database = (
         answer["publish_rate"] if isinstance(answer["publish_rate"], (DatabaseUnreachable, NotMigrated)) else None
     )
+    if audit:
+        from_tables["audit_counts"] = lambda: audit_counts(system, seen, group=group, frames=frames)
     if isinstance(lag, Exception):
         answer |= dict.fromkeys(("consumer_status", "rebalances", "offset_resets"), lag)
     else:

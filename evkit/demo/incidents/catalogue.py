@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from evkit import kafka, kafka_admin
 from evkit.demo.incidents.groups import GROUPS, TOPIC
@@ -267,6 +269,30 @@ def surge(shop: Shop) -> None:
         shop.until_handled("billing", 80)
     with shop.traffic(10 * _USUAL):
         shop.until_late("billing", 1.5 * _SHOWS_SECONDS)
+
+
+# --- noisy ------------------------------------------------------------------------------------------------------------
+
+
+@incident(cause="clock_skew")
+def clock_skew(shop: Shop) -> None:
+    """A service that writes to the topic itself, without an outbox, has a clock that is five minutes ahead."""
+    producer = kafka.producer(shop.system.settings)
+    ahead = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
+    with shop.traffic(_USUAL):
+        for n in range(30):
+            about = {"order": f"import-{n}", "total": 12.5}
+            headers: dict[str, str | bytes | None] = {
+                "ce_specversion": "1.0",
+                "ce_id": f"import-{n}",
+                "ce_type": "order.placed",
+                "ce_source": "/import",
+                "ce_time": ahead,
+                "content-type": "application/json",
+            }
+            producer.produce(TOPIC, json.dumps(about), f"customer-{n}", headers=headers)
+        producer.flush(30)
+        shop.until_handled("billing", 60)
 
 
 # --- what several do --------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from evkit.monitors.finding import Thresholds
+from evkit.monitors.thresholds import Thresholds
 from evkit.monitors.triage import late, lost, noisy, wrong
 from evkit.monitors.triage.cause import Cause, Diagnosis, Harm
 from evkit.monitors.triage.evidence import Evidence
@@ -23,6 +23,7 @@ CAUSES_MAX = 5
 RULES: tuple[Callable[[Evidence], list[Cause]], ...] = (
     lost.retention_loss,
     lost.offset_skip,
+    lost.audit,
     wrong.dead_letters,
     wrong.unpublishable,
     wrong.offset_rewind,
@@ -31,6 +32,7 @@ RULES: tuple[Callable[[Evidence], list[Cause]], ...] = (
     late.hanging_transaction,
     late.groups,
     noisy.flaky,
+    noisy.clock_skew,
 )
 
 

@@ -24,17 +24,23 @@ VIEWS = {
     "throughput": "throughput",
     "errors": "errors",
     "breakers": "breakers",
+    "hot_keys": "hot_keys",
+    "latency_segments": "latency_segments",
     "code_versions": "code_versions",
     "rebalances": "rebalances",
     "offset_resets": "offset_resets",
 }
 
 
+# Frames that are there only where they were asked for.
+ON_REQUEST = {"audit_counts": "audit_counts"}
+
+
 class Evidence:
     """The rows of all frames, empty where there is none, and the bounds from which on something is wrong.
 
     Attributes:
-        bounds      thresholds
+        bounds      thresholds of the outbox, and of groups and topics that have none of their own
         unmeasured  name → why there is no frame
     """
 
@@ -42,7 +48,8 @@ class Evidence:
         self.bounds = bounds
         self.unmeasured: dict[str, str] = {}
         self._rows: dict[str, list[Row]] = {}
-        for name, of_view in VIEWS.items():
+        self._bounds: dict[str, Thresholds] = {}
+        for name, of_view in (VIEWS | {n: v for n, v in ON_REQUEST.items() if n in measured}).items():
             frame = measured.get(name)
             if frame is None or isinstance(frame, BaseException):
                 what = "nobody measured it" if frame is None else str(frame)
@@ -53,7 +60,13 @@ class Evidence:
 
     def rows(self, name: str) -> list[Row]:
         """The rows of a frame, none when it was not measured."""
-        return self._rows[name]
+        return self._rows.get(name, [])
+
+    def bounds_of(self, group: str) -> Thresholds:
+        """The thresholds of a group."""
+        if group not in self._bounds:
+            self._bounds[group] = self.bounds.of_group(group)
+        return self._bounds[group]
 
     def by(self, name: str, *columns: str) -> dict[Any, list[Row]]:
         """The rows of a frame by the value of a column, or by the values of several, in their order."""
@@ -81,7 +94,7 @@ class Evidence:
                 for r in rows
                 if r["status"] == "behind"
                 and (
-                    (r["lag_seconds"] or 0.0) >= self.bounds.lag_seconds_warning
+                    (r["lag_seconds"] or 0.0) >= self.bounds_of(group).lag_seconds_warning
                     or (r["group"], r["topic"], r["partition"]) in alarmed
                 )
             ]

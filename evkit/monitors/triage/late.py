@@ -12,6 +12,8 @@ _CHANGE = 1.5
 _STILL = 0.75
 # One partition has the lag when it has so much of it, among three at least.
 _MOST = 0.7
+# One key has, when it has so much of what is unread, among so many keys at least.
+_KEY, _KEYS = 0.5, 4
 
 
 def relay(evidence: Evidence) -> list[Cause]:
@@ -77,7 +79,8 @@ def hanging_transaction(evidence: Evidence) -> list[Cause]:
         held = [
             r
             for r in rows
-            if r["status"] == "open_transaction" and (r["lag_seconds"] or 0) >= evidence.bounds.lag_seconds_warning
+            if r["status"] == "open_transaction"
+            and (r["lag_seconds"] or 0) >= evidence.bounds_of(group).lag_seconds_warning
         ]
         if not held:
             continue
@@ -116,7 +119,7 @@ def rebalance_storm(evidence: Evidence) -> list[Cause]:
     causes = []
     for group, rows in evidence.by("rebalances", "group").items():
         n = len(rows)
-        if n < evidence.bounds.rebalances_warning:
+        if n < evidence.bounds_of(group).rebalances_warning:
             continue
         took = (rows[-1]["at"] - rows[0]["at"]).total_seconds()
         behind = sum(
@@ -163,7 +166,7 @@ def dependency_down(evidence: Evidence) -> list[Cause]:
     held = [r for r in evidence.rows("errors") if r["disposition"] == "held" and not r["replay"]]
     for group in sorted({r["group"] for r in held} - causes.keys()):
         own = [r for r in held if r["group"] == group]
-        if unread.get(group, 0) and len(own) >= evidence.bounds.attempts_min:
+        if unread.get(group, 0) and len(own) >= evidence.bounds_of(group).attempts_min:
             causes[group] = Cause(
                 "dependency_down",
                 Harm.late,
@@ -225,8 +228,8 @@ def _why(evidence: Evidence, group: str, rows: list[Row]) -> Cause:
         for r in evidence.rows("error_rate")
         if r["group"] == group
         and not r["replay"]
-        and r["attempts"] >= evidence.bounds.attempts_min
-        and (r["attempt_error_ratio"] or 0) >= evidence.bounds.attempt_error_ratio_critical
+        and r["attempts"] >= evidence.bounds_of(group).attempts_min
+        and (r["attempt_error_ratio"] or 0) >= evidence.bounds_of(group).attempt_error_ratio_critical
     ]
     if failing:
         worst = max(failing, key=lambda r: r["failures"])
@@ -253,7 +256,16 @@ def _why(evidence: Evidence, group: str, rows: list[Row]) -> Cause:
 
 
 def _hot(evidence: Evidence, group: str) -> tuple[str, str] | None:
-    """Words for a partition that has most of the lag, where others have little."""
+    """Words for a key that has most of what is unread, or for a partition that has, where others have little."""
+    likely = "one key, or a few of one partition, have far more events than others, and are handled one by one"
+    for row in evidence.rows("hot_keys"):  # the hottest first
+        if row["group"] == group and row["key"] is not None and row["share_ratio"] >= _KEY and row["keys"] >= _KEYS:
+            return (
+                f"{row['share_ratio']:.0%} of what is unread in {row['topic']} is of key '{row['key']}', one of "
+                f"{count(row['keys'], 'key')}",
+                f"this key has far more events than others, and they are handled one by one, in {row['topic']}/"
+                f"{row['partition']}",
+            )
     topics = evidence.by("consumer_lag", "group", "topic")
     for (of_group, topic), rows in topics.items():
         if of_group != group or len(rows) < 3:
@@ -264,7 +276,7 @@ def _hot(evidence: Evidence, group: str) -> tuple[str, str] | None:
             share = lags[0]["lag_events"] / total
             return (
                 f"{share:.0%} of it is in {topic}/{lags[0]['partition']}, one of {len(rows)} partitions",
-                "one key, or a few of one partition, have far more events than others, and are handled one by one",
+                likely,
             )
     return None
 

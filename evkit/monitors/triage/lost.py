@@ -59,3 +59,40 @@ def offset_skip(evidence: Evidence) -> list[Cause]:
             )
         )
     return causes
+
+
+# Verdicts of the audit, in words; each is an event that nobody will handle unless somebody acts, or one handled wrongly.
+_LOST = {
+    "not_published_n": "never published",
+    "missing_n": "confirmed by the broker and not in the topic",
+    "lost_to_retention_n": "deleted before they were read",
+    "skipped_by_reset_n": "skipped by an offset reset",
+    "not_consumed_n": "passed over by the group",
+}
+_WRONG = {"processed_twice_n": "handled twice", "out_of_order_n": "handled out of order"}
+
+
+def audit(evidence: Evidence) -> list[Cause]:
+    """What the audit found, where it was asked for: events lost, or handled twice or out of order, by topic and group."""
+    causes = []
+    for row in evidence.rows("audit_counts"):
+        for name, harm, verdicts in (("events_lost", Harm.lost, _LOST), ("events_wrong", Harm.wrong, _WRONG)):
+            found = {words: row[column] for column, words in verdicts.items() if row[column]}
+            if not found:
+                continue
+            n = sum(found.values())
+            subject = row["group"] or row["topic"]
+            causes.append(
+                Cause(
+                    name,
+                    harm,
+                    subject,
+                    n,
+                    f"of {row['topic']}{' in ' + row['group'] if row['group'] else ''}: "
+                    + ", ".join(f"{count(k, 'event')} {words}" for words, k in found.items()),
+                    "the audit names each of them, with the evidence",
+                    command("audit", "--topic", row["topic"], *(("--group", row["group"]) if row["group"] else ())),
+                    found,
+                )
+            )
+    return causes

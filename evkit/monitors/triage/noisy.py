@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evkit.monitors.finding import command, count
+from evkit.monitors.finding import command, count, seconds
 from evkit.monitors.triage.cause import Cause, Harm
 from evkit.monitors.triage.evidence import Evidence
 
@@ -14,7 +14,8 @@ def flaky(evidence: Evidence) -> list[Cause]:
     for row in evidence.rows("error_rate"):
         ratio = row["attempt_error_ratio"] or 0.0
         is_much = (
-            row["attempts"] >= evidence.bounds.attempts_min and ratio >= evidence.bounds.attempt_error_ratio_warning
+            row["attempts"] >= evidence.bounds_of(row["group"]).attempts_min
+            and ratio >= evidence.bounds_of(row["group"]).attempt_error_ratio_warning
         )
         if is_much and not row["dead"] and not row["replay"] and row["group"] not in held:
             causes.append(
@@ -30,4 +31,41 @@ def flaky(evidence: Evidence) -> list[Cause]:
                     {"failures": row["failures"], "attempts": row["attempts"]},
                 )
             )
+    return causes
+
+
+# Clocks that are kept by NTP are some milliseconds apart; what is more is one that is not kept.
+_APART_SECONDS = 1.0
+_APART_RATIO = 0.01
+
+
+def clock_skew(evidence: Evidence) -> list[Cause]:
+    """Events that end before they begin: two clocks disagree, and times between them are not to be trusted."""
+    causes = []
+    for group, rows in evidence.by("latency_segments", "group").items():
+        apart = [
+            r
+            for r in rows
+            if r["n"] >= evidence.bounds_of(group).attempts_min
+            and (r["negative_ratio"] or 0.0) >= _APART_RATIO
+            and r["min_seconds"] <= -_APART_SECONDS
+        ]
+        if not apart:
+            continue
+        worst = min(apart, key=lambda r: r["min_seconds"])
+        n = round(worst["negative_ratio"] * worst["n"])
+        causes.append(
+            Cause(
+                "clock_skew",
+                Harm.noisy,
+                group,
+                n,
+                f"{n:,} of {count(worst['n'], 'event')} of {group} ended before they began ({worst['segment']} is down to "
+                f"-{seconds(-worst['min_seconds'])}): two clocks are at least so far apart",
+                f"the clock of whoever stamped them ({worst['from_clock']}) is ahead, or that of the "
+                f"{worst['to_clock']} is behind; latencies with it are wrong",
+                command("view", "latency-segments", "--group", group),
+                {"segment": worst["segment"], "min_seconds": worst["min_seconds"], "ratio": worst["negative_ratio"]},
+            )
+        )
     return causes

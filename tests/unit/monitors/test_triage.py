@@ -150,6 +150,50 @@ def test_a_relay_that_hangs_one_that_is_gone_and_one_that_says_why_are_three_thi
     assert causes(relay_lag=[row | {"oldest_pending_seconds": 3.0}]) == []
 
 
+def test_a_hot_key_is_named_where_the_tables_know_it():
+    key = {"group": "billing", "topic": "order", "of": "unread", "key": "customer-7", "partition": 1, "n": 80,
+           "share_ratio": 0.8, "of_n": 100, "keys": 9}  # fmt: skip
+
+    (found,) = causes(consumer_lag=[lag(0)], throughput=flow(*[(20, 20)] * 10, *[(20, 5)] * 10), hot_keys=[key])
+
+    assert found.name == "hot_key"
+    assert "80% of what is unread in order is of key 'customer-7', one of 9 keys" in found.sentence
+    few = key | {"keys": 2}
+    assert names(causes(consumer_lag=[lag(0)], throughput=flow((20, 5)), hot_keys=[few])) == ["slow_consumer"]
+
+
+def test_events_that_end_before_they_begin_are_a_clock_and_some_milliseconds_are_not():
+    row = {"group": "billing", "segment": "transit", "from_clock": "record", "to_clock": "client", "n": 200,
+           "negative_ratio": 0.1, "min_seconds": -300.0, "replay": False}  # fmt: skip
+
+    (found,) = causes(latency_segments=[row])
+
+    assert (found.name, found.harm, found.events) == ("clock_skew", Harm.noisy, 20)
+    assert causes(latency_segments=[row | {"min_seconds": -0.02}]) == []
+    assert causes(latency_segments=[row | {"negative_ratio": 0.001}]) == []
+
+
+def test_what_the_audit_found_is_told_where_it_was_asked_for():
+    row = {"topic": "order", "group": "billing", "not_consumed_n": 3, "skipped_by_reset_n": 2, "out_of_order_n": 1}
+    audited = measured() | {"audit_counts": frame("audit_counts", [row])}
+
+    found = monitors.triage(audited).causes
+
+    assert [(c.name, c.harm, c.events) for c in found] == [
+        ("events_lost", Harm.lost, 5),
+        ("events_wrong", Harm.wrong, 1),
+    ]
+    assert found[0].next_step == "evkit audit --topic order --group billing"
+    assert "audit_counts" not in monitors.triage(measured()).unmeasured
+
+
+def test_a_group_is_judged_by_its_own_thresholds():
+    patient = Thresholds.of({"group": {"billing": {"lag_seconds_warning": 900, "lag_seconds_critical": 1000}}})
+
+    assert names(causes(consumer_lag=[lag(0)])) == ["slow_consumer"]
+    assert monitors.triage(measured(consumer_lag=[lag(0)]), patient).causes == []
+
+
 def test_offsets_that_went_back_harm_only_a_group_without_an_inbox():
     move = {"at": NOW, "group": "billing", "topic": "order", "partition": 0, "from_offset": 90, "to_offset": 10,
             "moved_events": -80, "direction": "back", "moved_by": "outside"}  # fmt: skip
