@@ -12,8 +12,8 @@ _CHANGE = 1.5
 _STILL = 0.75
 # One partition has the lag when it has so much of it, among three at least.
 _MOST = 0.7
-# One key has, when it has so much of what is unread, among so many keys at least.
-_KEY, _KEYS = 0.5, 4
+# One key has, when it has so much of what is unread, and so many events at least.
+_KEY, _KEY_EVENTS = 0.5, 20
 
 
 def relay(evidence: Evidence) -> list[Cause]:
@@ -259,10 +259,9 @@ def _hot(evidence: Evidence, group: str) -> tuple[str, str] | None:
     """Words for a key that has most of what is unread, or for a partition that has, where others have little."""
     likely = "one key, or a few of one partition, have far more events than others, and are handled one by one"
     for row in evidence.rows("hot_keys"):  # the hottest first
-        if row["group"] == group and row["key"] is not None and row["share_ratio"] >= _KEY and row["keys"] >= _KEYS:
+        if row["group"] == group and row["key"] is not None and row["share_ratio"] >= _KEY and row["n"] >= _KEY_EVENTS:
             return (
-                f"{row['share_ratio']:.0%} of what is unread in {row['topic']} is of key '{row['key']}', one of "
-                f"{count(row['keys'], 'key')}",
+                f"{row['share_ratio']:.0%} of what is unread in {row['topic']} is of key '{row['key']}'",
                 f"this key has far more events than others, and they are handled one by one, in {row['topic']}/"
                 f"{row['partition']}",
             )

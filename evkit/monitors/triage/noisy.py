@@ -37,6 +37,12 @@ def flaky(evidence: Evidence) -> list[Cause]:
 # Clocks that are kept by NTP are some milliseconds apart; what is more is one that is not kept.
 _APART_SECONDS = 1.0
 _APART_RATIO = 0.01
+# Whose clock a segment begins or ends on.
+_CLOCKS = {
+    "database": "the database (or of a producer that has no outbox)",
+    "record": "the broker (or of the producer, where that stamps records)",
+    "client": "the consumer's machine",
+}
 
 
 def clock_skew(evidence: Evidence) -> list[Cause]:
@@ -62,8 +68,8 @@ def clock_skew(evidence: Evidence) -> list[Cause]:
                 n,
                 f"{n:,} of {count(worst['n'], 'event')} of {group} ended before they began ({worst['segment']} is down to "
                 f"-{seconds(-worst['min_seconds'])}): two clocks are at least so far apart",
-                f"the clock of whoever stamped them ({worst['from_clock']}) is ahead, or that of the "
-                f"{worst['to_clock']} is behind; latencies with it are wrong",
+                f"the clock of {_CLOCKS.get(worst['from_clock'], worst['from_clock'])} is ahead, or that of "
+                f"{_CLOCKS.get(worst['to_clock'], worst['to_clock'])} is behind; latencies with it are wrong",
                 command("view", "latency-segments", "--group", group),
                 {"segment": worst["segment"], "min_seconds": worst["min_seconds"], "ratio": worst["negative_ratio"]},
             )
