@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from evkit.errors import InvalidParameter, UsageError
+from evkit.errors import InvalidParameter
 from evkit.system import System
 from evkit.views.audit_examine import Examined, examine
 from evkit.views.audit_verdict import HARMLESS, VERDICTS
@@ -144,10 +144,6 @@ def examined(
     Raises: see `audit`.
     """
     length = duration(settle, name="settle") if isinstance(settle, str) else settle
-    if not system.settings.postgres_dsn:
-        raise UsageError(
-            "not available here: an audit compares evkit's outbox and inboxes with the topics, and no PostgreSQL is set"
-        )
     return examine(
         system, window_of(window, system), topic=topic, group=group, settle=length, wanted=wanted, rows_max=rows_max
     )

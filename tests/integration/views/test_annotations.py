@@ -182,7 +182,7 @@ def test_offsets_of_several_partitions_that_went_back_together_are_one_line():
         key = Key("commit", "billing", "orders", 0)
         times = [NOW + timedelta(seconds=i) for i in range(len(offsets))]
         part = Part(0)
-        return Commits(
+        return Commits.of(
             part,
             [
                 Entry(i, at, key, Commit(o, None, "", at, None, None))

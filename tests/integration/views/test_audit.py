@@ -300,6 +300,7 @@ def test_the_numbers_add_up_at_any_moment_while_relay_and_consumer_run(shop):
     consumer.handler("order.placed")(lambda event, tx: None)
     shop.write("first")
     relay_thread = relay.start()
+    assert relay.leading.wait(60)  # where no relay ever led, what is written is not on its way
     consumer_thread = threading.Thread(target=consumer.run)
     consumer_thread.start()
     written = threading.Event()

@@ -155,7 +155,7 @@ def test_a_group_alone_and_bad_input(evkit_system, past):
     assert set(views.compare(evkit_system, group="billing")["group"].to_list()) == {"billing"}
     with pytest.raises(UnknownGroup, match="did you mean 'billing'"):
         views.compare(evkit_system, group="biling")
-    with pytest.raises(InvalidParameter, match="nothing of it is there yet"):
+    with pytest.raises(InvalidParameter, match="it is in the future"):
         views.compare(evkit_system, b=Window(past.now + timedelta(hours=1), past.now + timedelta(hours=2)))
     with pytest.raises(InvalidParameter, match="a confidence is from"):
         views.compare(evkit_system, confidence=95)

@@ -16,8 +16,8 @@ from evkit.system import System
 from evkit.window import Window
 from tests.integration.views.groups import commit, produce
 
-KAFKA = {"lag", "lag_groups", "lag_history", "consumer_status", "rebalances", "scan", "scan_plan", "scan_coverage",
-         "unread_keys", "appended"}  # fmt: skip
+KAFKA = {"lag", "lag_groups", "lag_history", "consumer_status", "rebalances", "offset_resets", "scan", "scan_plan",
+         "scan_coverage", "unread_keys", "appended"}  # fmt: skip
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def cli(evkit_stack, monkeypatch, tmp_path):
 
 
 def given(name, topic, group):
-    if name in ("lag_history", "rebalances", "unread_keys", "consumer_status", "lag", "lag_groups"):
+    if name in ("lag_history", "rebalances", "offset_resets", "unread_keys", "consumer_status", "lag", "lag_groups"):
         return {"group": group}
     return {"topic": topic} if name.startswith("scan") or name == "appended" else {}
 
@@ -59,7 +59,7 @@ def test_every_view_is_either_measured_or_says_in_a_sentence_what_it_needs(alone
         if name in KAFKA:
             frame = getattr(views, name)(alone, **arguments)
             assert frame.columns[: len(views.COLUMNS[name])] == [c.name for c in views.COLUMNS[name]]
-            assert frame.height or name == "rebalances", name
+            assert frame.height or name in ("rebalances", "offset_resets"), name
         else:
             with pytest.raises(NoPostgres, match=f"not available here: views.{name} needs PostgreSQL"):
                 getattr(views, name)(alone, **arguments)

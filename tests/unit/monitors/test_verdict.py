@@ -104,4 +104,4 @@ def test_a_thresholds_file_that_is_not_there_is_named(tmp_path):
 
 def test_every_threshold_says_its_unit_in_its_name():
     for name in Thresholds().numbers():
-        assert any(unit in name for unit in ("seconds", "ratio", "letters", "events", "attempts", "keys"))
+        assert any(unit in name for unit in ("seconds", "ratio", "letters", "events", "attempts", "keys", "rebalances"))

@@ -141,7 +141,7 @@ def commits(*offsets, compacted=False):
         Entry(n, AT, Key("commit", 1, "billing", "order", 0), Commit(offset, None, "", AT, None, None))
         for n, offset in enumerate(offsets, start=10)
     ]
-    return Commits(Part(0, first_hole=3 if compacted else None), entries)
+    return Commits.of(Part(0, first_hole=3 if compacted else None), entries)
 
 
 def marks(last, *handled):
