@@ -22,7 +22,7 @@ DISTANCE = {"sample": 0.5, "commit_log": 0.0, "inbox": 8.0}
 
 def test_all_sources_agree_on_one_scene(evkit_system, evkit_topic, evkit_group):
     topic, group = evkit_topic(partitions=2), evkit_group("billing")
-    relay, consumer = Relay(evkit_system), Consumer(group, [topic], system=evkit_system)
+    relay, consumer = Relay(evkit_system), Consumer(group, [topic], system=evkit_system, batch_events_max=20)
     done = threading.Event()
 
     @consumer.handler("order.placed")
