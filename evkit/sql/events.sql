@@ -124,23 +124,23 @@ failure AS (
      WHERE o.created_at >= %(since)s::timestamptz - interval '1 day' AND o.created_at < %(until)s
 ), event AS (
     SELECT o.position, o.id, o.type, o.aggregateid AS key, coalesce(o.topic, o.aggregatetype) AS topic, o.schema_version,
-           o.created_at, o.payload, o.headers, p.partition, p.published_at
+           o.created_at, p.partition, p.published_at
       FROM bound CROSS JOIN evkit.outbox o
       LEFT JOIN evkit.publication p ON p.position = o.position AND p.published_at < bound.until
      WHERE o.created_at >= %(since)s AND o.created_at < bound.until
        AND (%(topic)s::text IS NULL OR coalesce(o.topic, o.aggregatetype) = %(topic)s)
 ), met AS (
     SELECT e.position, e.id AS event_id, e.type AS event_type, e.key, e.topic, coalesce(i.partition, e.partition) AS partition,
-           e.schema_version, e.created_at, e.published_at, e.payload, e.headers, r.consumer_group, i.outcome, i.processed_at,
-           i.replay_id, i.handler, i.code_version
+           e.schema_version, e.created_at, e.published_at, r.consumer_group, i.outcome, i.processed_at, i.replay_id,
+           i.handler, i.code_version
       FROM event e
       LEFT JOIN reading r ON r.topic = e.topic AND e.created_at >= r.first_at
       LEFT JOIN evkit.inbox i ON i.consumer_group = r.consumer_group AND i.event_id = e.id AND i.generation = 0
                              AND (i.processed_at < %(until)s OR i.replay_id IS NOT NULL)
      WHERE r.consumer_group IS NOT NULL OR %(group)s::text IS NULL
      UNION ALL
-    SELECT NULL, i.event_id, i.event_type, i.key, i.topic, i.partition, NULL, i.created_at, NULL, NULL, NULL,
-           i.consumer_group, i.outcome, i.processed_at, i.replay_id, i.handler, i.code_version
+    SELECT NULL, i.event_id, i.event_type, i.key, i.topic, i.partition, NULL, i.created_at, NULL, i.consumer_group,
+           i.outcome, i.processed_at, i.replay_id, i.handler, i.code_version
       FROM evkit.inbox i
      WHERE i.processed_at >= %(since)s AND i.processed_at < %(until)s AND i.generation = 0
        AND i.consumer_group = ANY (%(groups)s) AND i.topic NOT IN (SELECT topic FROM ours)
@@ -173,22 +173,7 @@ hurt AS (
      GROUP BY event_id
 )
 
--- name: impact
-WITH
--- include: reading
-,
--- include: fact
-,
--- include: hurt
-, valued AS (
-    SELECT h.*, failed OR dead OR pending OR late AS harmed,
-           CASE %(by)s WHEN 'key' THEN h.key WHEN 'event_type' THEN h.event_type WHEN 'topic' THEN h.topic
-                WHEN 'path' THEN (
-                     SELECT CASE WHEN position('\u0000' IN o.payload::text) = 0
-                                 THEN jsonb_path_query_first(o.payload::jsonb, %(path)s::text::jsonpath, '{}', true) #>> '{}' END
-                       FROM evkit.outbox o WHERE o.position = h.position) END AS value
-      FROM hurt h
-)
+-- part: by_value
 SELECT value, count(*) AS n_events, count(*) FILTER (WHERE harmed) AS n_harmed, count(*) FILTER (WHERE late) AS n_late,
        count(*) FILTER (WHERE failed) AS n_failed, count(*) FILTER (WHERE dead) AS n_dead,
        count(*) FILTER (WHERE dead_open) AS n_dead_open, count(*) FILTER (WHERE pending) AS n_pending,
@@ -200,7 +185,44 @@ SELECT value, count(*) AS n_events, count(*) FILTER (WHERE harmed) AS n_harmed, 
 HAVING bool_or(harmed)
  ORDER BY n_dead_open DESC, count(*) FILTER (WHERE pending AND late) DESC, n_dead DESC, n_late DESC, n_failed DESC,
           delay_p95_seconds DESC NULLS LAST, value NULLS LAST
- LIMIT %(rows_max)s;
+ LIMIT %(rows_max)s
+
+-- name: impact
+WITH
+-- include: reading
+,
+-- include: fact
+,
+-- include: hurt
+, valued AS (
+    SELECT h.*, failed OR dead OR pending OR late AS harmed,
+           CASE %(by)s WHEN 'key' THEN h.key WHEN 'event_type' THEN h.event_type WHEN 'topic' THEN h.topic END AS value
+      FROM hurt h
+)
+-- include: by_value
+;
+
+-- name: impact_by_path
+-- The same by what is at a path of the payload; a query of its own, for who may not read payloads may still ask the other.
+WITH
+-- include: reading
+,
+-- include: fact
+,
+-- include: hurt
+, valued AS (
+    SELECT h.*, failed OR dead OR pending OR late AS harmed,
+           (SELECT CASE WHEN position('\u0000' IN o.payload::text) = 0
+                        THEN jsonb_path_query_first(o.payload::jsonb, %(path)s::text::jsonpath, '{}', true) #>> '{}' END
+              FROM evkit.outbox o WHERE o.position = h.position) AS value
+      FROM hurt h
+)
+-- include: by_value
+;
+
+-- part: hurt_events
+SELECT h.event_id, h.event_type, h.key, h.topic, h.partition, h.created_at, h.at, h.failed, h.dead, h.dead_open, h.pending,
+       h.late, h.delay_seconds, h.pending_seconds
 
 -- name: impact_events
 -- The same, event by event, for a dimension that Python knows.
@@ -210,12 +232,32 @@ WITH
 -- include: fact
 ,
 -- include: hurt
-SELECT h.event_id, h.event_type, h.key, h.topic, h.partition, h.created_at, h.at, h.failed, h.dead, h.dead_open, h.pending,
-       h.late, h.delay_seconds, h.pending_seconds,
-       CASE WHEN %(payload)s THEN (SELECT o.payload::text FROM evkit.outbox o WHERE o.position = h.position) END AS payload
+-- include: hurt_events
+     , NULL::text AS payload
   FROM hurt h
  ORDER BY h.at DESC, h.event_id DESC
  LIMIT %(rows_max)s;
+
+-- name: impact_events_with_payload
+WITH
+-- include: reading
+,
+-- include: fact
+,
+-- include: hurt
+-- include: hurt_events
+     , (SELECT o.payload::text FROM evkit.outbox o WHERE o.position = h.position) AS payload
+  FROM hurt h
+ ORDER BY h.at DESC, h.event_id DESC
+ LIMIT %(rows_max)s;
+
+-- part: attribute
+SELECT f.event_id, f.consumer_group AS "group", f.event_type, f.topic, f.partition, f.key,
+       (hashtextextended(f.key, 0) & 15)::integer AS key_bucket, f.ran AS handler, f.version AS code_version, f.schema_version,
+       f.error_class, f.fingerprint, coalesce(f.created_at, f.processed_at) AS at, f.failed, f.dead, f.dead_open, f.pending,
+       coalesce(f.delay_seconds > %(late_seconds)s, false) AS late,
+       ARRAY(SELECT (SELECT o.headers ->> h FROM evkit.outbox o WHERE o.position = f.position)
+               FROM unnest(%(headers)s::text[]) WITH ORDINALITY AS header (h, place) ORDER BY place) AS headers
 
 -- name: attributes
 -- Everything that events can be told apart by, for `differs`.
@@ -223,15 +265,23 @@ WITH
 -- include: reading
 ,
 -- include: fact
-SELECT f.event_id, f.consumer_group AS "group", f.event_type, f.topic, f.partition, f.key,
-       (hashtextextended(f.key, 0) & 15)::integer AS key_bucket, f.ran AS handler, f.version AS code_version, f.schema_version,
-       f.error_class, f.fingerprint, coalesce(f.created_at, f.processed_at) AS at, f.failed, f.dead, f.dead_open, f.pending,
-       coalesce(f.delay_seconds > %(late_seconds)s, false) AS late,
-       ARRAY(SELECT CASE WHEN position('\u0000' IN f.payload::text) = 0
-                         THEN jsonb_path_query_first(f.payload::jsonb, p::jsonpath, '{}', true) #>> '{}' END
-               FROM unnest(%(paths)s::text[]) WITH ORDINALITY AS path (p, place) ORDER BY place) AS fields,
-       ARRAY(SELECT f.headers ->> h
-               FROM unnest(%(headers)s::text[]) WITH ORDINALITY AS header (h, place) ORDER BY place) AS headers
+-- include: attribute
+     , '{}'::text[] AS fields
+  FROM fact f
+ ORDER BY at DESC, f.event_id DESC, f.consumer_group
+ LIMIT %(rows_max)s;
+
+-- name: attributes_of_payload
+-- The same, with what is at some paths of the payload.
+WITH
+-- include: reading
+,
+-- include: fact
+-- include: attribute
+     , ARRAY(SELECT (SELECT CASE WHEN position('\u0000' IN o.payload::text) = 0
+                                 THEN jsonb_path_query_first(o.payload::jsonb, p::jsonpath, '{}', true) #>> '{}' END
+                       FROM evkit.outbox o WHERE o.position = f.position)
+               FROM unnest(%(paths)s::text[]) WITH ORDINALITY AS path (p, place) ORDER BY place) AS fields
   FROM fact f
  ORDER BY at DESC, f.event_id DESC, f.consumer_group
  LIMIT %(rows_max)s;

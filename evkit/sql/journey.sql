@@ -24,7 +24,11 @@ WITH RECURSIVE chosen AS (
     SELECT i.* FROM chosen
       JOIN evkit.inbox i ON i.event_id = chosen.id AND i.consumer_group = ANY (%(groups)s)
 ), letter AS (
-    SELECT l.* FROM chosen
+    -- By name, as payloads may be closed to who asks.
+    SELECT l.letter_id, l.consumer_group, l.event_id, l.generation, l.event_type, l.topic, l.partition, l."offset",
+           l.appended_at, l.timestamp_type, l.state, l.state_changed_at, l.first_failed_at, l.error_class, l.fingerprint,
+           l.code_version, l.note, l.replaced_by, l.replay_id
+      FROM chosen
       JOIN evkit.dead_letter l ON l.event_id = chosen.id AND l.consumer_group = ANY (%(groups)s)
 ), tried AS (
     SELECT a.* FROM chosen

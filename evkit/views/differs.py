@@ -96,7 +96,7 @@ def differs(
     rows = fetch(
         system,
         "events",
-        "attributes",
+        "attributes_of_payload" if paths else "attributes",
         (*_READ, *_LISTS),
         since=seen.start,
         until=seen.end,

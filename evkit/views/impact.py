@@ -89,7 +89,8 @@ def impact(
         kind, path = _dimension(by)
         name = by
         columns = COLUMNS["impact"][1:]
-        found = fetch(system, "events", "impact", columns, by=kind, path=path, rows_max=rows_max + 1, **asked)
+        query = "impact" if path is None else "impact_by_path"
+        found = fetch(system, "events", query, columns, by=kind, path=path, rows_max=rows_max + 1, **asked)
         rows = [dict(zip((c.name for c in columns), row, strict=True)) for row in found]
     if len(rows) > rows_max:
         log.warning("impact: only the %s values with the most harm are shown", f"{rows_max:,}")
@@ -151,7 +152,8 @@ def _by_function(
     system: System, by: Callable[[dict[str, Any]], object], asked: dict[str, Any], payload: bool, events_max: int
 ) -> list[dict[str, Any]]:
     columns = [Column(name, "string", "", "") for name in _EVENT]
-    rows = fetch(system, "events", "impact_events", columns, payload=payload, rows_max=events_max + 1, **asked)
+    query = "impact_events_with_payload" if payload else "impact_events"
+    rows = fetch(system, "events", query, columns, rows_max=events_max + 1, **asked)
     if len(rows) > events_max:
         log.warning("impact: only the newest %s events of this window are counted", f"{events_max:,}")
     events = [dict(zip(_EVENT, row, strict=True)) for row in rows[:events_max]]
