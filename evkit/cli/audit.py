@@ -10,7 +10,7 @@ from evkit.cli.output import Format, FormatOption, print_json, print_rows, print
 from evkit.cli.view import GroupOption, SinceOption, UntilOption, window_given
 
 if TYPE_CHECKING:
-    from evkit.views.audit_events import Examined
+    from evkit.views.audit.events import Examined
 
 # As many as a person looks through; the view has all.
 _SHOWN_MAX = 20
@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
         """
         from evkit import connect
         from evkit.views.audit import FINDINGS, counted, examined
-        from evkit.views.audit_verdict import VERDICTS
+        from evkit.views.audit.verdict import VERDICTS
         from evkit.views.columns import COLUMNS
 
         seen = window_given(window, since, until, "1h")
@@ -75,7 +75,7 @@ def register(app: typer.Typer) -> None:
 
 def sentence_of(found: Examined) -> str:
     """The whole audit in one sentence: what is lost first, then what is wrong, then what waits."""
-    from evkit.views.audit_verdict import HARMLESS, LOST, VERDICTS
+    from evkit.views.audit.verdict import HARMLESS, LOST, VERDICTS
 
     totals = {v: sum(of[v] for of in found.verdicts.values()) for v in VERDICTS}
     written = sum(of["written"] for of in found.counts.values())

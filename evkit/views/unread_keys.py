@@ -12,8 +12,8 @@ from evkit.errors import InvalidParameter, UnknownGroup, UnknownTopic
 from evkit.kafka import Message, TopicPartition, record_of
 from evkit.system import System
 from evkit.views.frame import Frame, Frames, frame, view
-from evkit.views.scan_reader import ROW_LIMIT, Batch, Reader
-from evkit.views.scan_rows import readable
+from evkit.views.scan.reader import ROW_LIMIT, Batch, Reader
+from evkit.views.scan.rows import readable
 
 log = logging.getLogger(__name__)
 

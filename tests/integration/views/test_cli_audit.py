@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from evkit import Event, Relay, outbox
 from evkit.cli import app
 from evkit.cli.audit import sentence_of
-from evkit.views.audit_events import Examined
+from evkit.views.audit.events import Examined
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from evkit.kafka import TopicPartition
 from evkit.masking import Policy
 from evkit.system import System
 from evkit.views.frame import rows_of
-from evkit.views.scan_reader import Reader
+from evkit.views.scan.reader import Reader
 from evkit.window import Window
 from tests.integration.views.groups import commit, produce
 

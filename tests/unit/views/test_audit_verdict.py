@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from evkit.offsets_log import Commits, Entry, Part
 from evkit.offsets_records import Commit, Key
-from evkit.views.audit_groups import Marks, jumps
-from evkit.views.audit_verdict import HARMLESS, LOST, VERDICTS, EventFacts, GroupFacts, of_event, of_group
+from evkit.views.audit.groups import Marks, jumps
+from evkit.views.audit.verdict import HARMLESS, LOST, VERDICTS, EventFacts, GroupFacts, of_event, of_group
 
 AT = datetime(2013, 2, 8, 14, tzinfo=UTC)
 numbers = st.integers(0, 1000)

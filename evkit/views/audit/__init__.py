@@ -9,8 +9,8 @@ from typing import Any
 
 from evkit.errors import InvalidParameter
 from evkit.system import System
-from evkit.views.audit_examine import Examined, examine
-from evkit.views.audit_verdict import HARMLESS, VERDICTS
+from evkit.views.audit.examine import Examined, examine
+from evkit.views.audit.verdict import HARMLESS, VERDICTS
 from evkit.views.errors import ROWS_MAX
 from evkit.views.frame import Frame, Frames, WindowLike, frame, view, window_of
 from evkit.window import duration

@@ -11,11 +11,11 @@ import polars as pl
 
 from evkit.sql import named
 from evkit.system import System
-from evkit.views import audit_groups
-from evkit.views.audit_events import Events
-from evkit.views.audit_groups import Jump, Marks, Reader
-from evkit.views.audit_order import GroupOrder
-from evkit.views.audit_verdict import GroupFacts, of_group
+from evkit.views.audit import groups as audit_groups
+from evkit.views.audit.events import Events
+from evkit.views.audit.groups import Jump, Marks, Reader
+from evkit.views.audit.order import GroupOrder
+from evkit.views.audit.verdict import GroupFacts, of_group
 from evkit.views.offsets import Place
 
 

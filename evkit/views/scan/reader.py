@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from evkit import kafka
 from evkit.kafka import KafkaError, KafkaException, Message, TopicPartition
 from evkit.system import System
-from evkit.views.scan_range import Ranges
+from evkit.views.scan.range import Ranges
 
 _BATCH = 5_000
 # What a broker says of a topic that cannot be read, however long one waits.

@@ -13,11 +13,12 @@ from datetime import timedelta
 from evkit import kafka
 from evkit.errors import UnknownTopic
 from evkit.system import System
-from evkit.views import audit_groups, audit_log
-from evkit.views.audit_events import Events, Examined, Settled
-from evkit.views.audit_group import Group
-from evkit.views.audit_log import Stretch
-from evkit.views.audit_rows import Rows
+from evkit.views.audit import groups as audit_groups
+from evkit.views.audit import log as audit_log
+from evkit.views.audit.events import Events, Examined, Settled
+from evkit.views.audit.group import Group
+from evkit.views.audit.log import Stretch
+from evkit.views.audit.rows import Rows
 from evkit.views.offsets import Place
 from evkit.window import Window, present
 

@@ -19,9 +19,9 @@ from evkit.errors import InvalidParameter
 from evkit.system import System
 from evkit.views.errors import ROWS_MAX
 from evkit.views.frame import Frame, Frames, WindowLike, frame, frame_of_chunks, require_backend, view
-from evkit.views.scan_range import Offsets, ranges_of
-from evkit.views.scan_reader import ROW_LIMIT, Reader, sizes
-from evkit.views.scan_rows import Rows
+from evkit.views.scan.range import Offsets, ranges_of
+from evkit.views.scan.reader import ROW_LIMIT, Reader, sizes
+from evkit.views.scan.rows import Rows
 
 log = logging.getLogger(__name__)
 

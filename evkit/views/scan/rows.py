@@ -19,8 +19,8 @@ from evkit.kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME, Messag
 from evkit.masking import WITHHELD, Policy, applying, masked_document, masked_headers, masked_value
 from evkit.views.columns.column import Column
 from evkit.views.columns.scan import SCAN_PAYLOAD
-from evkit.views.scan_reader import Batch
-from evkit.views.scan_where import Condition, conditions
+from evkit.views.scan.reader import Batch
+from evkit.views.scan.where import Condition, conditions
 
 _TYPES = {TIMESTAMP_CREATE_TIME: "create", TIMESTAMP_LOG_APPEND_TIME: "append"}
 # The years 1 to 9999 in milliseconds: a producer may write any number as its time.

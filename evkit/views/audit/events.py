@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from evkit.views import audit_log
-from evkit.views.audit_log import LogIndex
-from evkit.views.audit_order import LogOrder
-from evkit.views.audit_rows import Bounds
-from evkit.views.audit_verdict import EventFacts, of_event
+from evkit.views.audit import log as audit_log
+from evkit.views.audit.log import LogIndex
+from evkit.views.audit.order import LogOrder
+from evkit.views.audit.rows import Bounds
+from evkit.views.audit.verdict import EventFacts, of_event
 from evkit.views.offsets import Place
 from evkit.window import Window
 
