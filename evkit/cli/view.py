@@ -48,6 +48,7 @@ _NARROW = {
                 "replay"),
     "relay_lag": ("pending", "oldest_pending_seconds", "unpublishable", "held", "hole_seconds", "hole_pid", "published",
                   "p99_seconds", "max_seconds", "failing_error"),
+    "outbox": ("position", "event_type", "key", "topic", "state", "created_at", "relay_seconds", "age_seconds", "error"),
     "audit": ("position", "event_id", "topic", "group", "verdict", "evidence"),
     "audit_counts": ("topic", "group", "written", "published", "waiting", "unaccounted", "handled", "lagging", "dead",
                      "unaccounted_group"),

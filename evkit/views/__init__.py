@@ -29,6 +29,7 @@ from evkit.views.lag_history import lag_history
 from evkit.views.latency import latency, latency_over_time
 from evkit.views.latency_events import latency_events, latency_segments
 from evkit.views.offset_resets import offset_resets
+from evkit.views.outbox import outbox, outbox_summary, schema_usage
 from evkit.views.rebalances import rebalances
 from evkit.views.relay_lag import relay_lag, relay_lag_over_time
 from evkit.views.scan import Scanned, scan, scan_coverage, scan_plan, scan_with_coverage
@@ -72,6 +73,8 @@ __all__ = [
     "latency_segments",
     "measure",
     "offset_resets",
+    "outbox",
+    "outbox_summary",
     "publish_rate",
     "rebalances",
     "relay_lag",
@@ -81,6 +84,7 @@ __all__ = [
     "scan_coverage",
     "scan_plan",
     "scan_with_coverage",
+    "schema_usage",
     "slo",
     "symptoms",
     "throughput",

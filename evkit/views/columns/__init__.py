@@ -7,13 +7,23 @@ apply", never zero. Each module here is about the views of one kind.
 
 from __future__ import annotations
 
-from evkit.views.columns import affected, audit, events, failures, flow, lag, scan, slo, timeline
+from evkit.views.columns import affected, audit, events, failures, flow, lag, outbox, scan, slo, timeline
 from evkit.views.columns.column import Column, Dtype
 from evkit.views.columns.failures import DEAD_LETTERS_PAYLOAD
 from evkit.views.columns.lag import LAG_STATUSES
+from evkit.views.columns.outbox import OUTBOX_STATES
 from evkit.views.columns.scan import SCAN_PAYLOAD
 
-__all__ = ["COLUMNS", "DEAD_LETTERS_PAYLOAD", "LAG_STATUSES", "SCAN_PAYLOAD", "Column", "Dtype", "table"]
+__all__ = [
+    "COLUMNS",
+    "DEAD_LETTERS_PAYLOAD",
+    "LAG_STATUSES",
+    "OUTBOX_STATES",
+    "SCAN_PAYLOAD",
+    "Column",
+    "Dtype",
+    "table",
+]
 
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "lag": lag.LAG,
@@ -23,6 +33,9 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "rebalances": lag.REBALANCES,
     "offset_resets": lag.OFFSET_RESETS,
     "appended": flow.APPENDED,
+    "outbox": outbox.OUTBOX,
+    "outbox_summary": outbox.OUTBOX_SUMMARY,
+    "schema_usage": outbox.SCHEMA_USAGE,
     "publish_rate": flow.PUBLISH_RATE,
     "throughput": flow.THROUGHPUT,
     "error_rate": failures.ERROR_RATE,
