@@ -13,11 +13,15 @@ import typer
 
 from evkit.cli.output import Format, FormatOption, print_json, print_rows, say
 from evkit.cli.triage import document, print_diagnosis
-from evkit.errors import MissingExtra, UsageError
+from evkit.errors import MissingExtra, Refused, UsageError
 
 if TYPE_CHECKING:
     from evkit.demo.incidents.catalogue import Incident
     from evkit.system import System
+
+
+# Stands in a folder that incidents may empty.
+_MARK = "incident"
 
 
 def register(app: typer.Typer) -> None:
@@ -61,7 +65,10 @@ def incident(
         raise UsageError(
             f"an incident is being played in {stack.home} already: end that one first, or give another --home"
         )
+    _require_own(stack.home)
     stack.delete()
+    stack.home.mkdir(parents=True)
+    (stack.home / _MARK).write_text("evkit incident starts by deleting what is in this folder\n")
     signal.signal(signal.SIGTERM, _interrupt)  # what was started is ended then too
     with stack as info:
         kafka = {"bootstrap.servers": info.kafka_bootstrap_servers}
@@ -69,6 +76,15 @@ def incident(
         logs = Path(info.home) / "shop"
         code = _grade(chosen, system, logs, format) if graded else _last(chosen, system, logs, info.home)
     raise typer.Exit(code)
+
+
+def _require_own(home: Path) -> None:
+    """Whether the folder may be emptied: it is empty, or an incident has made it."""
+    if home.exists() and not (home / _MARK).exists() and (not home.is_dir() or any(home.iterdir())):
+        raise Refused(
+            f"an incident starts with an empty folder, and {home} has something that no incident has made: give another "
+            "--home"
+        )
 
 
 def _grade(chosen: Incident, system: System, logs: Path, format: Format) -> int:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from evkit import Consumer, Event, Relay, Retry, outbox, views
 from evkit.cli import app
-from evkit.errors import UnknownIncident
+from evkit.errors import Refused, UnknownIncident
 from evkit.testing.waiting import until
 
 
@@ -108,3 +108,14 @@ def test_incidents_are_listed_and_a_wrong_name_has_near_ones(cli):
     assert {"incident", "what happens", "triage must say"} == set(json.loads(printed)[0])
     with pytest.raises(UnknownIncident, match="did you mean 'hot_key'"):
         cli("incident", "hot-kee")
+
+
+def test_an_incident_never_empties_a_folder_that_is_not_its_own(cli, tmp_path):
+    kept = tmp_path / "data" / "kept"
+    kept.parent.mkdir()
+    kept.write_text("somebody's")
+
+    with pytest.raises(Refused, match="something that no incident has made"):
+        cli("incident", "calm", "--home", str(kept.parent))
+
+    assert kept.read_text() == "somebody's"
