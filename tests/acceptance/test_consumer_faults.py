@@ -780,10 +780,14 @@ def test_planted_bug_is_caught(bug, forms, plan, found, fault_run):
 
 def test_epoch_that_ends_before_the_drain_is_caught(fault_run):
     """The inbox hides it from the effects: what it costs is that each handover does again what was in hand."""
-    run, deliveries = handovers(fault_run, bug="epoch_before_the_drain")
-    run.settle_down()
+    problems: list[str] = []
+    for _ in range(3):  # where nothing was in hand at any of the handovers, there was nothing to hand in again
+        run, deliveries = handovers(fault_run, bug="epoch_before_the_drain")
+        run.settle_down()
+        problems = run.check(deliveries=deliveries)
+        if problems:
+            break
 
-    problems = run.check(deliveries=deliveries)
     assert any("handed in again after a clean handover" in problem for problem in problems), problems
 
 

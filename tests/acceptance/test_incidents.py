@@ -6,17 +6,15 @@ import pytest
 
 from evkit.demo.incidents.catalogue import INCIDENTS
 from evkit.demo.incidents.grade import grade
-from evkit.local import Stack
 from evkit.settings import Settings
 from evkit.system import System
 
 
-@pytest.fixture(scope="module")
-def system(tmp_path_factory):
+@pytest.fixture
+def system(own_stack):
     """A stack of its own: triage looks at every group of a cluster, and other tests leave theirs."""
-    with Stack(tmp_path_factory.mktemp("incidents"), owned=True) as info:
-        kafka = {"bootstrap.servers": info.kafka_bootstrap_servers}
-        yield System(Settings(profile="incident", postgres_dsn=info.postgres_dsn, kafka=kafka))
+    kafka = {"bootstrap.servers": own_stack.kafka_bootstrap_servers}
+    return System(Settings(profile="incident", postgres_dsn=own_stack.postgres_dsn, kafka=kafka))
 
 
 def test_there_are_at_least_ten_incidents_besides_the_calm():
