@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 SECONDS_MAX = 300.0
 # For the estimate of a scan's time: what two cores do, with the broker on them too, of records of 400 bytes in six headers
 # and a value (tests/benchmarks/views/test_scan.py); and never more bytes than a network of 1 Gbit/s has.
-_RECORDS_PER_SECOND = 100_000
+_RECORDS_PER_SECOND = 150_000
 _BYTES_PER_SECOND = 100_000_000
 # Of each partition, to know how big its records are.
 _SAMPLE_RECORDS = 50
