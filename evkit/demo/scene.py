@@ -15,7 +15,7 @@ from typing import Any
 from evkit import kafka, sql
 from evkit.demo.processes import Processes
 from evkit.demo.service import TOPIC
-from evkit.demo.tables import forget_events
+from evkit.demo.tables import forget_events, require_own
 from evkit.errors import Refused
 from evkit.system import System
 
@@ -50,12 +50,7 @@ class Scene(Processes):
         postgres.migrate(self.system.settings.postgres_dsn)
         with self.system.writing("evkit demo") as connection:
             foreign = [row[0] for row in connection.execute(_SQL["foreign_events"]).fetchall()]
-            if foreign:
-                raise Refused(
-                    f"{postgres.address(self.system.settings.postgres_dsn)} has events of {', '.join(sorted(foreign))}, "
-                    "which are not the demo's, and the demo starts with empty tables: give it a stack of its own "
-                    "(EVKIT_LOCAL_HOME=some/folder evkit demo)"
-                )
+            require_own(self.system, foreign, "demo", "EVKIT_LOCAL_HOME=some/folder evkit demo")
             connection.execute(_SQL["drop"])
             forget_events(connection)
             connection.execute(_SQL["create"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from evkit.monitors.finding import Finding, Severity, Thresholds, command, count, level, reached, seconds
+from evkit.monitors.finding import Finding, Severity, Thresholds, command, count, level, places, reached, seconds
 from evkit.views.frame import rows_of
 
 MONITOR = "consumer_lag"
@@ -58,7 +58,7 @@ def _group(name: str, rows: list[dict[str, Any]], bounds: Thresholds) -> Finding
     if lost:
         n = sum(r["lost_events"] for r in lost)
         sentence = (
-            f"{name} lost up to {count(n, 'event')}: retention deleted them in {_places(lost)} before they were read"
+            f"{name} lost up to {count(n, 'event')}: retention deleted them in {places(lost)} before they were read"
         )
         return Finding(
             MONITOR, Severity.critical, name, value, "s", threshold, sentence, evidence | {"lost_events": n}, step
@@ -68,7 +68,7 @@ def _group(name: str, rows: list[dict[str, Any]], bounds: Thresholds) -> Finding
         if lag_events and value > 0:
             parts.append(
                 f"{name} is {seconds(value)} behind, {count(lag_events, 'event')} unread"
-                + (f", the oldest in {_places([worst])}" if len(rows) > 1 else "")
+                + (f", the oldest in {places([worst])}" if len(rows) > 1 else "")
             )
         else:
             parts.append(f"{name} has read everything")
@@ -76,7 +76,7 @@ def _group(name: str, rows: list[dict[str, Any]], bounds: Thresholds) -> Finding
     if ahead:
         severity = max(severity, Severity.warning, key=lambda s: s.rank)
         parts.append(
-            f"its offset is beyond the end in {_places(ahead)}: was the topic made anew, or the offset set by hand?"
+            f"its offset is beyond the end in {places(ahead)}: was the topic made anew, or the offset set by hand?"
         )
     if held:
         oldest = max(r["lag_seconds"] for r in held)
@@ -87,7 +87,7 @@ def _group(name: str, rows: list[dict[str, Any]], bounds: Thresholds) -> Finding
         n = sum(r["lag_events"] for r in held)
         why = "" if of_held is Severity.ok else ": its writer hangs, or was killed"
         parts.append(
-            f"{count(n, 'event')} in {_places(held)} wait for the end of a transaction, since {seconds(oldest)}{why}"
+            f"{count(n, 'event')} in {places(held)} wait for the end of a transaction, since {seconds(oldest)}{why}"
         )
     if unmeasured:
         severity = max(severity, Severity.unknown, key=lambda s: s.rank)
@@ -96,18 +96,13 @@ def _group(name: str, rows: list[dict[str, Any]], bounds: Thresholds) -> Finding
         if never:
             backlog = sum(r["backlog_events"] or 0 for r in never)
             parts.append(
-                f"{name} has committed nothing in {_places(never)}, where {count(backlog, 'event')} can be read"
+                f"{name} has committed nothing in {places(never)}, where {count(backlog, 'event')} can be read"
             )
         if other:
-            parts.append(f"the lag of {name} in {_places(other)} could not be measured")
+            parts.append(f"the lag of {name} in {places(other)} could not be measured")
     if not parts:  # no_commit everywhere, and nothing to read either
         parts.append(f"{name} has nothing to read")
     if evidence["group_state"] in ("empty", "dead", None) and severity is not Severity.ok:
         parts.append("no consumer is running")
     step = "" if severity is Severity.ok else step
     return Finding(MONITOR, severity, name, value, "s", threshold, "; ".join(parts), evidence, step)
-
-
-def _places(rows: list[dict[str, Any]]) -> str:
-    names = [f"{r['topic']}/{r['partition']}" for r in rows]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -134,3 +134,9 @@ def command(*words: str) -> str:
 def count(n: float, one: str, many: str | None = None) -> str:
     """A number with its noun: 1 event, 1,204 events."""
     return f"{n:,.0f} {one if n == 1 else many or one + 's'}"
+
+
+def places(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Where rows with a topic and a partition are, for a sentence: order/0, order/2 and 3 more."""
+    names = [f"{r['topic']}/{r['partition']}" for r in rows]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

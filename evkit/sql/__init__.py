@@ -12,6 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 _SECTION = re.compile(r"^-- (name|part): (\w+)\s*$", re.MULTILINE)
+_SHARED = "parts"
 _INCLUDE = re.compile(r"^-- include: (\w+)\s*$", re.MULTILINE)
 
 
@@ -19,11 +20,24 @@ _INCLUDE = re.compile(r"^-- include: (\w+)\s*$", re.MULTILINE)
 def named(noun: str, package: str = __package__) -> dict[str, bytes]:
     """All queries of `<noun>.sql`, by name, in the file's order.
 
-    What several of them have in common is a `-- part: NAME` before them, which `-- include: NAME` puts in its place.
+    What several of them have in common is a `-- part: NAME` before them, or in parts.sql for those of several nouns; a line
+    `-- include: NAME` puts it in its place.
     """
+    parts = dict(_parts()) if package == __package__ else {}
+    return _read(noun, package, parts)
+
+
+@cache
+def _parts() -> dict[str, str]:
+    parts: dict[str, str] = {}
+    _read(_SHARED, __package__, parts)
+    return parts
+
+
+def _read(noun: str, package: str, parts: dict[str, str]) -> dict[str, bytes]:
+    """The queries of a file; its parts are added to those that it may include."""
     text = (files(package) / f"{noun}.sql").read_text(encoding="utf-8")
     _, *words = _SECTION.split(text)
-    parts: dict[str, str] = {}
     queries = {}
     for kind, name, body in zip(words[0::3], words[1::3], words[2::3], strict=True):
         whole = _INCLUDE.sub(lambda found: parts[found[1]], body.strip().rstrip(";"))
@@ -60,4 +74,4 @@ def expected() -> dict[str, Any]:
 def nouns() -> list[str]:
     """Nouns that have a file of queries, sorted."""
     names = [f.name.removesuffix(".sql") for f in files(__package__).iterdir() if f.name.endswith(".sql")]
-    return sorted(n for n in names if n != "tables")
+    return sorted(n for n in names if n not in ("tables", _SHARED))

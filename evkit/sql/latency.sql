@@ -2,25 +2,9 @@
 -- Events that still wait are counted with their age (censored): without them a consumer that stands still looks fast.
 
 -- name: latency
-WITH bound AS (
-    SELECT least(%(until)s::timestamptz, clock_timestamp()) AS until
-), reading AS (
-    -- Topics each group reads, as its inbox shows, and the oldest event it was given: earlier ones were never its own.
-    -- What it handled lately; and for one that stands still the end of its primary key, which grows with time.
-    SELECT consumer_group, topic, min(created_at) AS first_at
-      FROM (SELECT consumer_group, topic, created_at FROM evkit.inbox
-             WHERE processed_at >= %(since)s::timestamptz - interval '1 hour' AND processed_at < %(until)s
-               AND generation = 0 AND consumer_group = ANY (%(groups)s)
-             UNION ALL
-            SELECT known.consumer_group, newest.topic, newest.created_at
-              FROM unnest(%(groups)s::text[]) AS known (consumer_group)
-             CROSS JOIN LATERAL (
-                   SELECT topic, created_at, processed_at FROM evkit.inbox i
-                    WHERE i.consumer_group = known.consumer_group
-                    ORDER BY i.event_id DESC LIMIT 1000) AS newest
-             WHERE newest.processed_at >= %(until)s::timestamptz - interval '7 days') AS handled
-     GROUP BY consumer_group, topic
-), handled AS (
+WITH
+-- include: reading
+, handled AS (
     SELECT consumer_group, CASE WHEN %(by_event_type)s THEN event_type END AS event_type,
            replay_id IS NOT NULL AS replay, extract(epoch FROM processed_at - created_at)::float8 AS seconds
       FROM evkit.inbox
@@ -75,23 +59,9 @@ SELECT k.consumer_group AS "group", k.event_type, coalesce(c.n, 0) AS n, coalesc
 
 -- name: latency_over_time
 -- By the time of writing: who was hurt, not when it showed. Pending events count with their age.
-WITH bound AS (
-    SELECT least(%(until)s::timestamptz, clock_timestamp()) AS until
-), reading AS (
-    SELECT consumer_group, topic, min(created_at) AS first_at
-      FROM (SELECT consumer_group, topic, created_at FROM evkit.inbox
-             WHERE processed_at >= %(since)s::timestamptz - interval '1 hour' AND processed_at < %(until)s
-               AND generation = 0 AND consumer_group = ANY (%(groups)s)
-             UNION ALL
-            SELECT known.consumer_group, newest.topic, newest.created_at
-              FROM unnest(%(groups)s::text[]) AS known (consumer_group)
-             CROSS JOIN LATERAL (
-                   SELECT topic, created_at, processed_at FROM evkit.inbox i
-                    WHERE i.consumer_group = known.consumer_group
-                    ORDER BY i.event_id DESC LIMIT 1000) AS newest
-             WHERE newest.processed_at >= %(until)s::timestamptz - interval '7 days') AS handled
-     GROUP BY consumer_group, topic
-), event AS (
+WITH
+-- include: reading
+, event AS (
     SELECT consumer_group, replay_id IS NOT NULL AS replay, created_at, false AS pending,
            extract(epoch FROM processed_at - created_at)::float8 AS seconds
       FROM evkit.inbox, bound

@@ -50,23 +50,9 @@ SELECT bucket_at, bucket_seconds, topic, written, published, written / bucket_se
 -- name: throughput
 -- Per group and topic it reads: what became available, what it dealt with, and what was left at the end of each bucket.
 -- Only events that evkit's outbox wrote in the window or the hour before it, none from before the group's first one.
-WITH bound AS (
-    SELECT least(%(until)s::timestamptz, clock_timestamp()) AS until
-), reading AS (
-    SELECT consumer_group, topic, min(created_at) AS first_at
-      FROM (SELECT consumer_group, topic, created_at FROM evkit.inbox
-             WHERE processed_at >= %(since)s::timestamptz - interval '1 hour' AND processed_at < %(until)s
-               AND generation = 0 AND consumer_group = ANY (%(groups)s)
-             UNION ALL
-            SELECT known.consumer_group, newest.topic, newest.created_at
-              FROM unnest(%(groups)s::text[]) AS known (consumer_group)
-             CROSS JOIN LATERAL (
-                   SELECT topic, created_at, processed_at FROM evkit.inbox i
-                    WHERE i.consumer_group = known.consumer_group
-                    ORDER BY i.event_id DESC LIMIT 1000) AS newest
-             WHERE newest.processed_at >= %(until)s::timestamptz - interval '7 days') AS handled
-     GROUP BY consumer_group, topic
-), event AS (
+WITH
+-- include: reading
+, event AS (
     SELECT r.consumer_group, r.topic, p.published_at,
            -- A redrive moves processed_at of a dead event; it had been dealt with when it died.
            CASE WHEN i.replay_id IS NULL THEN i.processed_at

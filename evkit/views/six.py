@@ -6,7 +6,7 @@ A part that does not answer leaves the others measurable.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from evkit.errors import DatabaseUnreachable, EvkitError, NoPostgres, NotMigrated
 from evkit.system import System
@@ -64,19 +64,38 @@ def measure(
         views["consumer_status"] = lambda: consumer_status(system, group, frames=frames)
     if objectives:
         views["slo"] = lambda: slo(system, objectives, group=group, until=seen.end, frames=frames)
+    return measured(views, from_kafka=("consumer_lag", "consumer_status"))
+
+
+def measured(
+    views: Mapping[str, Callable[[], Frame]],
+    *,
+    from_kafka: Collection[str] = (),
+    before: Mapping[str, Frame | Exception] | None = None,
+) -> dict[str, Frame | Exception]:
+    """Each frame, or the error that says why there is none; never raises.
+
+    Args:
+        from_kafka  names of those that PostgreSQL is not needed for; the others are not tried once it did not answer
+        before      what was measured before, which may have found that already
+    """
     answer: dict[str, Frame | Exception] = {}
-    no_database: EvkitError | None = None
-    for name, measured in views.items():
-        if no_database is not None and name not in ("consumer_lag", "consumer_status"):
-            answer[name] = no_database  # waiting for it five times would tell nothing new
+    away = next((error for error in (before or {}).values() if _is_away(error)), None)
+    for name, view in views.items():
+        if away is not None and name not in from_kafka:
+            answer[name] = away  # waiting for it again would tell nothing new
             continue
         try:
-            answer[name] = measured()
+            answer[name] = view()
         except EvkitError as error:
             answer[name] = error
-            if isinstance(error, (DatabaseUnreachable, NotMigrated)) and not isinstance(error, NoPostgres):
-                no_database = error
+            away = error if _is_away(error) else away
         except Exception as error:  # a missing permission, a server of another make: unknown, and the others go on
             log.warning("%s could not be measured", name, exc_info=error)
             answer[name] = error
     return answer
+
+
+def _is_away(found: Frame | Exception) -> bool:
+    """Whether no other view will find PostgreSQL either; where none is configured, each says so of itself."""
+    return isinstance(found, (DatabaseUnreachable, NotMigrated)) and not isinstance(found, NoPostgres)

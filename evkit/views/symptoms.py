@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from evkit import offsets_log
-from evkit.errors import DatabaseUnreachable, EvkitError, NotMigrated
 from evkit.system import System
 from evkit.views.audit import audit_counts
 from evkit.views.breakers import breakers
@@ -21,11 +19,9 @@ from evkit.views.lag_history import past_window
 from evkit.views.latency_events import latency_segments
 from evkit.views.offset_resets import moves
 from evkit.views.rebalances import changes
-from evkit.views.six import measure
+from evkit.views.six import measure, measured
 from evkit.views.throughput import throughput
 from evkit.window import Window
-
-log = logging.getLogger(__name__)
 
 # More failures say nothing new of what fails; all are counted in error_rate.
 _ERRORS_MAX = 20_000
@@ -68,31 +64,13 @@ def symptoms(
         "latency_segments": lambda: latency_segments(system, seen, group=group, frames=frames),
         "code_versions": lambda: code_versions(system, seen, group=group, frames=frames),
     }
-    no_database = (
-        answer["publish_rate"] if isinstance(answer["publish_rate"], (DatabaseUnreachable, NotMigrated)) else None
-    )
     if audit:
         from_tables["audit_counts"] = lambda: audit_counts(system, seen, group=group, frames=frames)
+    answer |= measured(from_tables, before=answer)
     if isinstance(lag, Exception):
-        answer |= dict.fromkeys(("consumer_status", "rebalances", "offset_resets"), lag)
-    else:
-        answer["consumer_status"] = _measured(
-            "consumer_status", lambda: consumer_status(system, group, seen.end - seen.start, frames=frames)
-        )
-        answer |= _groups_past(system, group, groups, seen, frames)
-    for name, view in from_tables.items():
-        answer[name] = no_database or _measured(name, view)
-    return answer
-
-
-def _measured(name: str, view: Callable[[], Frame]) -> Frame | Exception:
-    try:
-        return view()
-    except EvkitError as error:
-        return error
-    except Exception as error:  # a missing permission, a server of another make: not measured, and the others go on
-        log.warning("%s could not be measured", name, exc_info=error)
-        return error
+        return answer | dict.fromkeys(("consumer_status", "rebalances", "offset_resets"), lag)
+    status = {"consumer_status": lambda: consumer_status(system, group, seen.end - seen.start, frames=frames)}
+    return answer | measured(status, from_kafka=status) | _groups_past(system, group, groups, seen, frames)
 
 
 def _groups_past(

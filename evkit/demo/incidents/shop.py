@@ -15,7 +15,7 @@ from evkit import kafka, postgres, sql
 from evkit.demo.incidents.gateway import Gateway
 from evkit.demo.incidents.groups import GROUPS, TOPIC
 from evkit.demo.processes import Processes
-from evkit.demo.tables import forget_events
+from evkit.demo.tables import forget_events, require_own
 from evkit.errors import Refused
 from evkit.event import Event
 from evkit.kafka import KafkaError
@@ -66,12 +66,7 @@ class Shop(Processes):
         postgres.migrate(self.system.settings.postgres_dsn)
         with self.system.writing("evkit incident") as connection:
             foreign = [row[0] for row in connection.execute(_SQL["foreign_events"]).fetchall()]
-            if foreign:
-                raise Refused(
-                    f"{postgres.address(self.system.settings.postgres_dsn)} has events of {', '.join(sorted(foreign))}, "
-                    "which are not the shop's, and an incident starts with empty tables: give it a stack of its own "
-                    "(evkit incident NAME --home some/folder)"
-                )
+            require_own(self.system, foreign, "shop", "evkit incident NAME --home some/folder")
             forget_events(connection)
             connection.execute(_SQL["create"])
         self._new_topic()

@@ -156,9 +156,3 @@ class Rates:
     def _rate(buckets: list[list[float]], n: int) -> float | None:
         whole = sum(b[0] for b in buckets)
         return sum(b[n] for b in buckets) / whole if whole else None
-
-
-def places(rows: Iterable[Row]) -> str:
-    """Where, in words: order/0, order/2 and 3 more."""
-    names = [f"{r['topic']}/{r['partition']}" for r in rows]
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from evkit.monitors.finding import command, count, seconds
+from evkit.monitors.finding import command, count, places, seconds
 from evkit.monitors.triage.cause import Cause, Harm
-from evkit.monitors.triage.evidence import Evidence, Rates, Row, places
+from evkit.monitors.triage.evidence import Evidence, Rates, Row
 
 # A rate has changed when it is so many times what it was.
 _CHANGE = 1.5

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from evkit.monitors.finding import command, count, seconds
+from evkit.monitors.finding import command, count, places, seconds
 from evkit.monitors.triage.cause import Cause, Harm
-from evkit.monitors.triage.evidence import Evidence, Row, places
+from evkit.monitors.triage.evidence import Evidence, Row
 
 
 def retention_loss(evidence: Evidence) -> list[Cause]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from evkit.monitors.finding import command, count, seconds
+from evkit.monitors.finding import command, count, places, seconds
 from evkit.monitors.triage.cause import Cause, Harm
-from evkit.monitors.triage.evidence import Evidence, Row, places
+from evkit.monitors.triage.evidence import Evidence, Row
 
 # Errors that say: the record is not what the handler was told to expect.
 _SCHEMA = ("SchemaMismatch", "ValidationError", "Undecodable", "NoHandler")

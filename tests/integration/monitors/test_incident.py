@@ -6,31 +6,14 @@ import json
 import os
 
 import pytest
-from typer.testing import CliRunner
 
 from evkit import Consumer, Event, Relay, Retry, Window, dead_letters, monitors, outbox, views
-from evkit.cli import app
 from evkit.monitors import Thresholds
 from evkit.runtime.dead_letters import Selection
 from evkit.system import System
 
 N = 60
 OF_ONE_GROUP = ("lag_history", "rebalances", "offset_resets", "unread_keys")
-
-
-@pytest.fixture
-def cli(evkit_system, monkeypatch):
-    """Runs a command against the test's servers; returns the exit code and what it printed."""
-    monkeypatch.setenv("EVKIT_POSTGRES_DSN", evkit_system.settings.postgres_dsn)
-    monkeypatch.setenv("EVKIT_KAFKA_BOOTSTRAP_SERVERS", evkit_system.settings.bootstrap_servers)
-
-    def run(*words):
-        done = CliRunner().invoke(app, words)
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return done.exit_code, done.stdout
-
-    return run
 
 
 @pytest.fixture

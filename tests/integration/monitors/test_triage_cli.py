@@ -5,26 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from typer.testing import CliRunner
 
 from evkit import Consumer, Event, Relay, Retry, outbox, views
-from evkit.cli import app
 from evkit.errors import Refused, UnknownIncident
 from evkit.testing.waiting import until
-
-
-@pytest.fixture
-def cli(evkit_system, monkeypatch):
-    monkeypatch.setenv("EVKIT_POSTGRES_DSN", evkit_system.settings.postgres_dsn)
-    monkeypatch.setenv("EVKIT_KAFKA_BOOTSTRAP_SERVERS", evkit_system.settings.bootstrap_servers)
-
-    def run(*words):
-        done = CliRunner().invoke(app, words)
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return done.exit_code, done.stdout
-
-    return run
 
 
 @pytest.fixture

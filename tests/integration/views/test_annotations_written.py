@@ -8,10 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from evkit import annotation, views
-from evkit.cli import app
 from evkit.errors import AnnotationRefused, InvalidParameter, UnknownAnnotation, UnknownIncident, UsageError
 from evkit.runtime.annotation import KINDS
 from evkit.window import Window
@@ -19,27 +17,17 @@ from evkit.window import Window
 START = datetime(2013, 2, 8, 14, tzinfo=UTC)
 
 
-@pytest.fixture
-def cli(evkit_system, monkeypatch):
-    monkeypatch.setenv("EVKIT_POSTGRES_DSN", evkit_system.settings.postgres_dsn)
-    monkeypatch.setenv("EVKIT_KAFKA_BOOTSTRAP_SERVERS", evkit_system.settings.bootstrap_servers)
+@pytest.fixture(autouse=True)
+def actor(monkeypatch):
     monkeypatch.setenv("EVKIT_ACTOR", "ada")
-
-    def run(*words):
-        done = CliRunner().invoke(app, words)
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return done.exit_code, done.stdout, done.stderr
-
-    return run
 
 
 def acts(system):
     return [(a["act"], a["target"]) for a in views.acts(system).sort("acted_at").to_dicts()]
 
 
-def test_a_deploy_hook_needs_no_terminal_and_leaves_an_audit_row(evkit_system, cli):
-    code, printed, _ = cli(
+def test_a_deploy_hook_needs_no_terminal_and_leaves_an_audit_row(evkit_system, streams):
+    code, printed, _ = streams(
         "annotate", "deploy", "--version", "1.4.2", "--at", "now-5m", "--group", "billing", "-f", "json"
     )
 
@@ -54,8 +42,8 @@ def test_a_deploy_hook_needs_no_terminal_and_leaves_an_audit_row(evkit_system, c
 
 
 @pytest.mark.parametrize("kind", ["note", "config", "broker"])
-def test_every_kind_is_written_by_a_command_of_its_name(kind, evkit_system, cli):
-    cli("annotate", kind, "doubled the partitions", "--topic", "orders", "--at", "2013-02-08T14:00Z", "--until",
+def test_every_kind_is_written_by_a_command_of_its_name(kind, evkit_system, streams):
+    streams("annotate", kind, "doubled the partitions", "--topic", "orders", "--at", "2013-02-08T14:00Z", "--until",
         "2013-02-08T14:10Z")  # fmt: skip
 
     (found,) = annotation.stored(evkit_system, kind)
@@ -63,8 +51,8 @@ def test_every_kind_is_written_by_a_command_of_its_name(kind, evkit_system, cli)
     assert found.until == START + timedelta(minutes=10)
 
 
-def test_a_dry_run_prints_and_writes_nothing(evkit_system, cli):
-    code, printed, said = cli("annotate", "note", "x", "--dry-run", "--format", "json")
+def test_a_dry_run_prints_and_writes_nothing(evkit_system, streams):
+    code, printed, said = streams("annotate", "note", "x", "--dry-run", "--format", "json")
 
     assert (code, json.loads(printed)[0]["annotation_id"]) == (0, None)
     assert "nothing was written" in said
@@ -72,21 +60,21 @@ def test_a_dry_run_prints_and_writes_nothing(evkit_system, cli):
     assert acts(evkit_system) == []
 
 
-def test_changing_and_removing_ask_and_keep_what_was_said(evkit_system, cli):
+def test_changing_and_removing_ask_and_keep_what_was_said(evkit_system, streams):
     made = annotation.add(evkit_system, "note", "wrng", at=START)
     number = str(made.annotation_id)
 
     with pytest.raises(UsageError, match="add --yes"):
-        cli("annotate", "edit", number, "--text", "right")
+        streams("annotate", "edit", number, "--text", "right")
     with pytest.raises(UsageError, match="add --yes"):
-        cli("annotate", "remove", number)
-    assert cli("annotate", "edit", number, "--text", "right", "--dry-run")[0] == 0
+        streams("annotate", "remove", number)
+    assert streams("annotate", "edit", number, "--text", "right", "--dry-run")[0] == 0
     assert annotation.stored(evkit_system) == [made]
 
-    cli("annotate", "edit", number, "--text", "right", "--at", "2013-02-08T13:00Z", "--yes", "--reason", "typo")
+    streams("annotate", "edit", number, "--text", "right", "--at", "2013-02-08T13:00Z", "--yes", "--reason", "typo")
     (found,) = annotation.stored(evkit_system)
     assert (found.text, found.at) == ("right", START - timedelta(hours=1))
-    cli("annotate", "remove", number, "--yes")
+    streams("annotate", "remove", number, "--yes")
     assert annotation.stored(evkit_system) == []
 
     rows = views.acts(evkit_system).sort("acted_at").to_dicts()
@@ -96,16 +84,16 @@ def test_changing_and_removing_ask_and_keep_what_was_said(evkit_system, cli):
     assert json.loads(rows[2]["plan"])["text"] == "right"
 
 
-def test_an_incident_is_a_window_everywhere_and_open_until_it_is_closed(evkit_system, past, cli):
+def test_an_incident_is_a_window_everywhere_and_open_until_it_is_closed(evkit_system, past, streams):
     past.fail("billing", "before", 7300)
     past.fail("billing", "within", 3600)
     past.fail("billing", "after", 60)
-    cli("annotate", "incident", "INC-12", "--since", past.at(7200).isoformat())
+    streams("annotate", "incident", "INC-12", "--since", past.at(7200).isoformat())
 
     still_open = views.errors(evkit_system, "incident:INC-12")
-    cli("annotate", "close", "INC-12", "--until", past.at(1800).isoformat())
+    streams("annotate", "close", "INC-12", "--until", past.at(1800).isoformat())
     closed = views.errors(evkit_system, window=" incident:INC-12 ")
-    _, printed, _ = cli("view", "errors", "--window", "incident:INC-12", "--format", "json")
+    _, printed, _ = streams("view", "errors", "--window", "incident:INC-12", "--format", "json")
 
     assert still_open["event_id"].to_list() == ["after", "within"]
     assert closed["event_id"].to_list() == ["within"]
@@ -114,27 +102,27 @@ def test_an_incident_is_a_window_everywhere_and_open_until_it_is_closed(evkit_sy
     assert acts(evkit_system)[-1][0] == "annotation.close"
 
 
-def test_an_incident_can_be_reopened_and_renamed(evkit_system, cli):
+def test_an_incident_can_be_reopened_and_renamed(evkit_system, streams):
     made = annotation.add(evkit_system, "incident", name="INC-1", at=START, until=START + timedelta(hours=1))
 
-    cli("annotate", "edit", str(made.annotation_id), "--reopen", "--name", "INC-2", "--yes")
+    streams("annotate", "edit", str(made.annotation_id), "--reopen", "--name", "INC-2", "--yes")
 
     found = annotation.incident(evkit_system, "INC-2")
     assert found.is_open
     assert views.frame.window_of("incident:INC-2", evkit_system).end > datetime.now(UTC) - timedelta(minutes=1)
 
 
-def test_names_of_incidents_are_unique_and_unknown_ones_have_near_matches(evkit_system, cli):
+def test_names_of_incidents_are_unique_and_unknown_ones_have_near_matches(evkit_system, streams):
     annotation.add(evkit_system, "incident", name="INC-12", at=START)
     other = annotation.add(evkit_system, "incident", name="flood", at=START)
 
     with pytest.raises(AnnotationRefused, match="is there already: edit or close it"):
-        cli("annotate", "incident", "INC-12")
+        streams("annotate", "incident", "INC-12")
     with pytest.raises(AnnotationRefused, match="take another name"):
         annotation.edit(evkit_system, other.annotation_id, name="INC-12")
     with pytest.raises(UnknownIncident, match="did you mean 'INC-12'"):
         views.error_rate(evkit_system, "incident:INC-21")
-    code, _, said = cli("check", "--window", "incident:INC12")
+    code, _, said = streams("check", "--window", "incident:INC12")
     assert (code, "did you mean 'INC-12'" in said) == (3, True)
     with pytest.raises(UnknownAnnotation, match="annotation '999' is not known here"):
         annotation.remove(evkit_system, 999)

@@ -5,26 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
-from typer.testing import CliRunner
 
 from evkit import Event, Relay, outbox
-from evkit.cli import app
 from evkit.cli.audit import sentence_of
 from evkit.views.audit.events import Examined
 
 
 @pytest.fixture
-def cli(evkit_system, monkeypatch):
-    monkeypatch.setenv("EVKIT_POSTGRES_DSN", evkit_system.settings.postgres_dsn)
-    monkeypatch.setenv("EVKIT_KAFKA_BOOTSTRAP_SERVERS", evkit_system.settings.bootstrap_servers)
-
-    def run(*words):
-        done = CliRunner().invoke(app, ["audit", *words])
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return done.exit_code, done.stdout
-
-    return run
+def audit(cli):
+    return lambda *words: cli("audit", *words)
 
 
 @pytest.fixture
@@ -40,33 +29,33 @@ def published(evkit_system, evkit_topic):
     return topic
 
 
-def test_a_window_without_events_says_so_and_ends_with_0(cli):
-    assert cli() == (0, "no event was written in this window\n")
+def test_a_window_without_events_says_so_and_ends_with_0(audit):
+    assert audit() == (0, "no event was written in this window\n")
 
 
-def test_events_that_are_all_where_they_belong_end_with_0(cli, published):
-    code, out = cli("--settle", "0s")
+def test_events_that_are_all_where_they_belong_end_with_0(audit, published):
+    code, out = audit("--settle", "0s")
 
     assert code == 0
     assert "3 events written: nothing is lost, doubled or out of order" in out
     assert "no group of evkit's reads these topics" in out
 
 
-def test_what_was_found_is_listed_with_what_to_type_next_and_ends_with_1(cli, published, evkit_system):
+def test_what_was_found_is_listed_with_what_to_type_next_and_ends_with_1(audit, published, evkit_system):
     with evkit_system.writing() as connection:
         connection.execute("UPDATE evkit.outbox SET id = 'never' WHERE position = 2")
         connection.execute("DELETE FROM evkit.publication WHERE position = 2")
 
-    code, out = cli()
+    code, out = audit()
 
     assert code == 1
     assert "3 events written: LOST: 1 not_published" in out
     assert "next: evkit journey never" in out
-    code, out = cli("--format", "json", "--topic", published)
+    code, out = audit("--format", "json", "--topic", published)
     found = json.loads(out)
     assert (code, found["counts"][0]["unaccounted"], found["read_records"]) == (1, 1, 3)
     assert [e["verdict"] for e in found["events"]] == ["not_published"]
-    assert cli("--format", "csv")[1].splitlines()[1].startswith("never,a.b,k,")
+    assert audit("--format", "csv")[1].splitlines()[1].startswith("never,a.b,k,")
 
 
 def test_the_sentence_has_what_is_lost_before_what_is_only_wrong():
@@ -83,11 +72,11 @@ def test_the_sentence_has_what_is_lost_before_what_is_only_wrong():
 
 
 @pytest.mark.usefixtures("published")
-def test_a_broker_that_is_away_ends_with_3(cli, monkeypatch):
+def test_a_broker_that_is_away_ends_with_3(audit, monkeypatch):
     from evkit.errors import BrokerUnreachable
 
     monkeypatch.setenv("EVKIT_KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
 
     with pytest.raises(BrokerUnreachable) as raised:
-        cli()
+        audit()
     assert raised.value.exit_code == 3

@@ -6,26 +6,10 @@ import json
 from datetime import timedelta
 
 import pytest
-from typer.testing import CliRunner
 
 from evkit import annotation, views
-from evkit.cli import app
 from evkit.errors import InvalidParameter, UnknownGroup, UnknownVersion
 from evkit.window import Window
-
-
-@pytest.fixture
-def cli(evkit_system, monkeypatch):
-    monkeypatch.setenv("EVKIT_POSTGRES_DSN", evkit_system.settings.postgres_dsn)
-    monkeypatch.setenv("EVKIT_KAFKA_BOOTSTRAP_SERVERS", evkit_system.settings.bootstrap_servers)
-
-    def run(*words):
-        done = CliRunner().invoke(app, words)
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return done.exit_code, done.stdout, done.stderr
-
-    return run
 
 
 def fill(past, prefix, start, seconds, *, per_second=2, mean=0.2, dies=0, version=None, group="billing"):
@@ -161,12 +145,14 @@ def test_a_group_alone_and_bad_input(evkit_system, past):
         views.compare(evkit_system, confidence=95)
 
 
-def test_the_command_says_what_differs_and_json_has_every_row(evkit_system, past, cli):
+def test_the_command_says_what_differs_and_json_has_every_row(evkit_system, past, streams):
     fill(past, "a", 1200, 590)
     fill(past, "b", 600, 600, per_second=6)
 
-    code, printed, said = cli("compare", "--since", past.at(600).isoformat(), "--until", past.now.isoformat())
-    _, document, _ = cli("compare", "--since", past.at(600).isoformat(), "--until", past.now.isoformat(), "-f", "json")
+    code, printed, said = streams("compare", "--since", past.at(600).isoformat(), "--until", past.now.isoformat())
+    _, document, _ = streams(
+        "compare", "--since", past.at(600).isoformat(), "--until", past.now.isoformat(), "-f", "json"
+    )
 
     assert code == 0
     assert "publish rate of order rose from " in printed
@@ -174,4 +160,4 @@ def test_the_command_says_what_differs_and_json_has_every_row(evkit_system, past
     assert "of 20 that do not differ, one may seem to" in said
     assert len(json.loads(document)) == 12
     with pytest.raises(InvalidParameter, match="take week"):
-        cli("compare", "--against", "weak")
+        streams("compare", "--against", "weak")

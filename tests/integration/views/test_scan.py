@@ -6,10 +6,8 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from typer.testing import CliRunner
 
 from evkit import kafka, views
-from evkit.cli import app
 from evkit.errors import InvalidParameter, UnknownTopic, UsageError
 from evkit.kafka import TopicPartition
 from evkit.masking import Policy
@@ -293,30 +291,15 @@ def test_a_hot_key_of_unread_records_is_found_for_any_group(evkit_system, evkit_
         views.unread_keys(evkit_system, group, topic + "-no")
 
 
-@pytest.fixture
-def cli(evkit_system, monkeypatch):
-    """Runs a command against the test's servers; returns the exit code, stdout and stderr."""
-    monkeypatch.setenv("EVKIT_POSTGRES_DSN", evkit_system.settings.postgres_dsn)
-    monkeypatch.setenv("EVKIT_KAFKA_BOOTSTRAP_SERVERS", evkit_system.settings.bootstrap_servers)
-
-    def run(*words):
-        done = CliRunner().invoke(app, words)
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return done.exit_code, done.stdout, done.stderr
-
-    return run
-
-
-def test_the_command_says_its_plan_first_and_prints_records_with_what_was_not_read(cli, evkit_system, evkit_topic):
+def test_the_command_says_its_plan_first_and_prints_records_with_what_was_not_read(streams, evkit_system, evkit_topic):
     topic = evkit_topic()
     send(evkit_system, topic, *(event(f"a{i}", "order.placed", {"i": i}) for i in range(5)))
 
-    code, printed, remarks = cli("scan", topic, "--field", "i", "--where", "key=a", "-n", "2", "--format", "json")
+    code, printed, remarks = streams("scan", topic, "--field", "i", "--where", "key=a", "-n", "2", "--format", "json")
     document = json.loads(printed)
-    _, table, _ = cli("scan", topic, "--offsets", "3:9")
-    _, nothing, _ = cli("scan", topic, "--where", "key=z")
-    _, plan, _ = cli("scan", topic, "--plan", "--format", "json")
+    _, table, _ = streams("scan", topic, "--offsets", "3:9")
+    _, nothing, _ = streams("scan", topic, "--where", "key=z")
+    _, plan, _ = streams("scan", topic, "--plan", "--format", "json")
 
     assert code == 0
     assert f"{topic}: up to 5 records in 1 partitions, about 0.0 MB" in remarks
@@ -327,17 +310,17 @@ def test_the_command_says_its_plan_first_and_prints_records_with_what_was_not_re
     assert nothing == f"no record of {topic} matched, among 5 that were read\n"
     assert json.loads(plan)[0]["records"] == 5
     with pytest.raises(InvalidParameter, match="write 100:200"):
-        cli("scan", topic, "--offsets", "3")
+        streams("scan", topic, "--offsets", "3")
 
 
-def test_a_big_scan_is_asked_about_first(cli, evkit_system, evkit_topic, monkeypatch):
+def test_a_big_scan_is_asked_about_first(streams, evkit_system, evkit_topic, monkeypatch):
     monkeypatch.setattr("evkit.cli.scan._ASK_BYTES", 10)
     topic = evkit_topic()
     produce(evkit_system, topic, 50)
 
     with pytest.raises(UsageError, match="no terminal to ask on: add --yes, or --plan to look"):
-        cli("scan", topic)
-    assert cli("scan", topic, "--yes")[0] == 0
+        streams("scan", topic)
+    assert streams("scan", topic, "--yes")[0] == 0
 
 
 def test_what_a_policy_hides_is_in_no_column_and_answers_no_condition(evkit_system, evkit_topic):
