@@ -15,6 +15,8 @@ from evkit.local.server import Progress
 
 KAFKA_VERSION = "4.3.1"
 _ENDPOINT = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}"
+# Kafka writes its log by SLF4J 1, and its library does not bring who hands that to Log4j: without, a broker dies silently.
+_LOG_BINDING = ("org.apache.logging.log4j", "log4j-slf4j-impl")
 
 
 def jar_folder() -> Path:
@@ -37,7 +39,7 @@ def kafka_jars(progress: Progress) -> list[Path]:
         return jars
     try:
         import jgo
-        from jgo.maven import PythonResolver
+        from jgo.maven import MavenContext, PythonResolver
     except ImportError:
         raise MissingExtra("local", "the embedded stack") from None
     progress(f"fetching Apache Kafka {KAFKA_VERSION} (45 MB, once)")
@@ -51,6 +53,13 @@ def kafka_jars(progress: Progress) -> list[Path]:
         (making / "jars").mkdir()
         for jar in environment.all_jars:
             shutil.copyfile(jar, making / "jars" / jar.name)
+        # By itself, and as old as the Log4j that came: together with Kafka, its POM would choose the versions of all jars.
+        (log4j,) = (making / "jars").glob("log4j-core-*.jar")
+        version = log4j.stem.removeprefix("log4j-core-")
+        binding = (
+            MavenContext(resolver=PythonResolver()).project(*_LOG_BINDING).at_version(version).artifact().resolve()
+        )
+        shutil.copyfile(binding, making / "jars" / binding.name)
         shutil.rmtree(making / "environments", ignore_errors=True)
         sizes = {jar.name: jar.stat().st_size for jar in (making / "jars").iterdir()}
         (making / "jars.json").write_text(json.dumps(sizes))
@@ -81,6 +90,8 @@ def _complete(folder: Path) -> list[Path] | None:
     """The jars of a folder whose list says that all are there in full; None otherwise."""
     try:
         sizes: dict[str, int] = json.loads((folder / "jars.json").read_text())
+        if not any(name.startswith(_LOG_BINDING[1]) for name in sizes):
+            return None  # of an evkit that did not fetch it
         jars = [folder / "jars" / name for name in sorted(sizes)]
         return jars if jars and all(jar.stat().st_size == sizes[jar.name] for jar in jars) else None
     except (OSError, ValueError):

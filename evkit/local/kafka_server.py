@@ -118,19 +118,24 @@ class KafkaServer:
         Raises:
             StackError: it cannot start, with the last words of its log.
         """
-        from evkit import kafka
-        from evkit.settings import Settings
-
         classpath = os.pathsep.join(str(jar) for jar in jars.kafka_jars(progress))
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "logging.xml").write_text(_LOGGING)
         if not (self.folder / "data" / "meta.properties").exists():
             self._format(classpath)
-        port = server.free_port(self.port())
-        controller_port = server.free_port(self._configured("CONTROLLER"))
-        secured_port = server.free_port(self.secured_port()) if self.secured else None
-        self._properties.write_text(_properties(port, controller_port, secured_port, self.folder / "data"))
-        process = server.start(
+        return server.on_free_ports(lambda as_before: self._start_on_ports(classpath, as_before), progress)
+
+    def _start_on_ports(self, classpath: str, as_before: bool) -> int:
+        """Start on the ports that it had, or on others; returns the port of everybody."""
+        from evkit import kafka
+        from evkit.settings import Settings
+
+        had = (self.port(), self._configured("CONTROLLER"), self.secured_port())
+        port, controller_port, secured_port = (server.free_port(p if as_before else None) for p in had)
+        self._properties.write_text(
+            _properties(port, controller_port, secured_port if self.secured else None, self.folder / "data")
+        )
+        started = server.start(
             [*self._java(classpath), "kafka.Kafka", str(self._properties)], self.log, folder=self.folder
         )
         settings = Settings(
@@ -144,7 +149,7 @@ class KafkaServer:
             except kafka.KafkaException:
                 return False
 
-        server.wait_until_answers(self.name, process, answers, self.log)
+        server.wait_until_answers(self.name, started, answers)
         return port
 
     def stop(self) -> bool:

@@ -77,11 +77,22 @@ class PostgresServer:
             self._init(programs, user)
         # No server of ours runs (the caller looked): a pid file is left over, and its pid may be anybody's by now.
         (self._data / "postmaster.pid").unlink(missing_ok=True)
-        port = server.free_port(self.port())
+        port = server.on_free_ports(lambda as_before: self._start_on_port(programs, user, as_before), progress)
+        with postgres.connect(self.dsn(port, "postgres"), autocommit=True) as connection:
+            there = connection.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
+            if there is None:
+                connection.execute("CREATE DATABASE evkit")
+        return port
+
+    def _start_on_port(self, programs: Path, user: str | None, as_before: bool) -> int:
+        """Start on the port that it had, or on another; returns it."""
+        from evkit import postgres
+
+        port = server.free_port(self.port() if as_before else None)
         self._port_file.write_text(str(port))
         settings = [x for name, value in _SETTINGS.items() for x in ("-c", f"{name}={value}")]
         arguments = [str(programs / "postgres"), "-D", str(self._data), "-p", str(port), *settings]
-        process = server.start(arguments, self.log, user=user, folder=self.folder)
+        started = server.start(arguments, self.log, user=user, folder=self.folder)
 
         def answers() -> bool:
             try:
@@ -90,11 +101,7 @@ class PostgresServer:
                 return False
             return True
 
-        server.wait_until_answers(self.name, process, answers, self.log)
-        with postgres.connect(self.dsn(port, "postgres"), autocommit=True) as connection:
-            there = connection.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
-            if there is None:
-                connection.execute("CREATE DATABASE evkit")
+        server.wait_until_answers(self.name, started, answers)
         return port
 
     def stop(self) -> bool:

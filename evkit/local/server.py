@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -24,6 +25,22 @@ _DETACHED: list[subprocess.Popen[bytes]] = []
 
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 30.0
+# A port that was free may be somebody's before a server has it: a broker takes two seconds to its own.
+_PORTS_TRIED_MAX = 5
+_TAKEN = "Address already in use"
+
+
+class PortTaken(StackError):
+    """A server ended while starting, as somebody took the port that was free when it was chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A server that was started, and where in its log this start begins (bytes)."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    begin: int
 
 
 def find(*arguments: str) -> psutil.Process | None:
@@ -57,9 +74,10 @@ def start(
     user: str | None = None,
     environment: Mapping[str, str] | None = None,
     folder: Path,
-) -> subprocess.Popen[bytes]:
+) -> Started:
     """Start a server in a session of its own, so that it outlives this process and the terminal."""
     with log.open("ab") as output:
+        begin = output.tell()
         try:
             process = subprocess.Popen(  # noqa: S603 - programs from our own dependencies
                 list(arguments),
@@ -76,22 +94,48 @@ def start(
         except OSError as error:
             raise StackError(f"{arguments[0]} cannot be started: {error}") from None
     _DETACHED.append(process)
-    return process
+    return Started(process, log, begin)
 
 
-def wait_until_answers(name: str, process: subprocess.Popen[bytes], answers: Callable[[], bool], log: Path) -> None:
+def on_free_ports(start: Callable[[bool], int], progress: Progress) -> int:
+    """What `start` returns, which starts a server on ports that are free: the ones it had before when told True.
+
+    Raises:
+        StackError: it cannot start, or ports were taken from under it five times.
+    """
+    for again in range(1, _PORTS_TRIED_MAX):
+        try:
+            return start(again == 1)
+        except PortTaken as error:
+            progress(f"{error}; trying other ports")
+    return start(False)
+
+
+def wait_until_answers(name: str, started: Started, answers: Callable[[], bool]) -> None:
     """Wait until a server answers a real request.
 
     Raises:
+        PortTaken: it ended, as somebody else has its port.
         StackError: it ended, or did not answer in time; with the last line of its log that says something.
     """
     deadline = time.monotonic() + START_SECONDS_MAX
-    while not answers():
-        if process.poll() is not None:
-            raise StackError(f"{name} ended while starting: {last_words(log)} (log: {log})")
+    while True:
+        # Looked at before it is asked: a stranger may answer on a port that our server did not get.
+        ended = started.process.poll()
+        if ended is not None:
+            words = _words(started)
+            taken = [line for line in words if _TAKEN in line]
+            kind, words = (PortTaken, taken) if taken else (StackError, words)
+            how = f"by signal {-ended}" if ended < 0 else f"with {ended}"
+            raise kind(f"{name} ended {how} while starting: {_telling(words)} (log: {started.log})")
+        if answers():
+            return
         if time.monotonic() > deadline:
-            process.terminate()
-            raise StackError(f"{name} did not answer within {START_SECONDS_MAX:.0f} s: {last_words(log)} (log: {log})")
+            started.process.terminate()
+            raise StackError(
+                f"{name} did not answer within {START_SECONDS_MAX:.0f} s: {_telling(_words(started))} "
+                f"(log: {started.log})"
+            )
         time.sleep(0.05)
 
 
@@ -109,13 +153,19 @@ def stop(process: psutil.Process, ask: Callable[[psutil.Process], None]) -> None
         child.poll()  # if it was ours, its end is noted
 
 
-def last_words(log: Path) -> str:
-    """The last line of a log that tells why: an error if there is one, else the last line."""
+def _words(started: Started) -> list[str]:
+    """The last lines that a server wrote since it was started."""
     try:
-        lines = [x.strip() for x in log.read_text(errors="replace").splitlines()[-200:] if x.strip()]
+        with started.log.open("rb") as log:
+            log.seek(started.begin)
+            lines = log.read().decode(errors="replace").splitlines()[-200:]
     except OSError:
-        lines = []
-    telling = [
-        x for x in lines if any(w in x for w in ("FATAL", "ERROR", "Exception", "No space", "PANIC", "could not"))
-    ]
-    return (telling or lines or ["its log is empty"])[-1][:300]
+        return []
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _telling(words: list[str]) -> str:
+    """The last line that tells why: an error if there is one, else the last line."""
+    signs = ("FATAL", "ERROR", "Exception", "No space", "PANIC", "could not", _TAKEN)
+    telling = [line for line in words if any(sign in line for sign in signs)]
+    return (telling or words or ["its log is empty"])[-1][:300]

@@ -190,10 +190,53 @@ def test_server_that_ends_while_starting_is_told_with_its_last_words(home, up):
     kept = version.read_text()
     try:
         version.write_text("9\n")
-        with pytest.raises(StackError, match="PostgreSQL ended while starting: .*incompatible.*log: "):
+        with pytest.raises(StackError, match="PostgreSQL ended with 1 while starting: .*incompatible.*log: "):
             Stack(home).up()
     finally:
         version.write_text(kept)
+    assert not Stack(home).up().already_up
+
+
+@pytest.mark.parametrize("taken", ["postgres", "kafka", "controller"])
+def test_port_that_is_taken_before_the_server_has_it_is_given_up_for_another(home, up, monkeypatch, taken):
+    """Between the choice of a port and a broker's bind are two seconds, and others are given ports as well."""
+    Stack(home).down()
+    stranger, chosen, find_free = socket.socket(), [], server.free_port
+
+    def free_port(preferred=None):
+        port = find_free(preferred)
+        chosen.append(port)
+        if port == had[taken]:
+            stranger.bind(("127.0.0.1", port))
+            stranger.listen()
+        return port
+
+    had = {
+        "postgres": Stack(home)._postgres.port(),
+        "kafka": Stack(home)._kafka.port(),
+        "controller": Stack(home)._kafka._configured("CONTROLLER"),
+    }
+    monkeypatch.setattr(server, "free_port", free_port)
+    told = []
+
+    with stranger:
+        again = Stack(home).up(told.append)
+
+    assert had[taken] in chosen
+    assert any("Address already in use" in sentence and "trying other ports" in sentence for sentence in told)
+    assert has_everything(again)
+
+
+def test_broker_that_cannot_start_says_why(home, up):
+    Stack(home).down()
+    meta = home / "kafka" / "data" / "meta.properties"
+    kept = meta.read_text()
+    try:
+        meta.write_text(kept.replace("node.id=1", "node.id=7"))
+        with pytest.raises(StackError, match="Apache Kafka ended with 1 while starting: .*node.*7"):
+            Stack(home).up()
+    finally:
+        meta.write_text(kept)
     assert not Stack(home).up().already_up
 
 
@@ -261,6 +304,6 @@ def test_progress_is_told_while_something_takes_time(tmp_path, monkeypatch):
     done.set()
 
     assert "fetching Apache Kafka 4.3.1" in told[0]
-    assert "is there (45 jars)" in told[-1]
+    assert "is there (46 jars)" in told[-1]
     assert all(jar.is_file() for jar in found)
     assert list((tmp_path / "cache" / "evkit").iterdir()) == [jars.jar_folder()]
