@@ -1,7 +1,11 @@
 -- What is in the outbox, row by row and counted; the relay's own queries are in outbox.sql and outbox_cursor.sql.
 
+-- name: bounds
+-- Where a window lies among the positions: an identity is not in the order of time, but never far from it.
+SELECT min(o.position), max(o.position) FROM evkit.outbox o WHERE o.created_at >= %(since)s AND o.created_at < %(until)s;
+
 -- part: stated
--- Every row of the window with its state; scheduled ones are not rows yet.
+-- Every row of the window, and of a page of positions, with its state; scheduled ones are not rows yet.
 stated AS (
     SELECT o.position, o.id, o.type, o.aggregateid, coalesce(o.topic, o.aggregatetype) AS topic, o.schema_version,
            o.created_at, p.partition, p."offset", p.published_at, u.attempts, u.error,
@@ -10,9 +14,10 @@ stated AS (
                 WHEN u.state IN ('held', 'retry', 'skipped') THEN replace(u.state, 'retry', 'retrying')
                 ELSE 'waiting' END AS state
       FROM evkit.outbox o
-      LEFT JOIN evkit.publication p ON p.position = o.position
+      -- The range is said twice: PostgreSQL does not carry it over to what is joined.
+      LEFT JOIN evkit.publication p ON p.position = o.position AND p.position >= %(first)s AND p.position < %(last)s
       LEFT JOIN evkit.unpublishable u ON u.position = o.position AND u.state <> 'published'
-     WHERE o.created_at >= %(since)s AND o.created_at < %(until)s
+     WHERE o.position >= %(first)s AND o.position < %(last)s AND o.created_at >= %(since)s AND o.created_at < %(until)s
        AND (%(topic)s::text IS NULL OR coalesce(o.topic, o.aggregatetype) = %(topic)s)
 )
 

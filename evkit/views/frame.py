@@ -16,7 +16,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 from evkit import postgres
 from evkit.errors import InvalidParameter, MissingExtra, NoPostgres, UnknownGroup
 from evkit.sql import named
-from evkit.system import System
+from evkit.system import System, viewing
 from evkit.views import columns as _columns
 from evkit.views.incident_window import incident_named, incident_window
 from evkit.window import Window, duration, require_covered
@@ -68,7 +68,7 @@ def view(name: str) -> Callable[[Callable[Arguments, Result]], Callable[Argument
         def looked(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
             system: Any = arguments[0] if arguments else named["system"]
             try:
-                with system.standing():
+                with system.standing(), viewing(name):
                     return function(*arguments, **named)
             except NoPostgres:
                 raise NoPostgres(f"views.{name}") from None

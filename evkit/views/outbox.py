@@ -13,6 +13,9 @@ from evkit.views.frame import Frame, Frames, WindowLike, fetch, frame, handed, v
 
 log = logging.getLogger(__name__)
 
+# All positions there can be: what is counted is no page.
+_EVERYWHERE = {"first": 0, "last": 2**63 - 1}
+
 
 @view("outbox")
 def outbox(
@@ -46,7 +49,7 @@ def outbox(
         raise InvalidParameter(f"'{state}' is no state of an outbox row{hint}", name="state", value=state)
     seen = window_of(window, system)
     asked = {"since": seen.start, "until": seen.end, "topic": topic, "state": state, "rows_max": rows_max + 1}
-    made = copied(system, "outbox", "outbox_rows", "outbox", **asked)
+    made = copied(system, "outbox", "outbox_rows", "outbox", bounds="bounds", **asked)
     if made.height > rows_max:
         log.warning("outbox: only the newest %s events of this window are shown", f"{rows_max:,}")
     return handed(made.head(rows_max), frames)
@@ -72,7 +75,8 @@ def outbox_summary(
     """
     seen = window_of(window, system)
     columns = COLUMNS["outbox_summary"]
-    rows = fetch(system, "outbox_rows", "outbox_summary", columns, since=seen.start, until=seen.end, topic=topic)
+    asked = {"since": seen.start, "until": seen.end, "topic": topic} | _EVERYWHERE
+    rows = fetch(system, "outbox_rows", "outbox_summary", columns, **asked)
     return frame("outbox_summary", rows, frames)
 
 
@@ -105,5 +109,5 @@ def schema_usage(
     """
     seen = window_of(window, system)
     columns = COLUMNS["schema_usage"]
-    asked = {"since": seen.start, "until": seen.end, "topic": topic, "group": group}
+    asked = {"since": seen.start, "until": seen.end, "topic": topic, "group": group} | _EVERYWHERE
     return frame("schema_usage", fetch(system, "outbox_rows", "schema_usage", columns, **asked), frames)
