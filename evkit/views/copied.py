@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
@@ -42,7 +43,7 @@ def copied(
     """The rows of a named query as a polars frame with a view's columns, page by page in the query's own order.
 
     The query has `since`, `until` and `rows_max`; here they are a page's ends and what is still wanted. What it compares
-    with them must be what it is sorted by first. `group` in the parameters means what it means to `evkit.views.frame.fetch`.
+    with them must be what it is sorted by first. A parameter `group` means what it means to `evkit.views.frame.fetch`.
     A moment that a frame cannot hold is null.
 
     Args:
@@ -54,29 +55,55 @@ def copied(
         UnknownGroup: evkit's tables know no such group; near matches are in `suggestions`.
         DatabaseUnreachable, NotMigrated, QueryTimeout: see `System.reading`.
     """
-    reader = _Reader(COLUMNS[view])
-    wanted = [(c.name, c.dtype) for c in COLUMNS[view]]
-    parts: list[pl.DataFrame] = []
-    left = int(parameters["rows_max"])
-    with reader, system.reading() as connection:
+    columns = COLUMNS[view]
+    with system.reading() as connection:
         if "group" in parameters:
             parameters["groups"] = groups_of(system, connection, parameters["group"])
         start, end = ends_of(connection, named(noun)[bounds] if bounds else None, parameters)
+        if start is None:
+            return pl.DataFrame(schema={c.name: POLARS[c.dtype] for c in columns})
+        ends = ("since", "until") if isinstance(start, datetime) else ("first", "last")
+        how: Any = {"newest_first": newest_first, "ends": ends, "rows_max": parameters["rows_max"]}
+        return framed(system, connection, noun, query, columns, start, end, parameters, **how)
+
+
+def framed(
+    system: System,
+    connection: postgres.Connection,
+    noun: str,
+    query: str,
+    columns: Sequence[Column],
+    start: Any,
+    end: Any,
+    parameters: Mapping[str, Any],
+    *,
+    newest_first: bool = False,
+    ends: tuple[str, str] = ("first", "last"),
+    rows_max: int | None = None,
+) -> pl.DataFrame:
+    """The rows of all pages of a named query, one page under the other.
+
+    Args:
+        ends      what the query calls the ends of a page
+        rows_max  so many are enough; the query is told how many of them are still wanted
+    """
+    wanted = [(c.name, c.dtype) for c in columns]
+    parts = [pl.DataFrame(schema={c.name: POLARS[c.dtype] for c in columns})]
+    left = rows_max
+    with _Reader(columns) as reader:
 
         def read(first: Any, last: Any) -> list[pl.DataFrame]:
-            ends = {"since": first, "until": last} if isinstance(first, datetime) else {"first": first, "last": last}
-            asked = {**parameters, **ends, "rows_max": left}
+            reader.taken()  # of a page that was cut off
+            asked = {**parameters, ends[0]: first, ends[1]: last, "rows_max": left}
             postgres.copy_csv(connection, named(noun)[query], asked, wanted, reader.take)
             return reader.taken()
 
-        if start is not None:
-            for page in pages(system, connection, start, end, read, newest_first=newest_first):
-                parts += page
+        for page in pages(system, connection, start, end, read, newest_first=newest_first):
+            parts += page
+            if left is not None:
                 left -= sum(part.height for part in page)
                 if left <= 0:
                     break
-    if not parts:
-        return pl.DataFrame(schema={c.name: POLARS[c.dtype] for c in COLUMNS[view]})
     return pl.concat(parts, rechunk=False)
 
 
@@ -92,7 +119,7 @@ def ends_of(connection: postgres.Connection, bounds: bytes | None, parameters: d
 class _Reader:
     """Chunks of CSV → frames, in a thread of its own while more arrive."""
 
-    def __init__(self, columns: tuple[Column, ...]) -> None:
+    def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = columns
         self._schema = {c.name: pl.Int64() if c.dtype == "time" else POLARS[c.dtype] for c in columns}
         self._waiting: deque[Future[pl.DataFrame]] = deque()
@@ -118,7 +145,7 @@ class _Reader:
         return parts
 
 
-def _read(chunk: bytes, schema: dict[str, Any], columns: tuple[Column, ...]) -> pl.DataFrame:
+def _read(chunk: bytes, schema: dict[str, Any], columns: Sequence[Column]) -> pl.DataFrame:
     # An empty field is null, a quoted empty one an empty text: so COPY writes them, and so polars reads them.
     read = pl.read_csv(io.BytesIO(chunk), has_header=False, schema=schema)
     return read.with_columns(pl.col(c.name).cast(POLARS["time"]) for c in columns if c.dtype == "time")

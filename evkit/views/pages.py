@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.rows import dict_row
 
 from evkit import postgres
 from evkit.sql import named
@@ -82,14 +83,16 @@ def gathered(
     start: datetime,
     end: datetime,
     parameters: Mapping[str, Any],
-) -> list[tuple[Any, ...]]:
+) -> list[dict[str, Any]]:
     """All rows of a named query that is asked page by page, with `first` and `last` for the page's ends.
 
     Made for queries that count: each page has its own counts, and the caller adds them up.
     """
 
-    def read(first: datetime, last: datetime) -> list[tuple[Any, ...]]:
-        return connection.execute(named(noun)[query], {**parameters, "first": first, "last": last}).fetchall()
+    cursor = connection.cursor(row_factory=dict_row)
+
+    def read(first: datetime, last: datetime) -> list[dict[str, Any]]:
+        return cursor.execute(named(noun)[query], {**parameters, "first": first, "last": last}).fetchall()
 
     return [row for rows in pages(system, connection, start, end, read) for row in rows]
 
