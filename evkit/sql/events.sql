@@ -63,7 +63,8 @@ SELECT consumer_group AS "group", CASE WHEN %(by_event_type)s THEN event_type EN
 
 -- name: ours
 -- Topics that this outbox writes to.
-SELECT DISTINCT coalesce(o.topic, o.aggregatetype) FROM evkit.outbox o WHERE o.created_at >= %(first)s AND o.created_at < %(last)s;
+SELECT DISTINCT coalesce(o.topic, o.aggregatetype) AS topic
+  FROM evkit.outbox o WHERE o.created_at >= %(first)s AND o.created_at < %(last)s;
 
 -- part: fact
 -- One row for each event and group that reads it; without a group where none does. An event of a topic that this outbox does
@@ -186,8 +187,8 @@ SELECT f.event_id, f.consumer_group AS "group", f.event_type, f.topic, f.partiti
        (hashtextextended(f.key, 0) & 15)::integer AS key_bucket, f.ran AS handler, f.version AS code_version, f.schema_version,
        f.error_class, f.fingerprint, coalesce(f.created_at, f.processed_at) AS at, f.failed, f.dead, f.dead_open, f.pending,
        coalesce(f.delay_seconds > %(late_seconds)s, false) AS late,
-       ARRAY(SELECT (SELECT o.headers ->> h FROM evkit.outbox o WHERE o.position = f.position)
-               FROM unnest(%(headers)s::text[]) WITH ORDINALITY AS header (h, place) ORDER BY place) AS headers
+       array_to_json(ARRAY(SELECT (SELECT o.headers ->> h FROM evkit.outbox o WHERE o.position = f.position)
+               FROM unnest(%(headers)s::text[]) WITH ORDINALITY AS header (h, place) ORDER BY place)) AS headers
 
 -- name: attributes
 -- Everything that events can be told apart by, for `differs`.
@@ -196,7 +197,7 @@ WITH
 ,
 -- include: fact
 -- include: attribute
-     , '{}'::text[] AS fields
+     , NULL AS fields
   FROM fact f
  ORDER BY at DESC, f.event_id DESC, f.consumer_group
  LIMIT %(rows_max)s;
@@ -208,10 +209,10 @@ WITH
 ,
 -- include: fact
 -- include: attribute
-     , ARRAY(SELECT (SELECT CASE WHEN position('\u0000' IN o.payload::text) = 0
+     , array_to_json(ARRAY(SELECT (SELECT CASE WHEN position('\u0000' IN o.payload::text) = 0
                                  THEN jsonb_path_query_first(o.payload::jsonb, p::jsonpath, '{}', true) #>> '{}' END
                        FROM evkit.outbox o WHERE o.position = f.position)
-               FROM unnest(%(paths)s::text[]) WITH ORDINALITY AS path (p, place) ORDER BY place) AS fields
+               FROM unnest(%(paths)s::text[]) WITH ORDINALITY AS path (p, place) ORDER BY place)) AS fields
   FROM fact f
  ORDER BY at DESC, f.event_id DESC, f.consumer_group
  LIMIT %(rows_max)s;

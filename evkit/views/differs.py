@@ -14,8 +14,8 @@ from evkit.errors import InvalidParameter, closest
 from evkit.system import System
 from evkit.views.columns.column import ERROR_CLASS, EVENT_ID, EVENT_TYPE, FINGERPRINT, GROUP, KEY, TOPIC, Column, text
 from evkit.views.difference import difference
-from evkit.views.frame import Frame, Frames, WindowLike, fetch, frame, view, window_of
-from evkit.views.impact import late_seconds
+from evkit.views.frame import Frame, Frames, WindowLike, frame, view, window_of
+from evkit.views.impact import facts, late_seconds
 from evkit.views.json_path import is_json_path, json_path
 from evkit.window import Window
 
@@ -93,23 +93,18 @@ def differs(
     compared = [a for a in _attributes(attributes, made_by) if a != made_by]
     paths = [a for a in compared if is_json_path(a)]
     headers = [a for a in compared if a.startswith(_HEADER)]
-    rows = fetch(
-        system,
-        "events",
-        "attributes_of_payload" if paths else "attributes",
-        (*_READ, *_LISTS),
-        since=seen.start,
-        until=seen.end,
-        group=group,
-        topic=topic,
-        late_seconds=late_seconds(late),
-        paths=[json_path(p) for p in paths],
-        headers=[h.removeprefix(_HEADER) for h in headers],
-        rows_max=events_max + 1,
-    )
-    if len(rows) > events_max:
+    asked = {
+        "topic": topic,
+        "late_seconds": late_seconds(late),
+        "paths": [json_path(p) for p in paths],
+        "headers": [h.removeprefix(_HEADER) for h in headers],
+    }
+    query = "attributes_of_payload" if paths else "attributes"
+    found = facts(system, seen, group, query, (*_READ, *_LISTS), asked, events_max + 1)
+    found = found.sort("at", "event_id", "group", descending=[True, True, False])
+    if found.height > events_max:
         log.warning("differs: only the newest %s events of this window are compared", f"{events_max:,}")
-    given = _frame(rows[:events_max], paths, headers)
+    given = _listed(found.head(events_max), paths, headers)
     mark = _mark(given, selection)
     chosen, rest = given.filter(mark), given.filter(~mark)
     if not len(chosen) or not len(rest):
@@ -157,18 +152,13 @@ def _unknown(name: str, value: str) -> InvalidParameter:
     return InvalidParameter(f"'{what}' is no {name}; {hint}" + ("" if near else more), name=name, value=value)
 
 
-def _frame(rows: list[list[Any]], paths: list[str], headers: list[str]) -> pl.DataFrame:
-    known = _plain(rows)
-    for place, names in ((len(_READ), paths), (len(_READ) + 1, headers)):
-        for i, name in enumerate(names):
-            known = known.with_columns(pl.Series(name, [row[place][i] for row in rows], dtype=pl.String))
-    return known
-
-
-def _plain(rows: list[list[Any]]) -> pl.DataFrame:
-    dtypes = {"int32": pl.Int32(), "bool": pl.Boolean(), "time": pl.Datetime("us", "UTC")}
-    schema = {c.name: dtypes.get(c.dtype, pl.String()) for c in _READ}
-    return pl.DataFrame([row[: len(_READ)] for row in rows], schema=schema, orient="row")
+def _listed(found: pl.DataFrame, paths: list[str], headers: list[str]) -> pl.DataFrame:
+    """Each path and each header as a column of its own."""
+    for listed, names in (("fields", paths), ("headers", headers)):
+        texts = pl.col(listed).str.json_decode(pl.List(pl.String)) if names else None
+        columns = [] if texts is None else [texts.list.get(i, null_on_oob=True).alias(n) for i, n in enumerate(names)]
+        found = found.with_columns(columns).drop(listed)
+    return found
 
 
 def _mark(given: pl.DataFrame, selection: Any) -> pl.Series:
