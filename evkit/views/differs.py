@@ -100,11 +100,11 @@ def differs(
         "headers": [h.removeprefix(_HEADER) for h in headers],
     }
     query = "attributes_of_payload" if paths else "attributes"
-    found = facts(system, seen, group, query, (*_READ, *_LISTS), asked, events_max + 1)
-    found = found.sort("at", "event_id", "group", descending=[True, True, False])
-    if found.height > events_max:
+    events = facts(system, seen, group, query, (*_READ, *_LISTS), asked, events_max + 1)
+    events = events.sort("at", "event_id", "group", descending=[True, True, False])
+    if events.height > events_max:
         log.warning("differs: only the newest %s events of this window are compared", f"{events_max:,}")
-    given = _listed(found.head(events_max), paths, headers)
+    given = _listed(events.head(events_max), paths, headers)
     mark = _mark(given, selection)
     chosen, rest = given.filter(mark), given.filter(~mark)
     if not len(chosen) or not len(rest):

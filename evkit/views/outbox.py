@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from evkit.errors import InvalidParameter, closest
 from evkit.system import System
@@ -48,8 +49,8 @@ def outbox(
         hint = f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(OUTBOX_STATES)}"
         raise InvalidParameter(f"'{state}' is no state of an outbox row{hint}", name="state", value=state)
     seen = window_of(window, system)
-    asked = {"since": seen.start, "until": seen.end, "topic": topic, "state": state, "rows_max": rows_max + 1}
-    made = copied(system, "outbox", "outbox_rows", "outbox", bounds="bounds", **asked)
+    asked: dict[str, Any] = {"since": seen.start, "until": seen.end, "topic": topic, "state": state}
+    made = copied(system, "outbox", "outbox_rows", "outbox", bounds="bounds", rows_max=rows_max + 1, **asked)
     if made.height > rows_max:
         log.warning("outbox: only the newest %s events of this window are shown", f"{rows_max:,}")
     return handed(made.head(rows_max), frames)

@@ -1,7 +1,7 @@
 """a window → stretches of it, each read in a transaction of its own: no view holds a snapshot for long.
 
 A snapshot keeps vacuum from every table of the database, the service's own ones too. So what grows with the window is read
-in pages, on one connection: a page is a stretch of time, or of positions, as long as can be read in a fifth of what a
+in pages, on one connection: a page is a stretch of time, or of positions, as long as can be read in a third of what a
 snapshot may take. The stretches touch and do not overlap, so no row is read twice and none is left out.
 
 The window's end is frozen before the first page. What commits while the pages are read, under a time that lies in the
@@ -28,7 +28,7 @@ Read = TypeVar("Read")
 # The first page is short, for nobody knows yet how much is in it: even at 100,000 events a second it is read at once.
 FIRST_SECONDS, FIRST_POSITIONS = 10.0, 20_000
 # What a page may take, of what a snapshot may; the rest is for a page that turns out to have more in it.
-_SHARE = 0.2
+_SHARE = 0.3
 # How much longer or shorter the next page may be, and how often one is tried again that was cut off.
 _GROWTH, _CUTS_MAX = 4.0, 2
 
@@ -49,7 +49,7 @@ def pages(
     Raises:
         QueryTimeout: also a short page takes too long.
     """
-    wanted = _SHARE * system.settings.snapshot_seconds_max
+    wanted, fixed = _SHARE * system.settings.snapshot_seconds_max, float("inf")
     shortest: Any = timedelta(microseconds=1) if isinstance(start, datetime) else 1
     length: Any = timedelta(seconds=FIRST_SECONDS) if isinstance(start, datetime) else FIRST_POSITIONS
     low, high, cuts = start, end, 0
@@ -69,7 +69,10 @@ def pages(
             if not connection.closed:
                 connection.rollback()
         cuts = 0
-        factor = min(max(wanted / max(perf_counter() - began, 1e-6), 1 / _GROWTH), _GROWTH)
+        # What the quickest page took is what any page takes, however short: it is no reason for more and shorter ones.
+        took = perf_counter() - began
+        fixed = min(fixed, took)
+        factor = min(max(max(wanted - fixed, wanted / 2) / max(took - fixed, 1e-6), 1 / _GROWTH), _GROWTH)
         length = max(_times(length, factor), shortest)
         low, high = (low, first) if newest_first else (last, high)
         yield found

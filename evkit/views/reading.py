@@ -46,4 +46,5 @@ def frozen_end(connection: postgres.Connection, until: datetime) -> datetime:
     """The end of a window, or now on the database's clock, whichever is earlier."""
     row = connection.execute("SELECT clock_timestamp()").fetchone()
     assert row is not None
-    return min(until, row[0]).astimezone(UTC)
+    now: datetime = row[0]
+    return min(until, now).astimezone(UTC)

@@ -9,6 +9,7 @@ from datetime import timedelta
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
+from polars.testing import assert_frame_equal
 
 from evkit import views
 from evkit.errors import QueryTimeout
@@ -102,6 +103,43 @@ def test_pages_double_no_row_and_leave_none_out_whatever_the_view(evkit_system, 
     with short_pages(monkeypatch):
         assert every() == whole
     assert (len(whole["errors"]), len(whole["outbox"]), len(whole["letters"])) == (3000, 3000, 30)
+
+
+def test_what_is_counted_by_pages_is_what_one_page_counts(evkit_system, past, monkeypatch):
+    for n in range(60):
+        ago = 2 + n / 4
+        past.write(f"e{n}", ago, key=f"k{n % 7}", published=ago - 0.1 if n % 9 else None)
+        if n % 5:
+            past.handle(
+                "billing", f"e{n}", ago - 0.2 - (n % 4), written=ago, outcome="dead" if n % 11 == 0 else "handled"
+            )
+        if n % 3 == 0:
+            past.fail("billing", f"e{n}", ago - 0.3)
+            past.fail("billing", f"e{n}", ago - 1.4, attempt=2, dead=n % 11 == 0)
+        past.handle("foreign", f"f{n % 30}", ago, topic="elsewhere", generation=n // 30)
+        past.handle("stranger", f"f{n % 30}", ago / 2, topic="elsewhere", generation=n // 30)
+    window = past.window(20)
+    asked = {
+        "latency": lambda: views.latency(evkit_system, window, by_event_type=True),
+        "latency_over_time": lambda: views.latency_over_time(evkit_system, window, bucket="3s"),
+        "latency_events": lambda: views.latency_events(evkit_system, window),
+        "latency_events, the newest": lambda: views.latency_events(evkit_system, window, by="written", rows_max=9),
+        "latency_segments": lambda: views.latency_segments(evkit_system, window),
+        "throughput": lambda: views.throughput(evkit_system, window, bucket="3s"),
+        "publish_rate": lambda: views.publish_rate(evkit_system, window, bucket="3s"),
+        "hot_keys": lambda: views.hot_keys(evkit_system, window),
+        "impact": lambda: views.impact(evkit_system, window, late="1s"),
+        "impact by a function": lambda: views.impact(evkit_system, window, lambda e: e["key"], late="1s"),
+        "differs": lambda: views.differs(evkit_system, window, noise=True),
+        "slo": lambda: views.slo(evkit_system, until=window.end, windows_seconds=(5, 20)),
+        "compare": lambda: views.compare(evkit_system, past.window(10)),
+    }
+
+    whole = {name: look() for name, look in asked.items()}
+    with short_pages(monkeypatch, seconds=0.7):
+        for name, look in asked.items():
+            assert_frame_equal(look(), whole[name], check_exact=name != "impact by a function"), name
+    assert all(len(frame) for frame in whole.values())
 
 
 def test_what_commits_behind_the_page_is_not_there_and_nothing_is_doubled(evkit_system, past, monkeypatch):
