@@ -203,8 +203,10 @@ def test_server_that_ends_while_starting_is_told_with_its_last_words(home, up):
 @pytest.mark.parametrize("taken", ["postgres", "kafka", "controller"])
 def test_port_that_is_taken_before_the_server_has_it_is_given_up_for_another(home, up, monkeypatch, taken):
     """Between the choice of a port and a broker's bind are two seconds, and others are given ports as well."""
+    write_something(up)
     Stack(home).down()
     stranger, chosen, find_free = socket.socket(), [], server.free_port
+    stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections to the server that was there linger
 
     def free_port(preferred=None):
         port = find_free(preferred)
