@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from playwright.sync_api import sync_playwright
 from evkit import dead_letters, reporting
 from evkit.errors import UnknownGroup
 from evkit.runtime.dead_letters import Selection
+from tests.acceptance.reports.conftest import HOSTILE
 
 
 def states(incident):
@@ -49,6 +51,38 @@ def test_investigation_of_an_unknown_group_says_so(incident):
 
     assert run.exit_code == 3
     assert run.error.startswith("consumer group 'bilings' is not known to evkit's tables")
+
+
+def test_causes_of_triage_are_findings_of_the_report(incident):
+    run = reporting.run("what_is_wrong", system=incident.system)
+
+    page = (run.path / "report.html").read_text()
+    causes = [f for f in run.summary.findings if f.monitor == "triage"]
+    assert run.error is None
+    assert run.exit_code == 2
+    assert [(f.severity, f.subject, f.evidence["harm"]) for f in causes] == [("critical", incident.group, "wrong")]
+    assert causes[0].evidence["likely"] in html.unescape(page)
+    assert HOSTILE not in page
+
+
+def test_event_that_fared_worst_is_followed_when_none_is_named(incident):
+    (newest, *_) = sorted(dead_letters.letters(incident.system), key=lambda x: x.failed_at, reverse=True)
+
+    worst = reporting.run("what_happened_to_this_event", system=incident.system)
+    named = reporting.run("what_happened_to_this_event", system=incident.system, key=f"{HOSTILE}1")
+    unknown = reporting.run("what_happened_to_this_event", system=incident.system, event_id="nobody")
+
+    assert f"event_id {newest.event_id}" in (worst.path / "report.html").read_text()
+    assert named.summary.charts[0].name == "journey"
+    assert unknown.exit_code == 3
+    assert unknown.error.startswith("event 'nobody' is not known to evkit's tables")
+
+
+def test_nothing_is_followed_in_an_empty_window(incident):
+    run = reporting.run("what_happened_to_this_event", system=incident.system, since="now-3d", until="now-2d")
+
+    assert run.error is None
+    assert "There is no event in this window." in (run.path / "report.html").read_text()
 
 
 def plan_id(run, kind):
