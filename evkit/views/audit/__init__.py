@@ -70,15 +70,17 @@ def audit(
         settle    how long an event may be on its way before it counts as lost
         verdicts  which verdicts to show; default: findings
         every     show all rows, ok ones too
-        rows_max  most rows; when there are more, the earliest are kept and a warning is logged
+        rows_max  most rows; when there are more, the worst are kept (in the order above, from not_published to ok; of those
+                  alike the earliest), and a warning is logged
 
     Columns: see columns/
 
     Sorted by position, then group, the event's own row first.
 
-    Reads the records of the window's stretch of each topic once. Memory grows with them by 28 bytes a record, a byte for
-    each event and group, and 40 a key; payloads are not kept. Snapshots of the database are short: a range of positions
-    each.
+    Reads the records of the window's stretch of each topic once, and the tables at the same time. Snapshots of the database
+    are short: a page of positions each. Memory is bounded but for a quarter of a byte for each event and group, and 16
+    bytes for each event that a group went past: what is looked at again (20 bytes a record, 32 for each event and group,
+    the rows) goes into a temporary folder when it is more than 64 MB, and is gone with the call. Payloads are not kept.
 
     Raises:
         UnknownGroup, UnknownTopic: nothing has this name; the closest names are in `suggestions`.
@@ -94,7 +96,7 @@ def audit(
     wanted = VERDICTS if every else FINDINGS if verdicts is None else verdicts
     found = examined(system, window, topic=topic, group=group, settle=settle, wanted=wanted, rows_max=rows_max)
     if found.left_out:
-        log.warning("audit: only the first %s of %s rows are shown", f"{rows_max:,}", f"{rows_max + found.left_out:,}")
+        log.warning("audit: only the worst %s of %s rows are shown", f"{rows_max:,}", f"{rows_max + found.left_out:,}")
     return frame("audit", found.rows, frames)
 
 

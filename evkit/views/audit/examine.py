@@ -1,13 +1,14 @@
 """outbox, topics, inboxes → what became of each event of a window: the counts, and the rows that were asked for.
 
 First what can only grow is asked: how far the relay and the groups had come, and where the topics end. Then the ids in
-the log are read, once, and then the tables, range by range, each in a short snapshot of its own. So an event that a group
-or the relay had passed by the first answer must show in the second, and what happens meanwhile makes nothing look lost.
+the log are read, once, and at the same time the tables, page by page, each in a short snapshot of its own. So an event that
+a group or the relay had passed by the first answer must show in the second, and what happens meanwhile makes nothing look
+lost. What was read goes into a spill (spill.py), and is judged page by page when all of it is there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
 from evkit import kafka
@@ -18,7 +19,9 @@ from evkit.views.audit import log as audit_log
 from evkit.views.audit.events import Events, Examined, Settled
 from evkit.views.audit.group import Group
 from evkit.views.audit.log import Stretch
+from evkit.views.audit.order import Order
 from evkit.views.audit.rows import Rows
+from evkit.views.audit.spill import Spill
 from evkit.views.offsets import Place
 from evkit.window import Window, present
 
@@ -58,28 +61,48 @@ def examine(
         return found
     readers = audit_groups.readers(system, unplaced, group)
     starts, ends, compacted = audit_groups.standing(system, unplaced)
-    index = audit_log.read(system, _stretches(system, window, confirmed, unplaced, starts, ends))
-    found.records = index.records
-    starts = audit_groups.starts(
-        system, starts
-    )  # retention may have gone on meanwhile: that is no record that is missing
-    settled = Settled(bounds, settle.total_seconds(), window)
-    events = Events(index, starts, compacted, settled, found, set(wanted))
-    groups = [Group(system, reader, events, confirmed) for reader in readers]
-    for first, last in rows.ranges(bounds, len(groups)):
-        with rows.range(first, last) as snapshot:
-            read = snapshot.events()
-            dealt = [(g, snapshot.dealt_with(g.name, g.topics), snapshot.letters(g.name)) for g in groups]
-        placed = events.placed(read)
-        handled_by: dict[int, str] = {}
-        for one, rows_of_group, letters in dealt:
-            handled_by |= one.knows(placed, rows_of_group)
-            one.take(placed, rows_of_group, letters)
-        events.take(placed, handled_by)
-    for one in groups:
-        one.close()
-    found.rows.sort(key=lambda row: (row["position"], row["group"] is not None, row["group"]))
+    stretches = _stretches(system, window, confirmed, unplaced, starts, ends)
+    pages = rows.pages(bounds, len(readers))
+    with Spill() as spill:
+        with rows.copying(bounds, pages, readers, spill) as tables:
+            index = audit_log.read(system, stretches, spill, tables.check)
+            tables.wait()
+        found.records = index.records
+        # Retention may have gone on meanwhile: what it took is no record that is missing.
+        starts = audit_groups.starts(system, starts)
+        settled = Settled(bounds, settle.total_seconds(), window)
+
+        def order(number: int | None) -> Order:
+            return Order(spill, number, bounds.last - bounds.first, lambda at: (at - pages.start) // pages.step)
+
+        events = Events(index, starts, compacted, settled, found, set(wanted), order(None))
+        groups = [Group(system, reader, n, events, confirmed, order(n)) for n, reader in enumerate(readers)]
+        _judge(events, groups, len(pages), spill)
+    found.close()
     return found
+
+
+def _judge(events: Events, groups: Sequence[Group], pages: int, spill: Spill) -> None:
+    """First where everything is, so that it is known who overtook whom, then what became of each."""
+    for page in range(pages):
+        placed = events.placed(spill.taken(("events", -1, page)))
+        spill.keep(("placed", -1, page), placed)
+        events.order(placed)
+        for group in groups:
+            live = spill.taken(("live", group.number, page))
+            group.order(placed, live)
+            spill.keep(("live", group.number, page), live)
+    events.sorted()
+    for group in groups:
+        group.sorted()
+    for page in range(pages):
+        placed = spill.taken(("placed", -1, page))
+        handled_by: dict[int, str] = {}
+        for group in groups:
+            handled_by |= group.take(page, placed, spill)
+        events.take(page, placed, handled_by)
+    for group in groups:
+        group.close(spill)
 
 
 def _stretches(

@@ -233,12 +233,16 @@ def test_a_group_without_an_inbox_is_left_out_and_that_is_said(shop, caplog):
     assert "group 'loose' has no inbox" in caplog.text
 
 
-def test_a_row_limit_that_was_hit_is_said(shop, caplog):
+def test_of_too_many_rows_the_worst_are_kept_and_that_is_said(shop, caplog):
     shop.write(*ids(5))
     shop.publish()
+    shop.write("never")
+    shop.publish()
+    shop.sql("UPDATE evkit.outbox SET id = 'other' WHERE id = 'never'")
+    shop.sql("DELETE FROM evkit.publication p USING evkit.outbox o WHERE o.position = p.position AND o.id = 'other'")
 
-    assert len(shop.audit(every=True, rows_max=2)) == 2
-    assert "only the first 2 of 5 rows are shown" in caplog.text
+    assert shop.audit(every=True, rows_max=2) == [("e000", None, "ok"), ("other", None, "not_published")]
+    assert "only the worst 2 of 6 rows are shown" in caplog.text
 
 
 @pytest.mark.parametrize("key", ['a"b', "a,b", "a\nb\r\nc", "\\N", "", "'", "\u202e\x7f", "NULL", " "])
