@@ -34,6 +34,7 @@ class Examined:
         counts    by topic and group (None: before any group), the names of views.audit_counts
         verdicts  the same, by verdict
         records   records of the topics that were read
+        unread    records after them, up to where the topics ended, in which there may be copies
         began_at  what is later is not in it; the database's clock
     """
 
@@ -44,6 +45,7 @@ class Examined:
     counts: dict[Key, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     verdicts: dict[Key, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     records: int = 0
+    unread: int = 0
 
     def keep(self, row: dict[str, Any]) -> None:
         self.rows.append(row)

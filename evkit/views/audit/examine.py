@@ -31,6 +31,8 @@ __all__ = ["Examined", "examine"]
 _SKEW = timedelta(minutes=1)
 # A copy that a relay sends late is there by then: its producer gives up after five minutes.
 _COPIES = timedelta(minutes=10)
+# So many more records are read without being asked to: some seconds.
+COPIES_RECORDS_MAX = 1_000_000
 
 
 def examine(
@@ -40,10 +42,13 @@ def examine(
     topic: str | None,
     group: str | None,
     settle: timedelta,
+    copies_within: timedelta | None,
     wanted: Collection[str],
     rows_max: int,
 ) -> Examined:
     """Look at every event that was written in the window; `wanted` are the verdicts whose rows are kept.
+
+    Copies are looked for so long after the window; None: see COPIES_RECORDS_MAX.
 
     Raises: see `views.audit`.
     """
@@ -61,7 +66,12 @@ def examine(
         return found
     readers = audit_groups.readers(system, unplaced, group)
     starts, ends, compacted = audit_groups.standing(system, unplaced)
-    stretches = _stretches(system, window, confirmed, unplaced, starts, ends)
+    after = _COPIES if copies_within is None else copies_within
+    stretches = _stretches(system, window, confirmed, unplaced, starts, ends, after)
+    found.unread = sum(ends.get(place, stretch.last) - stretch.last for place, stretch in stretches.items())
+    if copies_within is None and 0 < found.unread <= COPIES_RECORDS_MAX:
+        stretches = {place: Stretch(s.first, max(s.last, ends.get(place, s.last))) for place, s in stretches.items()}
+        found.unread = 0
     pages = rows.pages(bounds, len(readers))
     with Spill() as spill:
         with rows.copying(bounds, pages, readers, spill) as tables:
@@ -112,13 +122,14 @@ def _stretches(
     unplaced: Mapping[str, int],
     starts: Mapping[Place, int],
     ends: Mapping[Place, int],
+    copies_within: timedelta,
 ) -> dict[Place, Stretch]:
-    """What has to be read: from the window's first record to its last, and some minutes around for copies."""
+    """What has to be read: from the window's first record to its last, and on for copies."""
     places = [kafka.TopicPartition(*place) for place in starts]
     at_start = kafka.offsets_at(system.settings, places, window.start - _SKEW, system.admin)
-    after = window.end + _COPIES
-    is_past = after < present()
-    at_end = kafka.offsets_at(system.settings, places, after, system.admin) if is_past else {}
+    at_end = {}
+    if copies_within < present() - window.end:
+        at_end = kafka.offsets_at(system.settings, places, window.end + copies_within, system.admin)
     found = {}
     for place, start in starts.items():
         end = ends.get(place, start)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from importlib import import_module
 
 import pytest
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
@@ -193,6 +194,31 @@ def test_a_relay_that_forgot_what_it_had_published_publishes_twice_and_both_plac
     ]
     assert "offset 3, partition" in found["evidence"][0]
     assert found["in_log_n"].to_list() == [2, 2, 2]
+
+
+def test_a_copy_that_came_long_after_the_window_is_found_or_it_is_said_how_far_was_looked(shop, caplog, monkeypatch):
+    shop.write(*ids(4), key="one")
+    shop.publish()
+    shop.sql("DELETE FROM evkit.publication WHERE position > 2")
+    shop.sql("UPDATE evkit.relay SET settled_position = 2")
+    shop.publish()
+    # The first records are what is marked, so that the copies lie behind all that the window's events are known to be at.
+    shop.sql('UPDATE evkit.publication SET "offset" = position - 1')
+    shop.sql("UPDATE evkit.outbox SET created_at = created_at - interval '2 hours'")
+    window = "now-3h/now-1h"
+    doubled = [("e002", "published_twice"), ("e003", "published_twice")]
+
+    def found(**how):
+        caplog.clear()
+        return views.audit(shop.system, window, **how).select("event_id", "verdict").rows()
+
+    assert found() == found(copies_within="end") == found(copies_within="61m") == doubled
+    assert not caplog.text
+    assert found(copies_within="10m") == []
+    assert "2 records that came after the window were not looked at for copies" in caplog.text
+    monkeypatch.setattr(import_module("evkit.views.audit.examine"), "COPIES_RECORDS_MAX", 1)
+    assert found() == []
+    assert "2 records that came after" in caplog.text
 
 
 def test_a_dead_event_that_was_redriven_late_is_neither_out_of_order_nor_handled_twice(shop):
