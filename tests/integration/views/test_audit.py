@@ -139,6 +139,8 @@ def test_unknown_names_and_verdicts_are_refused_with_near_matches(shop):
         shop.audit(topic=shop.topic + "s")
     with pytest.raises(InvalidParameter, match="it is one of not_published, missing"):
         shop.audit(verdicts=["lost"])
+    with pytest.raises(InvalidParameter, match="copies_within 'soon'"):
+        shop.audit(copies_within="soon")
 
 
 def test_a_group_that_was_set_forward_has_skipped_what_lies_between(shop):
