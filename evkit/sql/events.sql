@@ -142,19 +142,21 @@ failure AS (
 )
 
 -- part: hurt
--- One row an event: what any group did to it.
+-- One row an event: what any group did to it. What an audit says is lost will not come, so it is not pending.
 hurt AS (
     SELECT event_id, min(event_type) AS event_type, min(key) AS key, min(topic) AS topic, min(partition) AS partition,
            min(created_at) AS created_at, min(coalesce(created_at, processed_at)) AS at, bool_or(failed) AS failed,
-           bool_or(dead) AS dead, bool_or(dead_open) AS dead_open, bool_or(pending) AS pending,
-           max(delay_seconds) AS delay_seconds, max(delay_seconds) FILTER (WHERE pending) AS pending_seconds,
-           coalesce(bool_or(delay_seconds > %(late_seconds)s), false) AS late, min(position) AS position
-      FROM fact
+           bool_or(dead) AS dead, bool_or(dead_open) AS dead_open, bool_or(pending AND NOT lost) AS pending,
+           max(delay_seconds) AS delay_seconds, max(delay_seconds) FILTER (WHERE pending AND NOT lost) AS pending_seconds,
+           coalesce(bool_or(delay_seconds > %(late_seconds)s), false) AS late, min(position) AS position,
+           CASE WHEN %(lost)s::text[] IS NOT NULL THEN bool_or(lost) END AS lost
+      FROM (SELECT f.*, f.event_id IN (SELECT unnest(%(lost)s::text[])) AS lost FROM fact f) AS fact
      GROUP BY event_id
 )
 
 -- part: by_value
-SELECT value, count(*) AS n_events, count(*) FILTER (WHERE harmed) AS n_harmed, count(*) FILTER (WHERE late) AS n_late,
+SELECT value, count(*) AS n_events, count(*) FILTER (WHERE harmed) AS n_harmed,
+       CASE WHEN %(lost)s::text[] IS NOT NULL THEN count(*) FILTER (WHERE lost) END AS n_lost, count(*) FILTER (WHERE late) AS n_late,
        count(*) FILTER (WHERE failed) AS n_failed, count(*) FILTER (WHERE dead) AS n_dead,
        count(*) FILTER (WHERE dead_open) AS n_dead_open, count(*) FILTER (WHERE pending) AS n_pending,
        percentile_disc(0.95) WITHIN GROUP (ORDER BY delay_seconds) AS delay_p95_seconds, max(delay_seconds) AS delay_max_seconds,
@@ -163,7 +165,7 @@ SELECT value, count(*) AS n_events, count(*) FILTER (WHERE harmed) AS n_harmed, 
   FROM valued
  GROUP BY value
 HAVING bool_or(harmed)
- ORDER BY n_dead_open DESC, count(*) FILTER (WHERE pending AND late) DESC, n_dead DESC, n_late DESC, n_failed DESC,
+ ORDER BY n_lost DESC, n_dead_open DESC, count(*) FILTER (WHERE pending AND late) DESC, n_dead DESC, n_late DESC, n_failed DESC,
           delay_p95_seconds DESC NULLS LAST, value NULLS LAST
  LIMIT %(rows_max)s
 
@@ -175,7 +177,7 @@ WITH
 ,
 -- include: hurt
 , valued AS (
-    SELECT h.*, failed OR dead OR pending OR late AS harmed,
+    SELECT h.*, failed OR dead OR pending OR late OR coalesce(lost, false) AS harmed,
            CASE %(by)s WHEN 'key' THEN h.key WHEN 'event_type' THEN h.event_type WHEN 'topic' THEN h.topic END AS value
       FROM hurt h
 )
@@ -191,7 +193,7 @@ WITH
 ,
 -- include: hurt
 , valued AS (
-    SELECT h.*, failed OR dead OR pending OR late AS harmed,
+    SELECT h.*, failed OR dead OR pending OR late OR coalesce(lost, false) AS harmed,
            (SELECT CASE WHEN position('\u0000' IN o.payload::text) = 0
                         THEN jsonb_path_query_first(o.payload::jsonb, %(path)s::text::jsonpath, '{}', true) #>> '{}' END
               FROM evkit.outbox o WHERE o.position = h.position) AS value
@@ -202,7 +204,7 @@ WITH
 
 -- part: hurt_events
 SELECT h.event_id, h.event_type, h.key, h.topic, h.partition, h.created_at, h.at, h.failed, h.dead, h.dead_open, h.pending,
-       h.late, h.delay_seconds, h.pending_seconds
+       h.late, h.delay_seconds, h.pending_seconds, h.lost
 
 -- name: impact_events
 -- The same, event by event, for a dimension that Python knows.

@@ -11,8 +11,9 @@ from typing import Any
 
 from evkit.errors import InvalidParameter, closest
 from evkit.system import System
+from evkit.views.audit.verdict import LOST
 from evkit.views.columns import COLUMNS, Column
-from evkit.views.frame import Frame, Frames, WindowLike, fetch, frame, view, window_of
+from evkit.views.frame import Frame, Frames, WindowLike, fetch, frame, rows_of, view, window_of
 from evkit.views.json_path import is_json_path, json_path
 from evkit.window import duration
 
@@ -27,7 +28,7 @@ DIMENSIONS = ("key", "event_type", "topic")
 # What a function is given of an event; `payload` only when it was asked for.
 _EVENT = (
     "event_id", "event_type", "key", "topic", "partition", "created_at", "at", "failed", "dead", "dead_open", "pending",
-    "late", "delay_seconds", "pending_seconds", "payload",
+    "late", "delay_seconds", "pending_seconds", "lost", "payload",
 )  # fmt: skip
 
 
@@ -40,6 +41,7 @@ def impact(
     group: str | None = None,
     topic: str | None = None,
     late: str | timedelta = "10s",
+    audit: Any = None,
     payload: bool = False,
     rows_max: int = ROWS_MAX,
     events_max: int = EVENTS_MAX,
@@ -55,22 +57,25 @@ def impact(
         window      a `Window`, or a length that ends now ("2h"); default: the last hour
         by          "key", "event_type", "topic"; a path into the payload: "$.customer.id"; or a function that is given
                     an event's row as a dict (event_id, event_type, key, topic, partition, created_at, failed, dead,
-                    dead_open, pending, late, delay_seconds) and returns a value, or None; it runs in this process
+                    dead_open, pending, late, lost, delay_seconds) and returns a value, or None; it runs in this process
         group       only what this consumer group did; default: all groups
         topic       only events of this topic
         late        longer than this from write to handler is late
+        audit       the frame of `views.audit` of this window: what it says is lost counts as lost, and not as pending.
+                    Without it nobody knows: that takes a look at the topics
         payload     give a function also the parsed payload, as row["payload"]; payloads are personal data
         rows_max    most rows; when there are more, the least harmed are left out and a warning is logged
         events_max  of a function, most events; when there are more, the newest are taken and a warning is logged
 
     Columns: see columns/
 
-    Sorted by harm: letters that are open, late events still pending, dead ones, late ones, failed ones, delay. A value
-    without a harmed event has no row, so an empty frame says that nobody was hurt.
+    Sorted by harm: lost events, letters that are open, late events still pending, dead ones, late ones, failed ones, delay.
+    A value without a harmed event has no row, so an empty frame says that nobody was hurt.
 
     Raises:
         UnknownGroup: evkit's tables know no such group; the closest names are in `suggestions`.
-        InvalidParameter: `by` is no dimension and no path; `late` or the window cannot be read; the function raised.
+        InvalidParameter: `by` is no dimension and no path; `late` or the window cannot be read; `audit` is no such frame;
+            the function raised.
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     seen = window_of(window, system)
@@ -80,6 +85,7 @@ def impact(
         "group": group,
         "topic": topic,
         "late_seconds": late_seconds(late),
+        "lost": None if audit is None else _lost(audit, group),
     }
     if callable(by):
         name = getattr(by, "__name__", type(by).__name__)
@@ -104,12 +110,13 @@ def harm(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         by_value.setdefault(event["value"], []).append(event)
     rows = []
     for value, those in by_value.items():
-        harmed = [e["at"] for e in those if e["failed"] or e["dead"] or e["pending"] or e["late"]]
+        harmed = [e["at"] for e in those if e["failed"] or e["dead"] or e["pending"] or e["late"] or e["lost"]]
         if not harmed:
             continue
         delays = sorted(e["delay_seconds"] for e in those if e["delay_seconds"] is not None)
         waits = [e["pending_seconds"] for e in those if e["pending_seconds"] is not None]
         row: dict[str, Any] = {"value": value, "n_events": len(those), "n_harmed": len(harmed)}
+        row["n_lost"] = None if any(e["lost"] is None for e in those) else sum(e["lost"] for e in those)
         row |= {f"n_{kind}": sum(e[kind] for e in those) for kind in ("late", "failed", "dead", "dead_open", "pending")}
         row |= {
             "delay_p95_seconds": delays[math.ceil(0.95 * len(delays)) - 1] if delays else None,
@@ -125,8 +132,20 @@ def harm(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _worst_first(row: Mapping[str, Any]) -> tuple[Any, ...]:
     counts = tuple(-row[name] for name in ("n_dead_open", "_waits_late", "n_dead", "n_late", "n_failed"))
+    counts = (-(row["n_lost"] or 0), *counts)
     delay = row["delay_p95_seconds"]
     return (*counts, delay is None, -(delay or 0.0), row["value"] is None, row["value"] or "")
+
+
+def _lost(audit: Any, group: str | None) -> list[str]:
+    """Ids of the events that an audit says are lost: to everybody, or to this group."""
+    return sorted(
+        {
+            row["event_id"]
+            for row in rows_of(audit, "audit")
+            if row["verdict"] in LOST and (group is None or row["group"] in (None, group))
+        }
+    )
 
 
 def late_seconds(late: str | timedelta) -> float:
