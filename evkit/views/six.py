@@ -6,7 +6,7 @@ A part that does not answer leaves the others measurable.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from evkit.errors import DatabaseUnreachable, EvkitError, NoPostgres, NotMigrated
 from evkit.system import System
@@ -17,7 +17,7 @@ from evkit.views.frame import Frame, Frames, WindowLike, window_of
 from evkit.views.lag import lag
 from evkit.views.latency import latency
 from evkit.views.relay_lag import relay_lag
-from evkit.views.slo import Objective, slo
+from evkit.views.slo import WINDOWS_SECONDS, Objective, slo
 from evkit.views.throughput import publish_rate
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ def measure(
     *,
     group: str | None = None,
     objectives: Sequence[Objective] = (),
+    objectives_seconds: Iterable[float] = (),
     consumer_status_too: bool = False,
     frames: Frames = "polars",
 ) -> dict[str, Frame | Exception]:
@@ -45,6 +46,7 @@ def measure(
         window  a `Window`, or a length that ends now ("10m"); default: the last hour
         group   one consumer group; default: all. Publish rate and relay lag have none.
         objectives           what is promised; with any, also `slo`
+        objectives_seconds   windows that it counts in beside those that are judged
         consumer_status_too  also `consumer_status`, which reads Kafka's offsets log
 
     Raises:
@@ -63,7 +65,10 @@ def measure(
     if consumer_status_too:
         views["consumer_status"] = lambda: consumer_status(system, group, frames=frames)
     if objectives:
-        views["slo"] = lambda: slo(system, objectives, group=group, until=seen.end, frames=frames)
+        windows = (*WINDOWS_SECONDS, *objectives_seconds)
+        views["slo"] = lambda: slo(
+            system, objectives, group=group, until=seen.end, windows_seconds=windows, frames=frames
+        )
     return measured(views, from_kafka=("consumer_lag", "consumer_status"))
 
 
