@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -11,12 +11,13 @@ import narwhals.stable.v2 as nw
 import polars as pl
 
 from evkit.errors import InvalidParameter, closest
+from evkit.masking import Policy, of_topic
 from evkit.system import System
 from evkit.views.columns.column import ERROR_CLASS, EVENT_ID, EVENT_TYPE, FINGERPRINT, GROUP, KEY, TOPIC, Column, text
 from evkit.views.difference import difference
 from evkit.views.frame import Frame, Frames, WindowLike, fetch, frame, view, window_of
 from evkit.views.impact import late_seconds
-from evkit.views.json_path import is_json_path, json_path
+from evkit.views.json_path import is_json_path, json_path, shown_at
 from evkit.window import Window
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ ATTRIBUTES = (
 # What only a failure has: it tells failed events from others as a name tells a thing from others.
 _OF_FAILURE = ("error_class", "fingerprint")
 _HEADER = "header:"
+_Seen = Callable[[str | None], str | None]
 
 _READ = (
     EVENT_ID, GROUP, EVENT_TYPE, TOPIC, Column("partition", "int32", "", ""), KEY, Column("key_bucket", "int32", "", ""),
@@ -85,7 +87,8 @@ def differs(
 
     Raises:
         UnknownGroup: evkit's tables know no such group; the closest names are in `suggestions`.
-        InvalidParameter: selection, an attribute, `late` or the window cannot be read.
+        InvalidParameter: selection, an attribute, `late` or the window cannot be read; a masking policy hides an attribute
+            (one that hashes is no hindrance: its hashes are compared).
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     seen = window_of(window, system)
@@ -93,6 +96,10 @@ def differs(
     compared = [a for a in _attributes(attributes, made_by) if a != made_by]
     paths = [a for a in compared if is_json_path(a)]
     headers = [a for a in compared if a.startswith(_HEADER)]
+    policies = of_topic(system.settings.masking, topic)
+    seen_as = {path: shown_at(path, policies) for path in paths} | {
+        name: _header_as(name, policies) for name in headers
+    }
     rows = fetch(
         system,
         "events",
@@ -109,7 +116,7 @@ def differs(
     )
     if len(rows) > events_max:
         log.warning("differs: only the newest %s events of this window are compared", f"{events_max:,}")
-    given = _frame(rows[:events_max], paths, headers)
+    given = _frame(rows[:events_max], paths, headers, seen_as)
     mark = _mark(given, selection)
     chosen, rest = given.filter(mark), given.filter(~mark)
     if not len(chosen) or not len(rest):
@@ -157,11 +164,25 @@ def _unknown(name: str, value: str) -> InvalidParameter:
     return InvalidParameter(f"'{what}' is no {name}; {hint}" + ("" if near else more), name=name, value=value)
 
 
-def _frame(rows: list[list[Any]], paths: list[str], headers: list[str]) -> pl.DataFrame:
+def _header_as(name: str, policies: Sequence[Policy]) -> _Seen:
+    for policy in policies:
+        if policy.header == name.removeprefix(_HEADER):
+            if policy.action == "hash":
+                return lambda value: None if value is None else policy.shown(value)
+            raise InvalidParameter(
+                f"'{name}' is hidden by a masking policy ({policy.action}): events cannot be told apart by it",
+                name="attribute",
+                value=name,
+            )
+    return lambda value: value
+
+
+def _frame(rows: list[list[Any]], paths: list[str], headers: list[str], seen_as: Mapping[str, _Seen]) -> pl.DataFrame:
     known = _plain(rows)
     for place, names in ((len(_READ), paths), (len(_READ) + 1, headers)):
         for i, name in enumerate(names):
-            known = known.with_columns(pl.Series(name, [row[place][i] for row in rows], dtype=pl.String))
+            values = [seen_as[name](row[place][i]) for row in rows]
+            known = known.with_columns(pl.Series(name, values, dtype=pl.String))
     return known
 
 

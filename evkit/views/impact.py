@@ -10,11 +10,12 @@ from datetime import timedelta
 from typing import Any
 
 from evkit.errors import InvalidParameter, closest
+from evkit.masking import applying, masked_document, of_topic
 from evkit.system import System
 from evkit.views.audit.verdict import LOST
 from evkit.views.columns import COLUMNS, Column
 from evkit.views.frame import Frame, Frames, WindowLike, fetch, frame, rows_of, view, window_of
-from evkit.views.json_path import is_json_path, json_path
+from evkit.views.json_path import is_json_path, json_path, shown_at
 from evkit.window import duration
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ def impact(
 
     Events written in the window count, once each, by what the worst of the groups that read them did; of topics that this
     outbox does not write to, those handled in it. An event that no group reads is pending until it is published. A payload
-    is looked into only where the outbox has it.
+    is looked into only where the outbox has it, and what policies hide of it (`evkit.masking`) tells no events apart: it is
+    hashed where a policy hashes, else refused.
 
     Args:
         window      a `Window`, or a length that ends now ("2h"); default: the last hour
@@ -95,9 +97,12 @@ def impact(
         kind, path = _dimension(by)
         name = by
         columns = COLUMNS["impact"][1:]
+        seen_as = None if path is None else shown_at(by, of_topic(system.settings.masking, topic))
         query = "impact" if path is None else "impact_by_path"
         found = fetch(system, "events", query, columns, by=kind, path=path, rows_max=rows_max + 1, **asked)
         rows = [dict(zip((c.name for c in columns), row, strict=True)) for row in found]
+        if seen_as is not None:
+            rows = [row | {"value": seen_as(row["value"])} for row in rows]
     if len(rows) > rows_max:
         log.warning("impact: only the %s values with the most harm are shown", f"{rows_max:,}")
     return frame("impact", [{"dimension": name, **row} for row in rows[:rows_max]], frames)
@@ -180,7 +185,8 @@ def _by_function(
         inside = event.pop("payload")
         given = {k: v for k, v in event.items() if k not in ("at", "pending_seconds")}
         if payload:
-            given["payload"] = None if inside is None else json.loads(inside)
+            under = applying(system.settings.masking, event["topic"], event["event_type"])
+            given["payload"] = None if inside is None else masked_document(json.loads(inside), under)
         try:
             value = by(given)
         except Exception as error:
