@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import confluent_kafka as ck
 from confluent_kafka import (
     OFFSET_BEGINNING,
+    OFFSET_INVALID,
     TIMESTAMP_CREATE_TIME,
     TIMESTAMP_LOG_APPEND_TIME,
     Consumer,
@@ -354,21 +355,34 @@ def refresh_leaders(client: AdminClient) -> None:
 
 
 def ask_stable_ends(
-    client: AdminClient, places: Iterable[tuple[str, int]]
+    client: AdminClient, places: Iterable[tuple[str, int]], timeout_seconds: float = 60.0
 ) -> dict[TopicPartition, Future[ListOffsetsResultInfo]]:
     """Ask where partitions end for who reads committed records, without waiting for the answer.
 
-    The future of each partition has the offset in `.result().offset`, or the error.
+    The future of each partition has what `told_offset` takes, or the error.
     """
     request = {TopicPartition(*place): OffsetSpec.latest() for place in places}  # type: ignore[no-untyped-call]
     if not request:
         return {}
-    return client.list_offsets(request, isolation_level=ck.IsolationLevel.READ_COMMITTED)
+    return client.list_offsets(
+        request, isolation_level=ck.IsolationLevel.READ_COMMITTED, request_timeout=timeout_seconds
+    )
+
+
+def told_offset(asked: Future[ListOffsetsResultInfo]) -> ListOffsetsResultInfo:
+    """The answer of `list_offsets` for a partition, waited for; or KafkaException: the broker refuses, or did not answer in
+    time, which is no error to the client: it gives an invalid offset, which is no number."""
+    told = asked.result()
+    if told.offset == OFFSET_INVALID:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+    return told
 
 
 def was_answered(asked: Future[Any]) -> bool:
     """Whether a broker has answered; a refusal is an answer too."""
     error = asked.exception()
+    if error is None and getattr(asked.result(), "offset", None) == OFFSET_INVALID:
+        return False
     cause = error.args[0] if isinstance(error, KafkaException) else None
     return error is None or (isinstance(cause, KafkaError) and cause.code() not in _NO_ANSWER)
 
@@ -413,6 +427,11 @@ def groups(settings: Settings, client: AdminClient | None = None) -> dict[str, s
         listing = client.list_consumer_groups(request_timeout=settings.kafka_timeout_seconds).result()
     except KafkaException as error:
         raise failed(settings, error, client) from None
+    if listing.errors and not listing.valid:  # also of brokers that did not answer in time
+        first = listing.errors[0]
+        raise failed(settings, first if isinstance(first, KafkaException) else KafkaException(first), client)
+    for told in listing.errors:
+        log.warning("a broker did not tell its groups: %s", told)
     return {
         g.group_id: g.state.name.lower()
         for g in sorted(listing.valid, key=lambda g: str(g.group_id))
@@ -458,7 +477,7 @@ def offsets(
         refresh_leaders(client)
         asked = client.list_offsets(wanted, request_timeout=settings.kafka_timeout_seconds)
     try:
-        return {(tp.topic, tp.partition): future.result().offset for tp, future in asked.items()}
+        return {(tp.topic, tp.partition): told_offset(future).offset for tp, future in asked.items()}
     except KafkaException as error:
         raise failed(settings, error, client) from None
 

@@ -185,7 +185,10 @@ def stable_ends(
         kafka.refresh_leaders(client)
         asked = kafka.ask_stable_ends(client, places)
         answers = [_waited(settings, future, client) for future in asked.values()]
-    return {(tp.topic, tp.partition): answer.offset for tp, answer in zip(asked, answers, strict=True)}
+    try:
+        return {(tp.topic, tp.partition): kafka.told_offset(future).offset for tp, future in asked.items()}
+    except KafkaException as error:
+        raise kafka.failed(settings, error, client) from None
 
 
 def told_offsets(
@@ -198,7 +201,7 @@ def told_offsets(
         BrokerUnreachable: no place has answered within `settings.kafka_timeout_seconds`. BrokerRefused.
     """
     if spec is None:
-        futures = kafka.ask_stable_ends(client, places)
+        futures = kafka.ask_stable_ends(client, places, settings.kafka_timeout_seconds)
     elif request := {TopicPartition(*place): spec for place in places}:
         futures = client.list_offsets(request, request_timeout=settings.kafka_timeout_seconds)
     else:
@@ -207,7 +210,7 @@ def told_offsets(
     failed: KafkaException | None = None
     for tp, future in futures.items():
         try:
-            found[tp.topic, tp.partition] = future.result()
+            found[tp.topic, tp.partition] = kafka.told_offset(future)
         except KafkaException as error:
             failed = error
             log.info("no offset of %s [%s]: %s", tp.topic, tp.partition, error)

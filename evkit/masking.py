@@ -4,28 +4,41 @@
     topic = "order*"                   # patterns with * and ?; default: all
     event_type = "order.*"
     field = "customer.email"           # or items.*.note, **.iban (at any depth); or header = "tenant"
-    action = "mask"                    # ***; remove takes the field out; replace puts `replacement` there
+    action = "mask"                    # ***; remove takes the field out; replace puts `replacement` there; hash: see below
 
-Views apply them before there is a frame. A record whose event type cannot be told is under every policy of its topic.
-A path that is not there masks nothing; a value that cannot be read as JSON while a policy applies to it is withheld whole,
-for nobody can say what is in it. Names of fields, keys of records and what a handler wrote into its error are no payload.
+`hash` puts `hash:` and a keyed hash there (HMAC-SHA-256 with the profile's `masking_key`, its first 96 bits): equal values
+stay equal, and who has not the key cannot find a value by trying out all names or numbers that there are.
+
+Views apply them before there is a frame, and `evkit dlq` before it prints or writes a letter. A record whose event type
+cannot be told is under every policy of its topic. A path that is not there masks nothing; a value that cannot be read as
+JSON while a policy applies to it is withheld whole, for nobody can say what is in it. Names of fields, keys of records and
+what a handler wrote into its error are no payload; of an error that is shown beside its payload, what it quotes is hidden.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
 
-from evkit.errors import InvalidParameter
+from evkit.errors import InvalidParameter, SettingsError
 from evkit.fields import Steps, steps_of
 
 MASK = "***"
 MASKED, WITHHELD = "masked", "withheld"
 
+HASHED = "hash:"
+NO_KEY = (
+    'a policy of action hash needs a key: set masking_key = "env:NAME" or "file:PATH" in the profile, '
+    "or the variable EVKIT_MASKING_KEY"
+)
+# 96 bits: among a thousand million values the chance that two look equal is one in a hundred thousand million.
+_HASH_CHARACTERS = 24
 # Shorter ones would be found everywhere in an error's text.
 _HIDDEN_CHARACTERS_MIN = 3
 _GONE = object()
@@ -38,7 +51,7 @@ class Policy(BaseModel):
         topic, event_type  patterns of what it applies to
         field              path in the JSON payload; `*` is any one name or place, `**` any number of them
         header             name of a header, in place of `field`
-        action             mask, remove or replace
+        action             mask, remove, replace or hash
         replacement        what `replace` puts there
     """
 
@@ -48,8 +61,9 @@ class Policy(BaseModel):
     event_type: str = "*"
     field: str | None = None
     header: str | None = None
-    action: Literal["mask", "remove", "replace"] = "mask"
+    action: Literal["mask", "remove", "replace", "hash"] = "mask"
     replacement: str | None = None
+    _key: bytes = PrivateAttr(default=b"")
 
     @model_validator(mode="after")
     def _whole(self) -> Policy:
@@ -70,10 +84,25 @@ class Policy(BaseModel):
     def steps(self) -> Steps:
         return steps_of(self.field or "")
 
-    @property
-    def shown(self) -> str:
-        """What is seen in the place of a value that stays."""
-        return MASK if self.replacement is None else self.replacement
+    def keyed(self, key: str) -> Policy:
+        """The same policy with the key that it hashes by."""
+        made = self.model_copy()
+        made._key = key.encode()
+        return made
+
+    def shown(self, value: Any) -> str:
+        """What is seen in the place of a value that stays.
+
+        Raises:
+            SettingsError: it is to be hashed, and there is no key.
+        """
+        if self.action != "hash":
+            return MASK if self.replacement is None else self.replacement
+        if not self._key:
+            raise SettingsError(NO_KEY)
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+        digest = hmac.new(self._key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+        return f"{HASHED}{digest[:_HASH_CHARACTERS]}"
 
 
 def applying(policies: Iterable[Policy], topic: str, event_type: str | None) -> tuple[Policy, ...]:
@@ -83,6 +112,11 @@ def applying(policies: Iterable[Policy], topic: str, event_type: str | None) -> 
         for p in policies
         if fnmatchcase(topic, p.topic) and (event_type is None or fnmatchcase(event_type, p.event_type))
     )
+
+
+def of_topic(policies: Iterable[Policy], topic: str | None) -> tuple[Policy, ...]:
+    """The policies that some record of a topic is under, or of any topic when it is None."""
+    return tuple(policies) if topic is None else applying(policies, topic, None)
 
 
 def masked_document(document: Any, policies: Iterable[Policy], hidden: list[str] | None = None) -> Any:
@@ -132,7 +166,47 @@ def masked_headers(
         if policy is None or value is None:
             found.append((name, value))
         elif policy.action != "remove":
-            found.append((name, policy.shown.encode()))
+            found.append((name, policy.shown(value.decode("utf-8", "backslashreplace")).encode()))
+    return found
+
+
+def hidden_headers(headers: Iterable[tuple[str, bytes | None]], policies: Sequence[Policy]) -> list[str]:
+    """What policies hide of headers, as text: an error may quote it."""
+    names = {p.header for p in policies}
+    texts = [
+        value.decode("utf-8", "backslashreplace") for name, value in headers if name in names and value is not None
+    ]
+    return [text for text in texts if len(text) >= _HIDDEN_CHARACTERS_MIN]
+
+
+def masked_at(value: Any, steps: Steps, policies: Sequence[Policy]) -> Any:
+    """A part of a document, which lies there at these steps, without what the policies hide; MASK where nothing is left."""
+    if not any(p.field is not None for p in policies):
+        return value
+    if not steps and not isinstance(value, (dict, list)):
+        return MASK  # no JSON document: nobody can say what is in it
+    document = value
+    for step in reversed(steps):
+        document = {step: document}
+    seen = masked_document(document, policies)
+    for step in steps:
+        if not isinstance(seen, dict) or step not in seen:
+            return MASK
+        seen = seen[step]
+    return seen
+
+
+def hides(policies: Iterable[Policy], steps: Steps) -> list[tuple[Policy, bool]]:
+    """Policies that hide something of what is at these steps of a payload: all of it (True), or what is in or around it."""
+    found = []
+    for policy in policies:
+        if policy.field is None:
+            continue
+        for hidden in (policy.steps, ("data", *policy.steps), ("payload", *policy.steps)):
+            until = hidden.index("**") if "**" in hidden else len(hidden)
+            if all(a in ("*", b) for a, b in zip(hidden[:until], steps, strict=False)):
+                found.append((policy, "**" not in hidden and len(hidden) == len(steps)))
+                break
     return found
 
 
@@ -148,7 +222,7 @@ def masked_text(text: str | None, hidden: Iterable[str]) -> str | None:
 def _without(node: Any, steps: Steps, policy: Policy, hidden: list[str]) -> Any:
     if not steps:
         _collect(node, hidden)
-        return _GONE if policy.action == "remove" else policy.shown
+        return _GONE if policy.action == "remove" else policy.shown(node)
     step, rest = steps[0], steps[1:]
     if isinstance(node, str):
         inner = _inside(node)

@@ -18,7 +18,7 @@ Looked up in this order, the first that speaks wins, value by value:
     "sasl.password" = "file:/run/secrets/kafka"
 
     [[profiles.prod.masking]]                    # what no view shows of a payload: see masking.py; [[masking]] is for
-    field = "customer.email"                     # every profile
+    field = "customer.email"                     # every profile; action = "hash" wants masking_key = "env:NAME" in it
 
 A Kafka without a PostgreSQL is a system too: any cluster, any group, whoever wrote them. Where Kafka is named and
 PostgreSQL is not, there is none: the embedded one is not put beside somebody else's Kafka.
@@ -33,10 +33,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from evkit.errors import SettingsError, StackNotRunning, closest
-from evkit.masking import Policy
+from evkit.masking import NO_KEY, Policy
 
 CONFIG_NAME = "evkit.toml"
 
@@ -45,6 +45,12 @@ FREEZE_PREFIX = "freeze:"
 
 # librdkafka properties whose value is never shown.
 SECRET_PROPERTIES = ("password", "secret", "ssl.key.pem", "ssl.keystore", "sasl.oauthbearer.config", "token")
+
+# Settings that may be references, and the variable that has the last word.
+_SECRETS = {"postgres_dsn": "EVKIT_POSTGRES_DSN", "masking_key": "EVKIT_MASKING_KEY"}
+
+# What `openssl rand -hex 8` gives; shorter ones are words.
+_KEY_CHARACTERS_MIN = 16
 
 
 class Settings(BaseModel):
@@ -59,6 +65,7 @@ class Settings(BaseModel):
         snapshot_seconds_max     how long a view may hold a snapshot, and so how long one of its queries may run
         statement_timeout_seconds  how long one query of a command that is no view may run (a plan, a list of letters)
         event_bytes_max          largest payload that `outbox.write` accepts, in bytes of JSON
+        masking_key              what policies of action hash hash by, at least 16 characters; never shown by repr
         masking                  what must not be seen of payloads (masking.py)
         thresholds               TOML file that monitors judge by (see `evkit.monitors.Thresholds`); in evkit.toml a path
                                  beside it. None: the defaults
@@ -83,7 +90,23 @@ class Settings(BaseModel):
     # An event leaves no trace in the outbox after this, so it must outlast the longest way back: Kafka keeps records for 7
     # days by default, letters are redriven within weeks, and last month's incident is still asked about.
     outbox_retention_days: float | None = Field(default=30.0, gt=0)
-    masking: tuple[Policy, ...] = ()
+    masking_key: str = Field(default="", repr=False)
+    masking: tuple[Policy, ...] = ()  # behind its key
+
+    @field_validator("masking_key")
+    @classmethod
+    def _long(cls, given: str) -> str:
+        if given and len(given) < _KEY_CHARACTERS_MIN:
+            raise ValueError(f"a key of fewer than {_KEY_CHARACTERS_MIN} characters can be guessed")
+        return given
+
+    @field_validator("masking")
+    @classmethod
+    def _keyed(cls, given: tuple[Policy, ...], info: ValidationInfo) -> tuple[Policy, ...]:
+        key = info.data.get("masking_key", "")
+        if not key and any(policy.action == "hash" for policy in given):
+            raise ValueError(NO_KEY)
+        return tuple(policy.keyed(key) if policy.action == "hash" else policy for policy in given)
 
     @field_validator("outbox_retention_days", mode="before")
     @classmethod
@@ -100,6 +123,7 @@ class Settings(BaseModel):
         from psycopg.conninfo import conninfo_to_dict
 
         found = [v for k, v in self.kafka.items() if any(s in k for s in SECRET_PROPERTIES)]
+        found.append(self.masking_key)
         password = conninfo_to_dict(self.postgres_dsn).get("password")
         if password:
             found.append(str(password))
@@ -165,10 +189,11 @@ def load(profile: str | None = None, *, environ: Mapping[str, str] | None = None
             f"write one, or set EVKIT_CONFIG to its path"
         )
     kafka = {str(k): _resolved(str(v), str(k), env) for k, v in dict(values.pop("kafka", {})).items()}
-    if dsn := env.get("EVKIT_POSTGRES_DSN"):
-        values["postgres_dsn"] = dsn
-    elif "postgres_dsn" in values:
-        values["postgres_dsn"] = _resolved(str(values["postgres_dsn"]), "postgres_dsn", env)
+    for name, variable in _SECRETS.items():
+        if given := env.get(variable):
+            values[name] = given
+        elif name in values:
+            values[name] = _resolved(str(values[name]), name, env)
     if servers := env.get("EVKIT_KAFKA_BOOTSTRAP_SERVERS"):
         kafka["bootstrap.servers"] = servers
     if "bootstrap.servers" not in kafka:

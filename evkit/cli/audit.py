@@ -38,6 +38,15 @@ def register(app: typer.Typer) -> None:
         settle: Annotated[
             str, typer.Option("--settle", help="How long an event may be on its way before it counts as lost.")
         ] = "30s",
+        copies_within: Annotated[
+            str | None,
+            typer.Option(
+                "--copies-within",
+                help='How long after the window copies are looked for: 2h, or "end".  [default: end where that is at most '
+                "1,000,000 records more, else 10m]",
+                show_default=False,
+            ),
+        ] = None,
         format: FormatOption = Format.table,
     ) -> None:
         """Compare outbox, topics and inboxes event by event: what was lost, doubled or handled out of order.
@@ -46,12 +55,15 @@ def register(app: typer.Typer) -> None:
         reached. CSV has the events; JSON has the sentence, the counts and the events.
         """
         from evkit import connect
-        from evkit.views.audit import FINDINGS, counted, examined
+        from evkit.views.audit import FINDINGS, counted, examined, unread
         from evkit.views.audit.verdict import VERDICTS
         from evkit.views.columns import COLUMNS
 
         seen = window_given(window, since, until, "1h")
-        found = examined(connect(), seen, topic=topic, group=group, settle=settle, wanted=FINDINGS, rows_max=_ROWS_MAX)
+        found = examined(
+            connect(), seen, topic=topic, group=group, settle=settle, copies_within=copies_within, wanted=FINDINGS,
+            rows_max=_ROWS_MAX,
+        )  # fmt: skip
         columns = tuple(c.name for c in COLUMNS["audit"])
         worst = sorted(found.rows, key=lambda row: VERDICTS.index(row["verdict"]))
         sentence = sentence_of(found)
@@ -61,6 +73,7 @@ def register(app: typer.Typer) -> None:
                     "sentence": sentence,
                     "window": seen,
                     "read_records": found.records,
+                    "unread_records": found.unread,
                     "counts": counted(found),
                     "events": [{c: row.get(c) for c in columns} for row in worst],
                     "events_left_out": found.left_out,
@@ -69,6 +82,8 @@ def register(app: typer.Typer) -> None:
         elif format is Format.csv:
             print_rows(worst, columns, format)
         else:
+            if found.unread:
+                print_text(f"{unread(found)}: --copies-within end reads them")
             _print(counted(found), worst, sentence)
         raise typer.Exit(1 if found.rows else 0)
 

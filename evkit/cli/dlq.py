@@ -16,6 +16,7 @@ from evkit.cli.dlq_show import document, print_story
 from evkit.cli.output import (
     Format,
     FormatOption,
+    ReasonOption,
     csv_cell,
     plain,
     print_json,
@@ -141,12 +142,17 @@ def export(
             show_default=False,
         ),
     ] = None,
+    unmasked: Annotated[
+        bool, typer.Option("--unmasked", help="Also what masking policies hide; leaves an audit row.")
+    ] = False,
+    reason: ReasonOption = None,
 ) -> None:
     """Write letters with their records to a file, whatever their state: a line or row each, the first to fail first.
 
     Key and value are text, or base64 where they are none: record_value_encoding says which. In CSV, text that a spreadsheet
     would run as a formula starts with a '; JSONL and Parquet have it as it is. With --dialect it is a record a line, whose
-    headers have the names and the encoding of that framework.
+    headers have the names and the encoding of that framework; where masking policies apply it takes --unmasked to give back
+    a record that can be handled.
     """
     import sys
 
@@ -154,8 +160,9 @@ def export(
 
     to = sys.stdout if out is None else out
     n = evkit.dead_letters.export(
-        evkit.connect(), selection, format.value, to, force=force, cell=csv_cell, dialect=dialect
-    )
+        evkit.connect(), selection, format.value, to, force=force, cell=csv_cell, dialect=dialect, unmasked=unmasked,
+        reason=reason,
+    )  # fmt: skip
     say(f"{n:,} letters" + ("" if out is None else f" in {out}"))
 
 

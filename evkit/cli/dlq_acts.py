@@ -240,7 +240,7 @@ def edit(
         f"('{plan.event_type}') takes the place of {plan.letter.event_id}"
     )
     if format is Format.table:
-        print_changes(plan.difference, "changes")
+        print_changes(plan.seen, "changes")
     elif dry_run:
         print_json(plan.summary())
     if confirmed("edit it?", yes=yes, dry_run=dry_run):

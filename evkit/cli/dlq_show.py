@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from evkit.cli.output import Format, plain, print_rows, print_text, safe, shown
+from evkit.masking import WITHHELD
 
 if TYPE_CHECKING:
     from evkit.runtime.dead_letters import FullLetter, LetterStory
@@ -30,6 +31,7 @@ def document(story: LetterStory) -> Any:
         "hexdump": None if raw is None or text_of(raw) is not None else hexdump(raw),
     }
     return about | {
+        "masking": story.masking,
         "problem": story.problem,
         "last_good": plain(story.good),
         "events_behind": story.behind,
@@ -109,8 +111,13 @@ def _print_payload(story: LetterStory) -> None:
     from evkit.runtime.payload import hexdump, text_of
 
     raw = story.letter.raw_value
+    if story.masking is not None:
+        print_text(f"masking      {story.masking}")
     if raw is None:
-        print_text("value        – (the record has none)")
+        why = (
+            "withheld: policies apply to it, and it is no JSON" if story.masking == WITHHELD else "the record has none"
+        )
+        print_text(f"value        – ({why})")
         return
     text = text_of(raw)
     print_text(f"value        {len(raw):,} bytes" + (f", unreadable: {safe(story.problem)}" if story.problem else ""))

@@ -90,6 +90,7 @@ def _print_made(manifest: Manifest, out: Path, format: Format) -> None:
     say(f"frozen at {manifest.frozen_at:%Y-%m-%d %H:%M:%S} UTC: {rows_all:,} rows, {size / 1e6:,.1f} MB in {out}")
     for missing in manifest.missing:
         say(f"not in it: {missing.what}: {missing.why}")
+    say(f"may be about people: {'; '.join(manifest.personal)}")
     say(f"look at it: evkit --profile freeze:{out} view lag")
 
 

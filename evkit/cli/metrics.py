@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from evkit.monitors import Thresholds
     from evkit.monitors.exported import Exported
+    from evkit.monitors.totals import Counts, Totals
     from evkit.runtime.health import Health
     from evkit.system import System
 
@@ -98,6 +99,7 @@ class Measuring:
         self._every = every_seconds
         self._stopped = threading.Event()
         self._last: Exported | None = None
+        self._totals: Totals | None = None
         self._began_at: float | None = None
         self._why = "nothing has been measured yet"
 
@@ -115,17 +117,30 @@ class Measuring:
         """Measure once."""
         from evkit.monitors import judge
         from evkit.monitors.exported import broken, exported
+        from evkit.monitors.totals import Totals
         from evkit.views import measure
         from evkit.window import Window
 
         began, clock = time.time(), time.monotonic()
         try:
             window = Window.last(f"{_WINDOW_SECONDS:.0f}s")
-            objectives = self._thresholds.objectives()
-            measured = measure(self._system, window, objectives=objectives, consumer_status_too=True)
+            totals = self._totals = self._totals or Totals()
+            measured = measure(
+                self._system,
+                window,
+                objectives=self._thresholds.objectives(),
+                objectives_seconds=totals.windows_seconds(window.end),
+                consumer_status_too=True,
+            )
+            counts: Counts = {}
+            if "slo" in measured and not isinstance(measured["slo"], Exception):
+                measured["slo"] = totals.add(measured["slo"], window.end)
+                counts = totals.counts()
             verdict = judge(measured, self._thresholds)
             took = time.monotonic() - clock
-            self._last = exported(measured, verdict, began_at=began, took_seconds=took, window_seconds=_WINDOW_SECONDS)
+            self._last = exported(
+                measured, verdict, counts, began_at=began, took_seconds=took, window_seconds=_WINDOW_SECONDS
+            )
             failed = [f"{name}: {error}" for name, error in measured.items() if isinstance(error, Exception)]
             self._why = "; ".join(failed)
         except Exception as error:  # the next one may do; meanwhile old numbers must not stand for new ones

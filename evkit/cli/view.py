@@ -151,7 +151,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(
                 "--by",
                 help="Of impact: key, event_type, topic or '$.customer.id'; of latency_events and latency_segments: "
-                "processed or written.",
+                "processed or written; of error_rate: handler, error_class, fingerprint, code_version, or several: a,b.",
                 show_default=False,
             ),
         ] = None,
@@ -281,5 +281,11 @@ def _print_view(function: Callable[..., Any], asked: dict[str, Any], format: For
         raise UsageError(f"view {name} is of one topic: add --topic NAME, or type `evkit scan NAME`")
     rows = rows_of(function(connect(), **given))
     every = tuple(c.name for c in COLUMNS[name])
-    columns = every if wide or format is not Format.table else _NARROW.get(name, every)
+    columns = every if wide or format is not Format.table else _told_apart(_NARROW.get(name, every), every, given)
     print_rows(rows, columns, format, empty=f"{name}: nothing in it")
+
+
+def _told_apart(columns: tuple[str, ...], every: tuple[str, ...], given: dict[str, Any]) -> tuple[str, ...]:
+    """What rows are told apart `by` is shown, after group and event type, whatever else a terminal has room for."""
+    asked = [name.strip() for name in str(given.get("by", "")).split(",")]
+    return (*columns[:2], *(name for name in asked if name in every and name not in columns), *columns[2:])

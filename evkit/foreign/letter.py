@@ -53,6 +53,7 @@ class ForeignLetter:
                        that of its producers, there is none
         facts          what else the dialect says, by name; text and numbers
         problems       what could not be read, a sentence each
+        known_fingerprint  what it was before something was hidden of the letter; None: as below
     """
 
     dialect: str | None
@@ -74,6 +75,7 @@ class ForeignLetter:
     failed_at: datetime | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    known_fingerprint: str | None = None
 
     @property
     def is_placed(self) -> bool:
@@ -100,6 +102,8 @@ class ForeignLetter:
         """16 hexadecimal digits that equal failures share, made as evkit makes those of its own letters: the classes of the
         chain and the frames of the service's own code, without line numbers; the message, without what varies in it, only
         where there are no such frames."""
+        if self.known_fingerprint is not None:
+            return self.known_fingerprint
         causes = java.chain(self.stack_trace) if self.stack_trace else []
         frames = [frame for cause in causes for frame in cause.own_frames]
         classes = [cause.class_name for cause in causes] or [self.error_class or ""]

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evkit.errors import FreezeRefused
+from evkit.masking import Policy
 from evkit.window import Standing, Window
 
 NAME = "manifest.json"
@@ -54,6 +55,8 @@ class Manifest(BaseModel):
         profile        name of the profile; postgres and kafka: where they were, without users and passwords
         cluster_id     of the Kafka cluster
         payloads       whether payloads, values and headers of records were copied
+        personal       what may be about people in it, in words
+        masking        policies of the profile; who looks at the freeze is under them too (the key is not in it)
         snapshots      how many database snapshots it was read in; with one it is of one moment
         read_until     when the last of them was taken
         tables, kafka_files  file by name (without .parquet)
@@ -75,6 +78,8 @@ class Manifest(BaseModel):
     kafka: str | None
     cluster_id: str | None = None
     payloads: bool = False
+    personal: list[str] = Field(default_factory=list)
+    masking: list[Policy] = Field(default_factory=list)
     snapshots: int = 0
     read_until: datetime | None = None
     tables: dict[str, File] = Field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
@@ -123,7 +124,14 @@ def open_freeze(folder: Path | str) -> FrozenSystem:
         # Tables that were migrated by another evkit are loaded anew.
         server = PrivateServer(f"{name[:24]}-{newest}", lambda made, port: load(made, port, folder, manifest))
         dsn = dsn_of(server.server, server.port)
+    key = os.environ.get("EVKIT_MASKING_KEY", "")
     settings = Settings(
+        masking_key=key,
+        masking=tuple(
+            # Who has not the key sees that something is there.
+            p if key or p.action != "hash" else p.model_copy(update={"action": "mask"})
+            for p in manifest.masking
+        ),
         profile=f"{FREEZE_PREFIX}{folder}",
         postgres_dsn=dsn,
         kafka={"bootstrap.servers": _NOWHERE},

@@ -28,6 +28,7 @@ from psycopg import sql as compose
 
 from evkit import postgres
 from evkit.freeze.manifest import File, Missing, path_of, sha256
+from evkit.masking import MASK
 from evkit.postgres import integer_array, text_array
 from evkit.sql import named
 from evkit.system import System
@@ -65,9 +66,27 @@ _WITHOUT_PAYLOADS = {
     ("dead_letter", "raw_value"): _ZEROS,
     ("dead_letter", "header_values"): _NO_VALUES,
     ("dead_letter", "edit"): "t.edit - 'difference'",
+    # A stack quotes values, and what a framework has said of a letter has a stack of its own; views show neither but
+    # beside a payload. The message stays: it is what a failure is recognised by.
+    ("dead_letter", "stack_trace"): "''::text",
+    ("dead_letter", "source_facts"): "NULL::jsonb",
+    ("attempt", "stack_trace"): "''::text",
     ("parked", "raw_value"): _ZEROS,
     ("parked", "header_values"): _NO_VALUES,
 }
+# Headers of events are text to text; of those that a policy names, whichever its topic is, only that they were there.
+_MASKED_HEADERS = """CASE WHEN t.headers IS NOT NULL THEN (
+    SELECT coalesce(json_object_agg(h.key, CASE WHEN h.key = ANY ({}) THEN {} ELSE h.value END), '{{}}')
+      FROM json_each_text(t.headers) h) END"""
+# What may be about people in a freeze; keys and ids are whatever the service takes for them.
+_PERSONAL = (
+    "keys and ids of events and records",
+    "error messages, which may quote a payload",
+    "headers that no policy names",
+    "who acted, with notes, reasons and tickets",
+    "names, client addresses and hosts of database sessions and group members",
+)
+_PERSONAL_PAYLOADS = ("payloads and all headers of events and letters, as they are", "stack traces")
 # Of these nothing is told, not even the length: a view that asks for them is refused, and does not see nothing.
 UNSEEN = {
     ("outbox", "payload"),
@@ -158,7 +177,14 @@ def copy(
         DatabaseUnreachable, NotMigrated, QueryTimeout: see `System.reading`.
     """
     with system.reading() as connection:
-        return _Copy(connection, window, folder, payloads, progress).run()
+        copy = _Copy(connection, window, folder, payloads, progress)
+        copy.masked_headers = sorted({p.header for p in system.settings.masking if p.header is not None})
+        return copy.run()
+
+
+def personal(*, payloads: bool) -> list[str]:
+    """What may be about people in a freeze, in words."""
+    return [*_PERSONAL, *(_PERSONAL_PAYLOADS if payloads else ())]
 
 
 def end_of(window: Window, at: datetime) -> datetime:
@@ -188,6 +214,7 @@ class _Copy:
         self.values = _values(window, at)
         self.copied = Copied(at=at, migration=migration)
         self._open: dict[str, _Rows] = {}
+        self.masked_headers: list[str] = []
 
     def run(self) -> Copied:
         try:
@@ -402,7 +429,9 @@ class _Rows:
         expressions = []
         for column in self.table.columns:
             instead = None if self._copy.payloads else _WITHOUT_PAYLOADS.get((self.table.name, column))
-            value = compose.Identifier("t", column) if instead is None else compose.SQL(instead)
+            value: compose.Composable = compose.Identifier("t", column) if instead is None else compose.SQL(instead)
+            if column == "headers" and not self._copy.payloads and (names := self._copy.masked_headers):
+                value = compose.SQL(_MASKED_HEADERS).format(compose.Literal(names), compose.Literal(MASK))
             expressions.append(compose.SQL("{} AS {}").format(value, compose.Identifier(column)))
         return compose.SQL(", ").join(expressions)
 

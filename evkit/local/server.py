@@ -24,7 +24,7 @@ Progress = Callable[[str], None]
 _DETACHED: list[subprocess.Popen[bytes]] = []
 
 START_SECONDS_MAX = 60.0
-STOP_SECONDS_MAX = 30.0
+STOP_SECONDS_MAX = 60.0  # the first broker of a machine writes its archive of classes, ten seconds on two cores
 # A port that was free may be somebody's before a server has it: a broker takes two seconds to its own.
 _PORTS_TRIED_MAX = 5
 _TAKEN = "Address already in use"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
+from evkit.errors import InvalidParameter
 from evkit.monitors.finding import Finding, Severity, Thresholds, command, count, level
 from evkit.views.frame import rows_of
 
@@ -17,9 +18,17 @@ def error_rate(frame: Any, thresholds: Thresholds | None = None) -> list[Finding
     Failures whose dead letter was resolved, archived or purged since are dealt with: they are named and not judged, so
     that an incident that is over does not alarm until the window has passed it. Below `attempts_min` attempts nothing
     fails. Types without a failure are summed up in one finding a group.
+
+    Raises:
+        InvalidParameter: the frame tells failures apart `by` more than that: its rows share attempts.
     """
     bounds = thresholds or Thresholds()
     rows = [r for r in rows_of(frame, "error_rate") if not r["replay"]]
+    if any(r["attempts"] is None or r["code_version"] or r["error_class"] or r["fingerprint"] for r in rows):
+        raise InvalidParameter(
+            "monitors.error_rate judges groups and event types: take a frame of views.error_rate without by=",
+            name="frame",
+        )
     if not rows:
         sentence = "no event was attempted in this window"
         return [Finding(MONITOR, Severity.ok, "all groups", None, "ratio", None, sentence)]

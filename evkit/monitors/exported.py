@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from evkit.monitors.finding import Severity, Verdict
+from evkit.monitors.totals import Counts
 from evkit.views.frame import rows_of
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """One metric.
+    """One metric; a counter when its name ends with _total, as Prometheus wants it.
 
     Attributes:
         name     unit last
@@ -93,6 +94,12 @@ OBJECTIVES = (
     (Gauge("evkit_slo_burn_rate", "bad ratio / (1 - objective); none without an event", _OBJECTIVE), "burn_rate"),
 )
 PROMISED = Gauge("evkit_slo_objective_ratio", "share of events that must be good", ("slo", "group", "topic"))
+GOOD_TOTAL = Gauge(
+    "evkit_slo_events_good_total", "events judged good since the server started", ("slo", "group", "topic")
+)
+TOTAL = Gauge(
+    "evkit_slo_events_judged_total", "events judged since the server started, good and bad", ("slo", "group", "topic")
+)
 FEWEST = Gauge("evkit_slo_enough_events", "1 when the window has enough events for a ratio, else 0", _OBJECTIVE)
 MONITOR = Gauge(
     "evkit_monitor_severity", "worst finding of the monitor: 0 ok, 1 warning, 2 critical, 3 unknown", ("monitor",)
@@ -106,7 +113,8 @@ FAILED = Gauge("evkit_measuring_failed", "1 when the last measurement broke as a
 
 GAUGES: tuple[Gauge, ...] = (
     *(g for g, _ in (*LAG, *RELAY, *LATENCY, *ATTEMPTS, *OBJECTIVES)),
-    *RATES, ATTEMPT_RATIO, *LETTERS, STATUS, PROMISED, FEWEST, MONITOR, MEASURED, MEASURED_AT, MEASURING, FAILED,
+    *RATES, ATTEMPT_RATIO, *LETTERS, STATUS, PROMISED, GOOD_TOTAL, TOTAL, FEWEST, MONITOR, MEASURED, MEASURED_AT,
+    MEASURING, FAILED,
 )  # fmt: skip
 
 Samples = dict[Gauge, list[tuple[tuple[str, ...], float]]]
@@ -124,11 +132,12 @@ class Exported:
 
     def collect(self) -> Iterator[Family]:
         """The metrics, those without a series left out."""
-        from prometheus_client.core import GaugeMetricFamily
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         for gauge in GAUGES:
             if self.samples.get(gauge):
-                family = GaugeMetricFamily(gauge.name, gauge.meaning, labels=gauge.labels)
+                kind = CounterMetricFamily if gauge.name.endswith("_total") else GaugeMetricFamily
+                family = kind(gauge.name, gauge.meaning, labels=gauge.labels)
                 for labels, value in self.samples[gauge]:
                     family.add_metric(labels, value)
                 yield family
@@ -140,11 +149,18 @@ class Exported:
 
 
 def exported(
-    measured: Mapping[str, Any], verdict: Verdict, *, began_at: float, took_seconds: float, window_seconds: float
+    measured: Mapping[str, Any],
+    verdict: Verdict,
+    counts: Counts | None = None,
+    *,
+    began_at: float,
+    took_seconds: float,
+    window_seconds: float,
 ) -> Exported:
     """The series of what `evkit.views.measure` returned, and of the verdict on it.
 
     Args:
+        counts          events of each objective since the server started, of `Totals.counts`
         began_at        seconds since 1970
         window_seconds  of the measurement, for rates
     """
@@ -159,6 +175,7 @@ def exported(
     for name, writer in _WRITERS.items():
         if name in frames:
             writer(made, frames[name], window_seconds)
+    _totals(made, counts or {})
     made.add(MEASURED_AT, began_at)
     made.add(MEASURING, took_seconds)
     made.add(FAILED, 0)
@@ -246,6 +263,17 @@ def _objectives(made: Exported, frame: Any, _: float) -> None:
         promised[row["slo"], _label(row["group"]), _label(row["topic"])] = row["objective"]
     for labels, objective in promised.items():
         made.add(PROMISED, objective, *labels)
+
+
+def _totals(made: Exported, counts: Counts) -> None:
+    judged: dict[tuple[str, str, str], int] = defaultdict(int)
+    for of, number in counts.items():
+        labels = (of.slo, _label(of.group), _label(of.topic))
+        judged[labels] += number
+        if of.verdict == "good":
+            made.add(GOOD_TOTAL, number, *labels)
+    for labels, number in judged.items():
+        made.add(TOTAL, number, *labels)
 
 
 def window_label(seconds: float) -> str:

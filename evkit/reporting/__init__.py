@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from evkit.reporting.catalogue import copy, definition, definitions, notebook, notebooks
     from evkit.reporting.comparison import compare
     from evkit.reporting.execution import ReportRun, run, runs
+    from evkit.reporting.following import follow
     from evkit.reporting.parameters import Duration, Instant
     from evkit.reporting.report import Report, begin
     from evkit.reporting.summary import Summary
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "begin": "report", "Report": "report",
     "plan_redrive": "acting", "plan_replay": "acting", "act": "acting",
+    "follow": "following",
     "Instant": "parameters", "Duration": "parameters",
     "run": "execution", "runs": "execution", "ReportRun": "execution",
     "notebooks": "catalogue", "notebook": "catalogue", "definitions": "catalogue", "definition": "catalogue",
@@ -48,6 +50,7 @@ __all__ = [
     "copy",
     "definition",
     "definitions",
+    "follow",
     "notebook",
     "notebooks",
     "plan_redrive",

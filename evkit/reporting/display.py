@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from evkit.reporting.tables import Table, quantity, shown
 
 if TYPE_CHECKING:
+    from evkit.monitors import Diagnosis
     from evkit.reporting.summary import Summary
     from evkit.system import System
     from evkit.window import Window
@@ -78,10 +79,10 @@ def unmeasured(name: str, why: str) -> None:
     _publish("unmeasured", name, {"text/html": f"<p><strong>{html.escape(text)}</strong></p>", "text/plain": text})
 
 
-def badge(severity: str) -> str:
-    """A severity as a word on its colour."""
+def badge(severity: str, word: str = "") -> str:
+    """A severity, or another word, on the severity's colour."""
     style = f"background-color:{BADGES[severity]};color:#ffffff;padding:2px 8px;border-radius:4px"
-    return f'<span style="{style}"><strong>{severity.upper()}</strong></span>'
+    return f'<span style="{style}"><strong>{(word or severity).upper()}</strong></span>'
 
 
 def verdict(summary: Summary) -> None:
@@ -103,6 +104,28 @@ def verdict(summary: Summary) -> None:
     if fine:
         page += f"<p>{fine} finding{'' if fine == 1 else 's'} ok</p>"
     _publish("verdict", "verdict", {"text/html": page, "text/plain": "\n".join(text)})
+
+
+def diagnosis(found: Diagnosis) -> None:
+    """What triage found: each cause with its harm, its numbers, what is probably behind it, and a command to copy."""
+    items, text = "", [found.sentence]
+    for cause in found.causes:
+        items += (
+            f"<dt>{badge('critical' if cause.harm in ('lost', 'wrong') else 'warning', cause.harm)} "
+            f"<strong>{html.escape(shown(cause.name).replace('_', ' '))}</strong>: {html.escape(cause.sentence)}</dt>"
+            f"<dd>{html.escape(cause.likely)}<br><code>{html.escape(cause.next_step)}</code></dd>"
+        )
+        text += [
+            f"{cause.harm:<6}  {cause.name}: {cause.sentence}",
+            f"        {cause.likely}",
+            f"        {cause.next_step}",
+        ]
+    page = f"<p>{html.escape(found.sentence)}</p>"
+    page += f"<dl>{items}</dl>" if items else ""
+    for name, why in found.unmeasured.items():
+        page += f"<p><strong>{html.escape(name)} could not be measured</strong>: {html.escape(why)}</p>"
+        text.append(f"{name} could not be measured: {why}")
+    _publish("diagnosis", "diagnosis", {"text/html": page, "text/plain": "\n".join(text)})
 
 
 def next_steps(steps: list[tuple[str, str]]) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 
 from evkit import postgres
 from evkit.errors import EvkitError, UnknownView, UsageError
-from evkit.monitors import MONITORS, Finding, Severity, Thresholds, Verdict, judge
+from evkit.monitors import MONITORS, Cause, Diagnosis, Finding, Severity, Thresholds, Verdict, judge
 from evkit.reporting import display
 from evkit.reporting.comparison import Comparison, compare
 from evkit.reporting.summary import Chart, FindingResult, MonitorResult, Seen, Summary, Unmeasured
@@ -142,13 +142,13 @@ class Report:
         display.chart(name, title, drawn)
         display.table(name, Table.of(frame))
 
-    def show_table(self, frame: Any, name: str = "table") -> None:
-        """Display a frame as a static table."""
+    def show_table(self, frame: Any, name: str = "table", columns: Sequence[str] | None = None) -> None:
+        """Display a frame as a static table: all of its columns, or these in this order."""
         if isinstance(frame, BaseException):
             self.unmeasured.append(Unmeasured(what=name, why=str(frame)))
             display.unmeasured(name, str(frame))
             return
-        display.table(name, Table.of(frame), folded=False)
+        display.table(name, Table.of(frame if columns is None else frame[list(columns)]), folded=False)
 
     # --- judging ------------------------------------------------------------------------------------------------------
 
@@ -169,6 +169,16 @@ class Report:
                 raise UnknownView(name, MONITORS, where="as a monitor")
         every = judge(frames, self.thresholds).findings
         self.judge([f for f in every if f.monitor in frames])
+
+    def diagnose(self, found: Diagnosis) -> None:
+        """Take what triage found into the verdict, and display it: lost before wrong before late before noisy.
+
+        Lost and wrong events are critical, late and noisy ones a warning. What could not be looked at counts as not
+        measured.
+        """
+        self._findings += [_of_cause(cause) for cause in found.causes]
+        self.unmeasured += [Unmeasured(what=name, why=why) for name, why in found.unmeasured.items()]
+        display.diagnosis(found)
 
     @property
     def verdict(self) -> Verdict:
@@ -227,6 +237,20 @@ def _has_window(view: Callable[..., Any], arguments: tuple[Any, ...], named: dic
     import inspect
 
     return "window" in inspect.signature(view).bind_partial(None, *arguments, **named).arguments
+
+
+def _of_cause(cause: Cause) -> Finding:
+    return Finding(
+        monitor="triage",
+        severity=Severity.critical if cause.harm in ("lost", "wrong") else Severity.warning,
+        subject=cause.subject,
+        value=float(cause.events),
+        unit="events",
+        threshold=None,
+        sentence=cause.sentence,
+        evidence={"cause": cause.name, "harm": cause.harm, "likely": cause.likely, **cause.evidence},
+        next_step=cause.next_step,
+    )
 
 
 def _monitors(findings: list[Finding]) -> list[MonitorResult]:

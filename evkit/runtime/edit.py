@@ -32,8 +32,10 @@ from evkit.event import (
     new_id,
 )
 from evkit.kafka import Record
+from evkit.masking import applying
 from evkit.runtime import audit
 from evkit.runtime.letters import FullLetter, show
+from evkit.runtime.masked_letters import changes_as_seen
 from evkit.runtime.payload import Change, changed, difference, encoded, object_or_reason, readable
 from evkit.sql import named
 from evkit.system import System
@@ -57,6 +59,7 @@ class EditPlan:
         value       its record's value
         headers     its record's headers
         difference  what changes in the payload, and in the type under path "(type)"
+        seen        the same as policies let it be seen (`evkit.masking`)
     """
 
     letter: FullLetter
@@ -65,16 +68,17 @@ class EditPlan:
     value: bytes
     headers: _Headers
     difference: tuple[Change, ...]
+    seen: tuple[Change, ...]
 
     def summary(self) -> dict[str, Any]:
-        """What the plan is about, for people and for the audit row."""
+        """What the plan is about, for people and for the audit row; without what policies hide."""
         return {
             "letter_id": self.letter.letter_id,
             "group": self.letter.consumer_group,
             "event_id": self.letter.event_id,
             "new_event_id": self.event_id,
             "event_type": self.event_type,
-            "difference": [change.document() for change in self.difference],
+            "difference": [change.document() for change in self.seen],
         }
 
 
@@ -128,8 +132,17 @@ def plan_edit(
             f"the new payload of dead letter {letter_id} is the old one: redrive it, there is nothing to edit"
         )
     event_id = new_id()
+    under = dict.fromkeys(
+        p for t in (letter.event_type, kind) for p in applying(system.settings.masking, letter.topic, t)
+    )
     return EditPlan(
-        letter, event_id, kind, encoded(new), _headers(letter, record, event, event_id, kind), tuple(changes)
+        letter,
+        event_id,
+        kind,
+        encoded(new),
+        _headers(letter, record, event, event_id, kind),
+        tuple(changes),
+        changes_as_seen(changes, tuple(under)),
     )
 
 

@@ -21,7 +21,9 @@ from typing import IO, Any, Literal, get_args
 
 from evkit import foreign
 from evkit.errors import MissingExtra, UsageError
+from evkit.runtime import audit
 from evkit.runtime.letters import FullLetter, Selection, records
+from evkit.runtime.masked_letters import as_seen
 from evkit.runtime.payload import text_of
 from evkit.system import System
 
@@ -84,8 +86,11 @@ def export(
     cell: Callable[[Any], Any] | None = None,
     rows: Callable[[FullLetter], Row] = row_of,
     dialect: str | None = None,
+    unmasked: bool = False,
+    reason: str | None = None,
 ) -> int:
-    """Write the letters of a selection to a file, or as text to an open stream; returns how many.
+    """Write the letters of a selection to a file, or as text to an open stream; returns how many. What policies hide
+    (`evkit.masking`) is hidden.
 
     Args:
         force    write over a file that is there
@@ -93,8 +98,10 @@ def export(
         rows     what is written of a letter
         dialect  "spring", "connect": not the letters but the records that this framework would have made of them, with its
                  headers (DIALECT_COLUMNS)
+        unmasked  write everything, as a record must be that is given back to be handled
+        reason    for the audit row of that
 
-    Side effects: the file. No letter is changed.
+    Side effects: the file; with `unmasked`, an audit row first. No letter is changed.
 
     Raises:
         UsageError: the file is there and not to be overwritten, its folder is not there, Parquet is to go to a stream, or
@@ -108,7 +115,12 @@ def export(
     if dialect is not None:
         foreign.require_dialect(dialect, tuple(foreign.OUTGOING))
         columns, rows = DIALECT_COLUMNS, partial(dialect_row_of, dialect=dialect)
-    letters = (rows(letter) for letter in records(system, selection))
+    if unmasked:
+        told = {"selection": {k: v for k, v in selection.parameters(None).items() if v is not None}}
+        with system.writing("evkit dlq export") as connection:
+            audit.end(connection, audit.begin(connection, "dead_letters.export_unmasked", str(out), told, reason), {})
+    policies = () if unmasked else system.settings.masking
+    letters = (rows(as_seen(letter, policies)[0]) for letter in records(system, selection))
     if not isinstance(out, Path):
         if format == "parquet":
             raise UsageError("Parquet is no text: give a file (--out FILE)")

@@ -37,6 +37,7 @@ from evkit.runtime.delivery import Delivery
 from evkit.runtime.failure import storable
 from evkit.runtime.handler import Handlers
 from evkit.runtime.letters import LETTERS_MAX
+from evkit.runtime.masked_letters import foreign_as_seen
 from evkit.sql import named
 from evkit.system import System
 
@@ -167,6 +168,7 @@ def foreign(
     letters_max: int | None = LETTERS_MAX,
 ) -> list[ForeignLetter]:
     """What is in a dead-letter topic of another framework, by partition and offset; see `evkit.foreign`. Changes nothing.
+    What policies hide (`evkit.masking`) is hidden.
 
     Needs no PostgreSQL. Reads what the topic has at this moment, from `since` on.
 
@@ -183,7 +185,8 @@ def foreign(
     scanned = records.scan(system.settings, topic, system.admin, since=since)
     read = (dialects.read(record, dialect, original_topic=original_topic) for record in scanned)
     wanted = (letter for letter in read if group is None or letter.group == group)
-    found = list(wanted if letters_max is None else islice(wanted, letters_max))
+    some = wanted if letters_max is None else islice(wanted, letters_max)
+    found = [foreign_as_seen(letter, system.settings.masking) for letter in some]
     return sorted(found, key=lambda letter: (letter.found.partition, letter.found.offset))
 
 

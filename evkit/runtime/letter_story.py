@@ -13,7 +13,9 @@ from psycopg.rows import dict_row
 from evkit import decoding, kafka, records
 from evkit.errors import EvkitError, Undecodable
 from evkit.kafka import Record
+from evkit.masking import applying, masked_document
 from evkit.runtime.letters import FullLetter, show
+from evkit.runtime.masked_letters import as_seen, changes_as_seen
 from evkit.runtime.payload import Change, difference, object_or_reason
 from evkit.sql import named
 from evkit.system import System
@@ -51,12 +53,13 @@ class LetterStory:
     """A letter and all around it.
 
     Attributes:
-        letter        the letter, its record and its attempts
+        letter        the letter, its record and its attempts, as policies let them be seen
         problem       why its payload cannot be read; None: it can
         good          the last good event of its type; None: none is among the newest rows of the inbox
         behind        how many events wait behind it
         first_behind  the first of them: event_id, event_type, offset, parked_at
         next_steps    commands to type
+        masking       masked, or withheld (the value is no JSON, and not here); None: no policy applies
     """
 
     letter: FullLetter
@@ -65,10 +68,12 @@ class LetterStory:
     behind: int
     first_behind: tuple[dict[str, Any], ...]
     next_steps: tuple[str, ...]
+    masking: str | None = None
 
 
 def story(system: System, letter_id: int, *, compare: bool = True) -> LetterStory:
-    """Everything about one letter. Changes nothing; with `compare` it may read one record from Kafka.
+    """Everything about one letter. Changes nothing; with `compare` it may read one record from Kafka. What policies hide
+    (`evkit.masking`) is hidden; payloads are compared before, so that a hidden value that differs is told to differ.
 
     Raises:
         UnknownLetter: there is none with this id.
@@ -89,8 +94,11 @@ def story(system: System, letter_id: int, *, compare: bool = True) -> LetterStor
             written = None
             if good is not None:
                 written = connection.execute(_SQL["written_payload"], {"event_id": good["event_id"]}).fetchone()
+    policies = system.settings.masking
+    seen, masking = as_seen(letter, policies)
     return LetterStory(
-        letter=letter,
+        letter=seen,
+        masking=masking,
         problem=problem,
         good=None if good is None else _good(system, good, None if written is None else written[0], payload),
         behind=parked["events"] if parked else 0,
@@ -132,9 +140,11 @@ def _good(system: System, row: dict[str, Any], written: bytes | None, payload: d
         except (EvkitError, kafka.KafkaException) as error:
             reason = f"it is no longer in the outbox, and Kafka did not give its record: {error}"
     compared = None
+    under = applying(system.settings.masking, row["topic"], row["event_type"])
     if good is not None and payload is not None:
-        compared = tuple(difference(good, payload))
-    return GoodEvent(**row, payload=good, reason=reason, difference=compared)
+        compared = changes_as_seen(difference(good, payload), under)
+    seen = None if good is None else masked_document(good, under)
+    return GoodEvent(**row, payload=seen, reason=reason, difference=compared)
 
 
 def _next_steps(letter: FullLetter, behind: int) -> tuple[str, ...]:

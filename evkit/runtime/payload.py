@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from evkit import decoding
 from evkit.errors import Undecodable, UsageError
+from evkit.fields import Steps
 
 # Of a hexdump: what fits on a screen.
 HEX_BYTES_MAX = 256
@@ -45,12 +46,14 @@ class Change:
         kind    "added", "removed", "type" (of another JSON type) or "value"
         before  None where it was added
         after   None where it was removed
+        steps   the path's, one by one: a name may have dots
     """
 
     path: str
     kind: str
     before: Any
     after: Any
+    steps: Steps = field(default=(), compare=False, repr=False)
 
     def document(self) -> dict[str, Any]:
         return {"path": self.path, "kind": self.kind, "before": self.before, "after": self.after}
@@ -62,29 +65,30 @@ def difference(before: Any, after: Any) -> list[Change]:
     Lists are compared place by place: an element put in front changes all behind it. (A library that finds moves was looked
     at; what a person checks at night is whether this field is there and what it holds.)
     """
-    return list(_differences("", before, after))
+    return list(_differences("", (), before, after))
 
 
-def _differences(path: str, before: Any, after: Any) -> Iterator[Change]:
+def _differences(path: str, steps: Steps, before: Any, after: Any) -> Iterator[Change]:
     if isinstance(before, dict) and isinstance(after, dict):
         for name in [*before, *(n for n in after if n not in before)]:
             place = f"{path}.{name}" if path else name
-            yield from _one(place, name in before, name in after, before.get(name), after.get(name))
+            yield from _one(place, (*steps, name), name in before, name in after, before.get(name), after.get(name))
     elif isinstance(before, list) and isinstance(after, list):
         for i in range(max(len(before), len(after))):
             was, is_ = i < len(before), i < len(after)
-            yield from _one(f"{path}[{i}]", was, is_, before[i] if was else None, after[i] if is_ else None)
+            old, new = before[i] if was else None, after[i] if is_ else None
+            yield from _one(f"{path}[{i}]", (*steps, str(i)), was, is_, old, new)
     elif _type(before) != _type(after):
-        yield Change(path, "type", before, after)
+        yield Change(path, "type", before, after, steps)
     elif before != after:
-        yield Change(path, "value", before, after)
+        yield Change(path, "value", before, after, steps)
 
 
-def _one(path: str, was: bool, is_: bool, before: Any, after: Any) -> Iterator[Change]:
+def _one(path: str, steps: Steps, was: bool, is_: bool, before: Any, after: Any) -> Iterator[Change]:
     if was and is_:
-        yield from _differences(path, before, after)
+        yield from _differences(path, steps, before, after)
     else:
-        yield Change(path, "removed" if was else "added", before, after)
+        yield Change(path, "removed" if was else "added", before, after, steps)
 
 
 def _type(value: Any) -> str:

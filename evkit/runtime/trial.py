@@ -16,8 +16,10 @@ from psycopg.pq import TransactionStatus
 
 from evkit import postgres
 from evkit.errors import RedriveRefused
+from evkit.masking import applying, hidden_headers, masked_document, masked_text, masked_value
 from evkit.runtime.failure import Failure
 from evkit.runtime.letters import show
+from evkit.runtime.masked_letters import rows_as_seen
 from evkit.runtime.ramp import delivery_of
 from evkit.sql import named
 from evkit.system import System
@@ -79,6 +81,9 @@ class Trial:
 def try_redrive(system: System, letter_id: int, consumer: Consumer) -> Trial:
     """Run an open letter's handler in a transaction that is rolled back, and tell what it would have done.
 
+    What policies hide (`evkit.masking`) of the letter and of follow-up events is hidden there, and wherever the same text
+    stands in rows and errors.
+
     Side effects: none in PostgreSQL (numbers of sequences apart); work outside PostgreSQL happens.
 
     Raises:
@@ -87,6 +92,10 @@ def try_redrive(system: System, letter_id: int, consumer: Consumer) -> Trial:
         DatabaseUnreachable.
     """
     letter = show(system, letter_id)
+    policies = system.settings.masking
+    of_letter = applying(policies, letter.topic, letter.event_type or None)
+    hidden = hidden_headers(letter.headers, of_letter)
+    masked_value(letter.raw_value, of_letter, hidden)
     if letter.consumer_group != consumer.group:
         raise RedriveRefused(
             f"letter {letter_id} is of group '{letter.consumer_group}', the given consumer is of '{consumer.group}'"
@@ -121,26 +130,26 @@ def try_redrive(system: System, letter_id: int, consumer: Consumer) -> Trial:
         tables: list[Written] = []
         follow_ups: list[dict[str, Any]] = []
         if connection.info.transaction_status == TransactionStatus.INTRANS:
-            tables = _tables(connection)
-            follow_ups = [
-                {"type": kind, "key": key, "topic": topic, "payload": _cut(payload)}
-                for kind, key, topic, payload in connection.execute(
-                    _SQL["follow_ups"], {"position": last[0] if last else 0, "rows_max": ROWS_MAX}
-                ).fetchall()
-            ]
+            written = connection.execute(
+                _SQL["follow_ups"], {"position": last[0] if last else 0, "rows_max": ROWS_MAX}
+            ).fetchall()
+            for kind, key, topic, payload in written:
+                seen = masked_document(payload, applying(policies, topic, kind), hidden)
+                follow_ups.append({"type": kind, "key": key, "topic": topic, "payload": _cut(seen)})
+            tables = _tables(connection, hidden)
         return Trial(
             letter_id,
             delivery.handler.name if delivery.handler else None,
             failure is None,
             seconds,
-            None if failure is None else f"{failure.error_class}: {failure.error_message}",
-            None if failure is None else failure.stack_trace,
+            None if failure is None else masked_text(f"{failure.error_class}: {failure.error_message}", hidden),
+            None if failure is None else masked_text(failure.stack_trace, hidden),
             tables,
             follow_ups,
         )
 
 
-def _tables(connection: postgres.Connection) -> list[Written]:
+def _tables(connection: postgres.Connection, hidden: list[str]) -> list[Written]:
     found = []
     for schema, table, inserted, updated, deleted in connection.execute(_SQL["written"]).fetchall():
         rows: list[dict[str, Any]] | None = []
@@ -149,7 +158,8 @@ def _tables(connection: postgres.Connection) -> list[Written]:
             try:
                 with connection.transaction():
                     connection.execute(_SQL["limit_time"], (f"{_ROWS_SECONDS_MAX}s",))
-                    rows = [{k: _cut(v) for k, v in row.items()} for (row,) in connection.execute(query).fetchall()]
+                    found_rows = rows_as_seen([row for (row,) in connection.execute(query).fetchall()], hidden)
+                    rows = [{k: _cut(v) for k, v in row.items()} for row in found_rows]
             except psycopg.Error:
                 rows = None
         found.append(Written(f"{schema}.{table}", inserted, updated, deleted, rows))

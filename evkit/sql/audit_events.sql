@@ -47,13 +47,15 @@ SELECT o.position, l.letter_id, l.state AS letter_state
 
 -- name: run_again
 -- Failed attempts that began after the event was handled, and that no replay made: its handler was called once more.
-SELECT a.event_id, count(*), max(a.failed_at)
+SELECT o.position, count(*) AS ran_again
   FROM evkit.attempt a
   JOIN evkit.inbox i ON (i.consumer_group, i.event_id, i.generation) = (a.consumer_group, a.event_id, 0)
+  JOIN evkit.outbox o ON o.id = a.event_id
  WHERE a.consumer_group = %(group)s AND a.generation = 0 AND a.replay_id IS NULL AND a.failed_at >= %(since)s
    AND i.outcome = 'handled' AND i.replay_id IS NULL
    AND a.failed_at - make_interval(secs => a.duration_seconds) > i.processed_at + interval '0.1 seconds'
- GROUP BY a.event_id;
+   AND o.position >= %(first)s AND o.position < %(last)s AND o.created_at >= %(since)s AND o.created_at < %(until)s
+ GROUP BY o.position;
 
 -- name: elsewise
 -- What was done with the records at these places under another id: of a decode function's making, or of a record that

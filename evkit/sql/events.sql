@@ -114,14 +114,15 @@ event AS (
 )
 
 -- part: hurt
--- One row an event: what any group did to it.
+-- One row an event: what any group did to it. What an audit says is lost will not come, so it is not pending.
 hurt AS (
     SELECT event_id, min(event_type) AS event_type, min(key) AS key, min(topic) AS topic, min(partition) AS partition,
            min(created_at) AS created_at, min(coalesce(created_at, processed_at)) AS at, bool_or(failed) AS failed,
-           bool_or(dead) AS dead, bool_or(dead_open) AS dead_open, bool_or(pending) AS pending,
-           max(delay_seconds) AS delay_seconds, max(delay_seconds) FILTER (WHERE pending) AS pending_seconds,
-           coalesce(bool_or(delay_seconds > %(late_seconds)s), false) AS late, min(position) AS position
-      FROM fact
+           bool_or(dead) AS dead, bool_or(dead_open) AS dead_open, bool_or(pending AND NOT lost) AS pending,
+           max(delay_seconds) AS delay_seconds, max(delay_seconds) FILTER (WHERE pending AND NOT lost) AS pending_seconds,
+           coalesce(bool_or(delay_seconds > %(late_seconds)s), false) AS late, min(position) AS position,
+           CASE WHEN %(lost)s::text[] IS NOT NULL THEN bool_or(lost) END AS lost
+      FROM (SELECT f.*, f.event_id IN (SELECT unnest(%(lost)s::text[])) AS lost FROM fact f) AS fact
      GROUP BY event_id
 )
 
@@ -134,6 +135,7 @@ WITH
 ,
 -- include: hurt
 SELECT h.event_id, h.at, h.failed, h.dead, h.dead_open, h.pending, h.late, h.delay_seconds, h.pending_seconds,
+       h.lost,
        CASE %(by)s WHEN 'key' THEN h.key WHEN 'event_type' THEN h.event_type WHEN 'topic' THEN h.topic END AS value
   FROM hurt h;
 
@@ -146,6 +148,7 @@ WITH
 ,
 -- include: hurt
 SELECT h.event_id, h.at, h.failed, h.dead, h.dead_open, h.pending, h.late, h.delay_seconds, h.pending_seconds,
+       h.lost,
        (SELECT CASE WHEN position('\u0000' IN o.payload::text) = 0
                         THEN jsonb_path_query_first(o.payload::jsonb, %(path)s::text::jsonpath, '{}', true) #>> '{}' END
               FROM evkit.outbox o WHERE o.position = h.position) AS value
@@ -153,7 +156,7 @@ SELECT h.event_id, h.at, h.failed, h.dead, h.dead_open, h.pending, h.late, h.del
 
 -- part: hurt_events
 SELECT h.event_id, h.event_type, h.key, h.topic, h.partition, h.created_at, h.at, h.failed, h.dead, h.dead_open, h.pending,
-       h.late, h.delay_seconds, h.pending_seconds
+       h.late, h.delay_seconds, h.pending_seconds, h.lost
 
 -- name: impact_events
 -- The same, event by event, for a dimension that Python knows.

@@ -6,6 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from evkit import offsets_log
@@ -34,9 +35,52 @@ _SILENT = "its past commits are not known: "
 _COPIED = "its commits are those that evkit sample had copied by "
 
 
+class Offsets:
+    """What Kafka tells of a group's offsets, or of all groups', asked once for several views.
+
+    Commits before ends, as in lag: the other way round a group that is at work would seem to be ahead. So its log is read
+    first, also where lag alone is asked for; why that failed is kept, and lag is measured all the same.
+    """
+
+    def __init__(self, system: System, group: str | None = None) -> None:
+        self.system, self.group = system, group
+
+    @cached_property
+    def lag(self) -> Frame:
+        """The polars frame of `views.lag`.
+
+        Raises: see `lag`.
+        """
+        _ = self._log
+        return lag(self.system, self.group)
+
+    def parts(self) -> list[Part]:
+        """The parts of the log that the groups are in.
+
+        Raises:
+            OffsetsLogRefused, NotInFreeze: it may not be read, or is not there.
+            BrokerUnreachable.
+        """
+        if isinstance(self._log, Exception):
+            raise self._log
+        return self._log
+
+    @cached_property
+    def _log(self) -> list[Part] | Exception:
+        try:
+            return broker(self.system).offsets_log(self.group)
+        except Exception as error:
+            return error
+
+
 @view("consumer_status")
 def consumer_status(
-    system: System, group: str | None = None, window: str | timedelta = "10m", *, frames: Frames = "polars"
+    system: System,
+    group: str | None = None,
+    window: str | timedelta = "10m",
+    *,
+    offsets: Offsets | None = None,
+    frames: Frames = "polars",
 ) -> Frame:
     """What every consumer group does in each of its partitions (keeps up, falls behind, stands still, went back, …), judged
     from all that it committed in the window, with a sentence that says why.
@@ -45,8 +89,9 @@ def consumer_status(
     over the window. The rules, and what each status means: `evkit.views.lag_status`.
 
     Args:
-        group   one consumer group; default: all
-        window  how far back trends and rewinds are looked for, up to now
+        group    one consumer group; default: all
+        window   how far back trends and rewinds are looked for, up to now
+        offsets  what Kafka told just now, of the same group; default: it is asked
 
     Columns: see columns/
 
@@ -60,9 +105,9 @@ def consumer_status(
         BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
     """
     seen = window_of(window)
-    # Commits before ends, as in lag: the other way round a group that is at work would seem to be ahead.
-    parts, refused = _parts(system, group)
-    rows = rows_of(lag(system, group), "lag")
+    offsets = offsets or Offsets(system, group)
+    parts, refused = _parts(offsets)
+    rows = rows_of(offsets.lag, "lag")
     commits = {name: _commits(parts, name) for name in {row["group"] for row in rows}}
     copied = _copied(system, commits, seen, is_refused=refused is not None)
     instants = [seen.start + n * (seen.end - seen.start) / _SAMPLES for n in range(_SAMPLES)]
@@ -87,10 +132,10 @@ def consumer_status(
     return frame("consumer_status", lines, frames)
 
 
-def _parts(system: System, group: str | None) -> tuple[list[Part], str | None]:
+def _parts(offsets: Offsets) -> tuple[list[Part], str | None]:
     """What the log has, and why it may not be read."""
     try:
-        return broker(system).offsets_log(group), None
+        return offsets.parts(), None
     except (OffsetsLogRefused, NotInFreeze) as error:
         return [], str(error)
 

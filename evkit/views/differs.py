@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -11,12 +12,13 @@ import narwhals.stable.v2 as nw
 import polars as pl
 
 from evkit.errors import InvalidParameter, closest
+from evkit.masking import Policy, of_topic
 from evkit.system import System
 from evkit.views.columns.column import ERROR_CLASS, EVENT_ID, EVENT_TYPE, FINGERPRINT, GROUP, KEY, TOPIC, Column, text
 from evkit.views.difference import difference
 from evkit.views.frame import Frame, Frames, WindowLike, frame, view, window_of
 from evkit.views.impact import facts, late_seconds
-from evkit.views.json_path import is_json_path, json_path
+from evkit.views.json_path import is_json_path, json_path, shown_at
 from evkit.window import Window
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,7 @@ ATTRIBUTES = (
 # What only a failure has: it tells failed events from others as a name tells a thing from others.
 _OF_FAILURE = ("error_class", "fingerprint")
 _HEADER = "header:"
+_Seen = Callable[[str | None], str | None]
 
 _READ = (
     EVENT_ID, GROUP, EVENT_TYPE, TOPIC, Column("partition", "int32", "", ""), KEY, Column("key_bucket", "int32", "", ""),
@@ -85,7 +88,8 @@ def differs(
 
     Raises:
         UnknownGroup: evkit's tables know no such group; the closest names are in `suggestions`.
-        InvalidParameter: selection, an attribute, `late` or the window cannot be read.
+        InvalidParameter: selection, an attribute, `late` or the window cannot be read; a masking policy hides an attribute
+            (one that hashes is no hindrance: its hashes are compared).
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     seen = window_of(window, system)
@@ -93,6 +97,10 @@ def differs(
     compared = [a for a in _attributes(attributes, made_by) if a != made_by]
     paths = [a for a in compared if is_json_path(a)]
     headers = [a for a in compared if a.startswith(_HEADER)]
+    policies = of_topic(system.settings.masking, topic)
+    seen_as = {path: shown_at(path, policies) for path in paths} | {
+        name: _header_as(name, policies) for name in headers
+    }
     asked = {
         "topic": topic,
         "late_seconds": late_seconds(late),
@@ -104,7 +112,7 @@ def differs(
     events = events.sort("at", "event_id", "group", descending=[True, True, False])
     if events.height > events_max:
         log.warning("differs: only the newest %s events of this window are compared", f"{events_max:,}")
-    given = _listed(events.head(events_max), paths, headers)
+    given = _listed(events.head(events_max), paths, headers, seen_as)
     mark = _mark(given, selection)
     chosen, rest = given.filter(mark), given.filter(~mark)
     if not len(chosen) or not len(rest):
@@ -152,12 +160,27 @@ def _unknown(name: str, value: str) -> InvalidParameter:
     return InvalidParameter(f"'{what}' is no {name}; {hint}" + ("" if near else more), name=name, value=value)
 
 
-def _listed(found: pl.DataFrame, paths: list[str], headers: list[str]) -> pl.DataFrame:
-    """Each path and each header as a column of its own."""
+def _header_as(name: str, policies: Sequence[Policy]) -> _Seen:
+    for policy in policies:
+        if policy.header == name.removeprefix(_HEADER):
+            if policy.action == "hash":
+                return lambda value: None if value is None else policy.shown(value)
+            raise InvalidParameter(
+                f"'{name}' is hidden by a masking policy ({policy.action}): events cannot be told apart by it",
+                name="attribute",
+                value=name,
+            )
+    return lambda value: value
+
+
+def _listed(found: pl.DataFrame, paths: list[str], headers: list[str], seen_as: Mapping[str, _Seen]) -> pl.DataFrame:
+    """Each path and each header as a column of its own, as policies let it be seen."""
     for listed, names in (("fields", paths), ("headers", headers)):
-        texts = pl.col(listed).str.json_decode(pl.List(pl.String)) if names else None
-        columns = [] if texts is None else [texts.list.get(i, null_on_oob=True).alias(n) for i, n in enumerate(names)]
-        found = found.with_columns(columns).drop(listed)
+        if names:
+            values = [json.loads(row) for row in found[listed]]
+            shown = [[seen_as[name](row[i]) for row in values] for i, name in enumerate(names)]
+            found = found.with_columns(pl.Series(n, v, dtype=pl.String) for n, v in zip(names, shown, strict=True))
+        found = found.drop(listed)
     return found
 
 

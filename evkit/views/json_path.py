@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 
 from evkit.errors import InvalidParameter
+from evkit.masking import Policy, hides
 
 # Members and places in arrays, nothing else: filters and regular expressions would let a path run for ever.
 _STEP = re.compile(r'\.(?P<name>[^\W\d][\w-]*)|\."(?P<quoted>[^"\\\x00-\x1f]+)"|\[(?P<index>\d{1,9})\]')
@@ -53,3 +55,23 @@ def path_and_value(text: str) -> tuple[str, str]:
             f"'{text}' is no path with a value: write $.customer.id=4711", name="business_id", value=text
         )
     return json_path(path), value
+
+
+def shown_at(path: str, policies: Sequence[Policy]) -> Callable[[str | None], str | None]:
+    """How a value at a path may be seen: as it is, or hashed where a policy says so of just this path.
+
+    Raises:
+        InvalidParameter: a policy hides it, or something of it.
+    """
+    steps = [f["name"] or f["quoted"] or str(int(f["index"])) for f in _STEP.finditer(json_path(path))]
+    found = hides(policies, tuple(steps))
+    for policy, is_whole in found:
+        if policy.action != "hash" or not is_whole:
+            raise InvalidParameter(
+                f"'{path}' is hidden by the masking policy of field '{policy.field}' ({policy.action}): events cannot be "
+                "told apart by it",
+                name="path",
+                value=path,
+            )
+    hashing = [policy for policy, _ in found]
+    return lambda value: value if value is None or not hashing else hashing[0].shown(value)

@@ -6,18 +6,18 @@ A part that does not answer leaves the others measurable.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from evkit.errors import DatabaseUnreachable, EvkitError, NoPostgres, NotMigrated
 from evkit.system import System
-from evkit.views.consumer_status import consumer_status
+from evkit.views.consumer_status import Offsets, consumer_status
 from evkit.views.dead_letters import dead_letter_groups
 from evkit.views.errors import error_rate
-from evkit.views.frame import Frame, Frames, WindowLike, window_of
+from evkit.views.frame import Frame, Frames, WindowLike, handed, window_of
 from evkit.views.lag import lag
 from evkit.views.latency import latency
 from evkit.views.relay_lag import relay_lag
-from evkit.views.slo import Objective, slo
+from evkit.views.slo import WINDOWS_SECONDS, Objective, slo
 from evkit.views.throughput import publish_rate
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,9 @@ def measure(
     *,
     group: str | None = None,
     objectives: Sequence[Objective] = (),
+    objectives_seconds: Iterable[float] = (),
     consumer_status_too: bool = False,
+    offsets: Offsets | None = None,
     frames: Frames = "polars",
 ) -> dict[str, Frame | Exception]:
     """The six frames by the name of their monitor, each measured or the error that says why it was not.
@@ -45,25 +47,32 @@ def measure(
         window  a `Window`, or a length that ends now ("10m"); default: the last hour
         group   one consumer group; default: all. Publish rate and relay lag have none.
         objectives           what is promised; with any, also `slo`
+        objectives_seconds   windows that it counts in beside those that are judged
         consumer_status_too  also `consumer_status`, which reads Kafka's offsets log
+        offsets              what Kafka told of offsets just now, of the same group; default: it is asked, once
 
     Raises:
         InvalidParameter: the window cannot be read. Nothing else: what goes wrong in a view is in the answer.
     """
     with system.standing():
         seen = window_of(window, system)
+    if offsets is None and consumer_status_too:
+        offsets = Offsets(system, group)
     views: dict[str, Callable[[], Frame]] = {
         "publish_rate": lambda: publish_rate(system, seen, frames=frames),
         "relay_lag": lambda: relay_lag(system, seen, frames=frames),
-        "consumer_lag": lambda: lag(system, group, frames=frames),
+        "consumer_lag": lambda: lag(system, group, frames=frames) if offsets is None else handed(offsets.lag, frames),
         "latency": lambda: latency(system, seen, group=group, frames=frames),
         "error_rate": lambda: error_rate(system, seen, group=group, frames=frames),
         "dead_letters": lambda: dead_letter_groups(system, group, window=seen, frames=frames),
     }
     if consumer_status_too:
-        views["consumer_status"] = lambda: consumer_status(system, group, frames=frames)
+        views["consumer_status"] = lambda: consumer_status(system, group, offsets=offsets, frames=frames)
     if objectives:
-        views["slo"] = lambda: slo(system, objectives, group=group, until=seen.end, frames=frames)
+        windows = (*WINDOWS_SECONDS, *objectives_seconds)
+        views["slo"] = lambda: slo(
+            system, objectives, group=group, until=seen.end, windows_seconds=windows, frames=frames
+        )
     return measured(views, from_kafka=("consumer_lag", "consumer_status"))
 
 

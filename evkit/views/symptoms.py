@@ -9,9 +9,8 @@ from evkit import offsets_log
 from evkit.system import System
 from evkit.views.audit import audit_counts
 from evkit.views.breakers import breakers
-from evkit.views.broker import broker
 from evkit.views.code_versions import code_versions
-from evkit.views.consumer_status import consumer_status
+from evkit.views.consumer_status import Offsets, consumer_status
 from evkit.views.errors import errors
 from evkit.views.frame import Frame, Frames, WindowLike, frame, rows_of, window_of
 from evkit.views.hot_keys import hot_keys
@@ -53,7 +52,8 @@ def symptoms(
     """
     with system.standing():
         seen = window_of(window, system)
-    answer = measure(system, seen, group=group, frames=frames)
+    offsets = Offsets(system, group)
+    answer = measure(system, seen, group=group, offsets=offsets, frames=frames)
     lag = answer["consumer_lag"]
     groups = [] if isinstance(lag, Exception) else sorted({row["group"] for row in rows_of(lag, "lag")})
     from_tables: dict[str, Callable[[], Frame]] = {
@@ -69,18 +69,19 @@ def symptoms(
     answer |= measured(from_tables, before=answer)
     if isinstance(lag, Exception):
         return answer | dict.fromkeys(("consumer_status", "rebalances", "offset_resets"), lag)
-    status = {"consumer_status": lambda: consumer_status(system, group, seen.end - seen.start, frames=frames)}
-    return answer | measured(status, from_kafka=status) | _groups_past(system, group, groups, seen, frames)
+    length = seen.end - seen.start
+    status = {"consumer_status": lambda: consumer_status(system, group, length, offsets=offsets, frames=frames)}
+    return answer | measured(status, from_kafka=status) | _groups_past(system, offsets, groups, seen, frames)
 
 
 def _groups_past(
-    system: System, group: str | None, groups: Sequence[str], window: Window, frames: Frames
+    system: System, offsets: Offsets, groups: Sequence[str], window: Window, frames: Frames
 ) -> dict[str, Frame | Exception]:
-    """What the offsets log tells of all groups; it is read once."""
+    """What the offsets log tells of all groups."""
     names = ("rebalances", "offset_resets")
     try:
         past = past_window(window, system)
-        parts = broker(system).offsets_log(group)
+        parts = offsets.parts()
     except Exception as error:  # told once, for both
         return dict.fromkeys(names, error)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}

@@ -139,7 +139,7 @@ def test_masking_is_of_every_profile_and_of_one(tmp_path):
         ('[[masking]]\nfield = "a..b"\n', "setting 'masking.0' in .*field 'a..b' is no path"),
         (
             '[[masking]]\nfield = "a"\naction = "hide"\n',
-            "setting 'masking.0.action' in .*'mask', 'remove' or 'replace'",
+            "setting 'masking.0.action' in .*'mask', 'remove', 'replace' or 'hash'",
         ),
         ('[[masking]]\nfeld = "a"\n', "setting 'masking.0.feld' in .*not permitted"),
         ('masking = "a"\n', "is no list of policies: write"),

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 # As long as an event of a system that is well may be on its way.
 SETTLE = "30s"
+# Of copies_within: up to where the topics ended when the audit began.
+END = "end"
 FINDINGS = tuple(v for v in VERDICTS if v not in HARMLESS)
 
 
@@ -30,6 +32,7 @@ def audit(
     topic: str | None = None,
     group: str | None = None,
     settle: str | timedelta = SETTLE,
+    copies_within: str | timedelta | None = None,
     verdicts: Sequence[str] | None = None,
     every: bool = False,
     rows_max: int = ROWS_MAX,
@@ -55,7 +58,7 @@ def audit(
     skipped, pending   see above; `pending` is also what is younger than `settle`
 
     Compared are evkit's tables and the topics' own records, whose ids are read up to where the topics ended when the audit
-    began; copies that were appended more than ten minutes after the window are not looked for. What cannot be told: effects
+    began, or less far (copies_within). What cannot be told: effects
     outside PostgreSQL (the inbox has an event once, however often a handler called another service before it failed);
     events whose outbox rows retention has dropped; groups without an inbox; the order of events without a key, and of what
     a group handled within a tenth of a second in transactions whose numbers do not tell; whether one event that was passed
@@ -68,17 +71,22 @@ def audit(
         topic     one topic; default: all that events of the window went to
         group     one consumer group; default: all that evkit's tables know
         settle    how long an event may be on its way before it counts as lost
+        copies_within  how long after the window copies of its events are looked for: "2h", or "end", which is where the
+                  topics ended when the audit began; default: up to there when that is at most 1,000,000 records more, else
+                  ten minutes. How many records were not looked at is logged as a warning
         verdicts  which verdicts to show; default: findings
         every     show all rows, ok ones too
-        rows_max  most rows; when there are more, the earliest are kept and a warning is logged
+        rows_max  most rows; when there are more, the worst are kept (in the order above, from not_published to ok; of those
+                  alike the earliest), and a warning is logged
 
     Columns: see columns/
 
     Sorted by position, then group, the event's own row first.
 
-    Reads the records of the window's stretch of each topic once. Memory grows with them by 28 bytes a record, a byte for
-    each event and group, and 40 a key; payloads are not kept. Snapshots of the database are short: a range of positions
-    each.
+    Reads the records of the window's stretch of each topic once, and the tables at the same time. Snapshots of the database
+    are short: a page of positions each. Memory is bounded but for a quarter of a byte for each event and group, and 16
+    bytes for each event that a group went past: what is looked at again (20 bytes a record, 32 for each event and group,
+    the rows) goes into a temporary folder when it is more than 64 MB, and is gone with the call. Payloads are not kept.
 
     Raises:
         UnknownGroup, UnknownTopic: nothing has this name; the closest names are in `suggestions`.
@@ -92,9 +100,14 @@ def audit(
                 f"verdict '{verdict}' is unknown: it is one of {', '.join(VERDICTS)}", name="verdicts", value=verdict
             )
     wanted = VERDICTS if every else FINDINGS if verdicts is None else verdicts
-    found = examined(system, window, topic=topic, group=group, settle=settle, wanted=wanted, rows_max=rows_max)
+    found = examined(
+        system, window, topic=topic, group=group, settle=settle, copies_within=copies_within, wanted=wanted,
+        rows_max=rows_max,
+    )  # fmt: skip
+    if found.unread:
+        log.warning("audit: %s", unread(found))
     if found.left_out:
-        log.warning("audit: only the first %s of %s rows are shown", f"{rows_max:,}", f"{rows_max + found.left_out:,}")
+        log.warning("audit: only the worst %s of %s rows are shown", f"{rows_max:,}", f"{rows_max + found.left_out:,}")
     return frame("audit", found.rows, frames)
 
 
@@ -106,6 +119,7 @@ def audit_counts(
     topic: str | None = None,
     group: str | None = None,
     settle: str | timedelta = SETTLE,
+    copies_within: str | timedelta | None = None,
     frames: Frames = "polars",
 ) -> Frame:
     """Whether the numbers add up: what was written against what was published, and that against what groups have done.
@@ -117,7 +131,7 @@ def audit_counts(
 
     Args:
         window  a `Window`, or a length that ends now ("2h"), by the time of the write; default: the last hour
-        topic, group, settle  see `views.audit`
+        topic, group, settle, copies_within  see `views.audit`
 
     Columns: see columns/
 
@@ -125,7 +139,11 @@ def audit_counts(
 
     Raises: see `audit`.
     """
-    found = examined(system, window, topic=topic, group=group, settle=settle, wanted=(), rows_max=0)
+    found = examined(
+        system, window, topic=topic, group=group, settle=settle, copies_within=copies_within, wanted=(), rows_max=0
+    )
+    if found.unread:
+        log.warning("audit_counts: %s", unread(found))
     return frame("audit_counts", counted(found), frames)
 
 
@@ -136,6 +154,7 @@ def examined(
     topic: str | None,
     group: str | None,
     settle: str | timedelta,
+    copies_within: str | timedelta | None = None,
     wanted: Sequence[str],
     rows_max: int,
 ) -> Examined:
@@ -144,9 +163,18 @@ def examined(
     Raises: see `audit`.
     """
     length = duration(settle, name="settle") if isinstance(settle, str) else settle
+    within = copies_within
+    if isinstance(within, str):
+        within = timedelta.max if within == END else duration(within, name="copies_within")
     return examine(
-        system, window_of(window, system), topic=topic, group=group, settle=length, wanted=wanted, rows_max=rows_max
-    )
+        system, window_of(window, system), topic=topic, group=group, settle=length, copies_within=within,
+        wanted=wanted, rows_max=rows_max,
+    )  # fmt: skip
+
+
+def unread(found: Examined) -> str:
+    """What of the topics was not looked at, in a sentence."""
+    return f"{found.unread:,} records that came after the window were not looked at for copies of its events"
 
 
 def counted(found: Examined) -> list[dict[str, Any]]:

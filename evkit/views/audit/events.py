@@ -12,14 +12,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from evkit.views.audit import log as audit_log
 from evkit.views.audit.log import LogIndex
-from evkit.views.audit.order import LogOrder
+from evkit.views.audit.order import Order
 from evkit.views.audit.rows import Bounds
-from evkit.views.audit.verdict import EventFacts, of_event
+from evkit.views.audit.verdict import VERDICTS, EventFacts, of_event
 from evkit.views.offsets import Place
 from evkit.window import Window
 
@@ -31,11 +29,12 @@ class Examined:
     """What was found.
 
     Attributes:
-        rows      those asked for, by position, the event's own row before its groups'
+        rows      those asked for, by position, the event's own row before its groups'; of too many the worst
         left_out  how many more there would have been
         counts    by topic and group (None: before any group), the names of views.audit_counts
         verdicts  the same, by verdict
         records   records of the topics that were read
+        unread    records after them, up to where the topics ended, in which there may be copies
         began_at  what is later is not in it; the database's clock
     """
 
@@ -46,12 +45,32 @@ class Examined:
     counts: dict[Key, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     verdicts: dict[Key, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     records: int = 0
+    unread: int = 0
 
     def keep(self, row: dict[str, Any]) -> None:
-        if len(self.rows) < self.rows_max:
-            self.rows.append(row)
-        else:
-            self.left_out += 1
+        self.rows.append(row)
+        if len(self.rows) > 2 * self.rows_max + SPARE:
+            self._cut()
+
+    def close(self) -> None:
+        """Keep the worst of the rows, and sort them."""
+        self._cut()
+        self.rows.sort(key=_place_of)
+
+    def _cut(self) -> None:
+        if len(self.rows) > self.rows_max:
+            self.rows.sort(key=lambda row: (_HARM[row["verdict"]], *_place_of(row)))
+            self.left_out += len(self.rows) - self.rows_max
+            del self.rows[self.rows_max :]
+
+
+# Rows that are collected before the least harmful are thrown away.
+SPARE = 1_000
+_HARM = {verdict: n for n, verdict in enumerate(VERDICTS)}
+
+
+def _place_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (row["position"], row["group"] is not None, row["group"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +94,12 @@ class Events:
         settled: Settled,
         found: Examined,
         wanted: set[str],
+        order: Order,
     ) -> None:
         self.index, self.settled, self.found, self.wanted = index, settled, found, wanted
         self.compacted = compacted
         self.starts = starts
-        self._order = LogOrder()
+        self._order = order
         number = {place: n for n, place in enumerate(index.places)}
         places = sorted(starts)
         self._places = pl.DataFrame(
@@ -108,21 +128,14 @@ class Events:
     def placed(self, events: pl.DataFrame) -> pl.DataFrame:
         """The events with where their records are.
 
-        `n` records have the id, from `index` on; the first is at copy_partition, copy_offset. `where` is what is at the
-        confirmed place (see audit_verdict.Where), null for an event that has neither place nor record. at_partition and
-        at_offset are where a group meets it.
+        `n` records have the id: at copies_place and copies_offset; the first is at copy_partition, copy_offset. `where` is
+        what is at the confirmed place (see audit_verdict.Where), null for an event that has neither place nor record.
+        at_partition and at_offset are where a group meets it.
         """
-        first, n = self.index.counts(audit_log.hashed(events["id"]))
-        place, offset = self.index.at(np.where(n > 0, first, np.iinfo(np.int64).max))
-        found = events.with_columns(
-            pl.Series("index", first, dtype=pl.Int64),
-            pl.Series("n", n, dtype=pl.Int64),
-            pl.Series("copy_place", place, dtype=pl.Int64),
-            pl.Series("copy_offset", offset, dtype=pl.Int64),
+        found = events.hstack(self.index.find(events["id"])).join(
+            self._places, on=["topic", "partition"], how="left", maintain_order="left"
         )
-        found = found.join(self._places, on=["topic", "partition"], how="left").join(
-            self._numbered, on="copy_place", how="left"
-        )
+        found = found.join(self._numbered, on="copy_place", how="left", maintain_order="left")
         at_place = (pl.col("copy_place") == pl.col("place")) & (pl.col("copy_offset") == pl.col("offset"))
         is_placed = pl.col("partition").is_not_null() & (pl.col("partition") >= 0)
         where = (
@@ -143,19 +156,28 @@ class Events:
             at_offset=pl.when(elsewhere).then("copy_offset").when(is_placed).then("offset"),
         )
 
-    def take(self, placed: pl.DataFrame, handled_by: Mapping[int, str]) -> None:
-        """Judge the events of a range; `handled_by` is a group that has dealt with it, by position."""
+    def order(self, placed: pl.DataFrame) -> None:
+        """Take note of where the events of a page stand in the log."""
+        first = pl.when((pl.col("n") > 0) & (pl.col("copy_partition") == pl.col("at_partition"))).then(
+            pl.min_horizontal("copy_offset", "at_offset")
+        )
+        self._order.add(
+            placed.filter(pl.col("at_offset").is_not_null()).select(
+                "position", "topic", "key", partition="at_partition", at=first.otherwise("at_offset")
+            )
+        )
+
+    def sorted(self) -> None:
+        """Find who stands before an earlier event of its key: `take` asks for it."""
+        self._order.close()
+
+    def take(self, page: int, placed: pl.DataFrame, handled_by: Mapping[int, str]) -> None:
+        """Judge the events of a page; `handled_by` is a group that has dealt with it, by position."""
         known = pl.Series(list(handled_by), dtype=pl.Int64)
         placed = placed.with_columns(
             came=pl.col("state").is_null() & (pl.col("where").is_not_null() | pl.col("position").is_in(known.implode()))
         )
-        first = pl.when((pl.col("n") > 0) & (pl.col("copy_partition") == pl.col("at_partition"))).then(
-            pl.min_horizontal("copy_offset", "at_offset")
-        )
-        order = placed.filter(pl.col("at_offset").is_not_null()).select(
-            "position", "topic", "key", partition="at_partition", at=first.otherwise("at_offset")
-        )
-        placed = placed.join(self._order.overtaken(order), on="position", how="left", maintain_order="left")
+        placed = placed.join(self._order.overtaken(page), on="position", how="left", maintain_order="left")
         is_ok = (
             pl.col("state").is_null()
             & pl.col("over_position").is_null()
@@ -167,13 +189,16 @@ class Events:
         )
         placed = placed.with_columns(quick=pl.when(is_ok).then(pl.lit("ok")))
         for row in self.counted(placed, None).iter_rows(named=True):
-            copies = self.index.copies(row["index"], row["n"])
-            verdict, evidence = of_event(self._facts(row, copies, handled_by.get(row["position"])))
+            verdict, evidence = of_event(self._facts(row, handled_by.get(row["position"])))
             self.say(row, None, verdict, evidence, row["at_partition"], row["at_offset"])
         self._sums(placed)
 
-    def _facts(self, row: Mapping[str, Any], copies: list[tuple[Place, int]], handled_by: str | None) -> EventFacts:
+    def _facts(self, row: Mapping[str, Any], handled_by: str | None) -> EventFacts:
         bounds = self.settled.bounds
+        at: Any = [(row["copy_place"], row["copy_offset"])] if row["n"] == 1 else []
+        if row["n"] > 1:
+            at = zip(row["copies_place"], row["copies_offset"], strict=True)
+        copies = [(self.index.places[place], offset) for place, offset in at]
         return EventFacts(
             position=row["position"],
             age_seconds=self.settled.age(row["created_at"]),
@@ -187,7 +212,7 @@ class Events:
             copies=tuple((place[1], offset) for place, offset in copies if place[0] == row["topic"]),
             handled_by=handled_by,
             compacted=row["topic"] in self.compacted,
-            overtaken=None if row["over_position"] is None else (row["over_position"], row["over_offset"]),
+            overtaken=None if row["over_position"] is None else (row["over_position"], row["over_at"]),
         )
 
     def _sums(self, placed: pl.DataFrame) -> None:

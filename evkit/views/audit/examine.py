@@ -1,13 +1,14 @@
 """outbox, topics, inboxes → what became of each event of a window: the counts, and the rows that were asked for.
 
 First what can only grow is asked: how far the relay and the groups had come, and where the topics end. Then the ids in
-the log are read, once, and then the tables, range by range, each in a short snapshot of its own. So an event that a group
-or the relay had passed by the first answer must show in the second, and what happens meanwhile makes nothing look lost.
+the log are read, once, and at the same time the tables, page by page, each in a short snapshot of its own. So an event that
+a group or the relay had passed by the first answer must show in the second, and what happens meanwhile makes nothing look
+lost. What was read goes into a spill (spill.py), and is judged page by page when all of it is there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
 from evkit import kafka
@@ -18,7 +19,9 @@ from evkit.views.audit import log as audit_log
 from evkit.views.audit.events import Events, Examined, Settled
 from evkit.views.audit.group import Group
 from evkit.views.audit.log import Stretch
+from evkit.views.audit.order import Order
 from evkit.views.audit.rows import Rows
+from evkit.views.audit.spill import Spill
 from evkit.views.offsets import Place
 from evkit.window import Window, present
 
@@ -28,6 +31,8 @@ __all__ = ["Examined", "examine"]
 _SKEW = timedelta(minutes=1)
 # A copy that a relay sends late is there by then: its producer gives up after five minutes.
 _COPIES = timedelta(minutes=10)
+# So many more records are read without being asked to: some seconds.
+COPIES_RECORDS_MAX = 1_000_000
 
 
 def examine(
@@ -37,10 +42,13 @@ def examine(
     topic: str | None,
     group: str | None,
     settle: timedelta,
+    copies_within: timedelta | None,
     wanted: Collection[str],
     rows_max: int,
 ) -> Examined:
     """Look at every event that was written in the window; `wanted` are the verdicts whose rows are kept.
+
+    Copies are looked for so long after the window; None: see COPIES_RECORDS_MAX.
 
     Raises: see `views.audit`.
     """
@@ -58,28 +66,53 @@ def examine(
         return found
     readers = audit_groups.readers(system, unplaced, group)
     starts, ends, compacted = audit_groups.standing(system, unplaced)
-    index = audit_log.read(system, _stretches(system, window, confirmed, unplaced, starts, ends))
-    found.records = index.records
-    starts = audit_groups.starts(
-        system, starts
-    )  # retention may have gone on meanwhile: that is no record that is missing
-    settled = Settled(bounds, settle.total_seconds(), window)
-    events = Events(index, starts, compacted, settled, found, set(wanted))
-    groups = [Group(system, reader, events, confirmed) for reader in readers]
-    for first, last in rows.ranges(bounds, len(groups)):
-        with rows.range(first, last) as snapshot:
-            read = snapshot.events()
-            dealt = [(g, snapshot.dealt_with(g.name, g.topics), snapshot.letters(g.name)) for g in groups]
-        placed = events.placed(read)
-        handled_by: dict[int, str] = {}
-        for one, rows_of_group, letters in dealt:
-            handled_by |= one.knows(placed, rows_of_group)
-            one.take(placed, rows_of_group, letters)
-        events.take(placed, handled_by)
-    for one in groups:
-        one.close()
-    found.rows.sort(key=lambda row: (row["position"], row["group"] is not None, row["group"]))
+    after = _COPIES if copies_within is None else copies_within
+    stretches = _stretches(system, window, confirmed, unplaced, starts, ends, after)
+    found.unread = sum(ends.get(place, stretch.last) - stretch.last for place, stretch in stretches.items())
+    if copies_within is None and 0 < found.unread <= COPIES_RECORDS_MAX:
+        stretches = {place: Stretch(s.first, max(s.last, ends.get(place, s.last))) for place, s in stretches.items()}
+        found.unread = 0
+    pages = rows.pages(bounds, len(readers))
+    with Spill() as spill:
+        with rows.copying(bounds, pages, readers, spill) as tables:
+            index = audit_log.read(system, stretches, spill, tables.check)
+            tables.wait()
+        found.records = index.records
+        # Retention may have gone on meanwhile: what it took is no record that is missing.
+        starts = audit_groups.starts(system, starts)
+        settled = Settled(bounds, settle.total_seconds(), window)
+
+        def order(number: int | None) -> Order:
+            return Order(spill, number, bounds.last - bounds.first, lambda at: (at - pages.start) // pages.step)
+
+        events = Events(index, starts, compacted, settled, found, set(wanted), order(None))
+        groups = [Group(system, reader, n, events, confirmed, order(n)) for n, reader in enumerate(readers)]
+        _judge(events, groups, len(pages), spill)
+    found.close()
     return found
+
+
+def _judge(events: Events, groups: Sequence[Group], pages: int, spill: Spill) -> None:
+    """First where everything is, so that it is known who overtook whom, then what became of each."""
+    for page in range(pages):
+        placed = events.placed(spill.taken(("events", -1, page)))
+        spill.keep(("placed", -1, page), placed)
+        events.order(placed)
+        for group in groups:
+            live = spill.taken(("live", group.number, page))
+            group.order(placed, live)
+            spill.keep(("live", group.number, page), live)
+    events.sorted()
+    for group in groups:
+        group.sorted()
+    for page in range(pages):
+        placed = spill.taken(("placed", -1, page))
+        handled_by: dict[int, str] = {}
+        for group in groups:
+            handled_by |= group.take(page, placed, spill)
+        events.take(page, placed, handled_by)
+    for group in groups:
+        group.close(spill)
 
 
 def _stretches(
@@ -89,13 +122,14 @@ def _stretches(
     unplaced: Mapping[str, int],
     starts: Mapping[Place, int],
     ends: Mapping[Place, int],
+    copies_within: timedelta,
 ) -> dict[Place, Stretch]:
-    """What has to be read: from the window's first record to its last, and some minutes around for copies."""
+    """What has to be read: from the window's first record to its last, and on for copies."""
     places = [kafka.TopicPartition(*place) for place in starts]
     at_start = kafka.offsets_at(system.settings, places, window.start - _SKEW, system.admin)
-    after = window.end + _COPIES
-    is_past = after < present()
-    at_end = kafka.offsets_at(system.settings, places, after, system.admin) if is_past else {}
+    at_end = {}
+    if copies_within < present() - window.end:
+        at_end = kafka.offsets_at(system.settings, places, window.end + copies_within, system.admin)
     found = {}
     for place, start in starts.items():
         end = ends.get(place, start)

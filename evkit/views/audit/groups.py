@@ -66,22 +66,37 @@ def readers(system: System, topics: Iterable[str], group: str | None) -> list[Re
 
 
 class Marks:
-    """Which offsets of one partition a group has dealt with itself, not by a replay; one byte an offset."""
+    """Which offsets of one partition a group has dealt with itself, not by a replay; two bits an offset."""
 
     def __init__(self, first: int, last: int) -> None:
-        self._first = first
-        self._dealt = np.zeros(last - first + 1, dtype=np.uint8)
+        self._first, self._n = first, last - first + 1
+        self._dealt = np.zeros(self._n // 64 + 1, dtype=np.uint64)
+        self._before: Any = None
 
     def add(self, offsets: Any) -> None:
-        inside = offsets[(offsets >= self._first) & (offsets < self._first + len(self._dealt))]
-        self._dealt[inside - self._first] = 1
+        inside = np.unique(offsets[(offsets >= self._first) & (offsets < self._first + self._n)] - self._first)
+        if len(inside):
+            words, begins = np.unique(inside >> 6, return_index=True)
+            bits = np.uint64(1) << (inside & 63).astype(np.uint64)
+            self._dealt[words] |= np.bitwise_or.reduceat(bits, begins)
+            self._before = None
 
-    def before(self) -> Any:
-        """At n: how many of the offsets below first + n are dealt with."""
-        return np.concatenate([[0], np.cumsum(self._dealt, dtype=np.int64)])
+    def below(self, offsets: Any) -> Any:
+        """How many of the offsets below each of these are dealt with."""
+        if self._before is None:
+            self._before = np.concatenate([[0], np.cumsum(_ones(self._dealt))])
+        at = np.clip(np.asarray(offsets, dtype=np.int64) - self._first, 0, self._n)
+        word = at >> 6
+        below = (np.uint64(1) << (at & 63).astype(np.uint64)) - np.uint64(1)
+        return self._before[word] + _ones(self._dealt[word] & below)
 
-    def places(self, offsets: Any) -> Any:
-        return np.clip(np.asarray(offsets) - self._first, 0, len(self._dealt))
+
+# How many bits are set, of every byte.
+_ONES = np.array([n.bit_count() for n in range(256)], dtype=np.uint8)
+
+
+def _ones(words: Any) -> Any:
+    return _ONES[words.view(np.uint8)].reshape(-1, 8).sum(axis=1, dtype=np.int64)
 
 
 def history(system: System, group: str) -> tuple[Mapping[Place, Commits], str | None]:
@@ -109,24 +124,22 @@ def jumps(unhandled: Any, marks: Marks, commits: Commits | None, why_unknown: st
     """
     offsets = np.asarray(unhandled, dtype=np.int64)
     found: list[Jump | None] = [None] * len(offsets)
-    before = marks.before()
     known_from = None
     if commits is not None:
         moves, known_from = _moves(commits)
-        for start, end, at in _empty(moves, before, marks):
+        for start, end, at in _empty(moves, marks):
             low, high = np.searchsorted(offsets, (start, end))
             if high - low >= 2:
-                for n in range(low, high):
-                    found[n] = (start, end, at, "by Kafka's record of its commits")
+                found[low:high] = [(start, end, at, "by Kafka's record of its commits")] * (high - low)
     why = why_unknown or "Kafka's record of its commits does not reach back so far"
-    runs = before[marks.places(offsets)]
+    runs = marks.below(offsets)
     for low, high in _runs(runs):
         if high - low >= 2 and (known_from is None or offsets[high - 1] < known_from):
-            for n in range(low, high):
-                found[n] = found[n] or (
-                    int(offsets[low]), int(offsets[high - 1]) + 1, None,
-                    f"inferred from {high - low} unhandled events in a row: {why}",
-                )  # fmt: skip
+            run = (
+                int(offsets[low]), int(offsets[high - 1]) + 1, None,
+                f"inferred from {high - low} unhandled events in a row: {why}",
+            )  # fmt: skip
+            found[low:high] = [jump or run for jump in found[low:high]]
     return found
 
 
@@ -146,12 +159,12 @@ def _moves(commits: Commits) -> tuple[list[tuple[int, int, datetime]], int | Non
     return moves, known_from
 
 
-def _empty(moves: list[tuple[int, int, datetime]], before: Any, marks: Marks) -> Iterable[tuple[int, int, datetime]]:
+def _empty(moves: list[tuple[int, int, datetime]], marks: Marks) -> Iterable[tuple[int, int, datetime]]:
     """Those of the moves in which nothing was dealt with."""
     if not moves:
         return []
-    starts, ends = marks.places([m[0] for m in moves]), marks.places([m[1] for m in moves])
-    return [moves[n] for n in np.flatnonzero(before[ends] == before[starts])]
+    is_empty = marks.below([m[0] for m in moves]) == marks.below([m[1] for m in moves])
+    return [moves[n] for n in np.flatnonzero(is_empty)]
 
 
 def _runs(values: Any) -> Iterable[tuple[int, int]]:

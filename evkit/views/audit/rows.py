@@ -1,46 +1,48 @@
-"""outbox, inbox, letters → frames of a range of positions, in short transactions.
+"""outbox, inbox, letters → frames of a range of positions, in short transactions, while the topics are read.
 
-Rows travel as COPY's CSV, which psycopg hands on unparsed and pyarrow parses: 1,000,000 events as Python objects would take
-a gigabyte and ten seconds.
+Rows travel as COPY's CSV: 1,000,000 events as Python objects would take a gigabyte and ten seconds.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
-from pyarrow import csv
 
 from evkit import postgres
 from evkit.sql import named
 from evkit.system import System
+from evkit.views.audit.groups import Reader
+from evkit.views.audit.spill import Spill
+from evkit.views.frame import POLARS
 from evkit.views.offsets import Place
 from evkit.window import Window
 
 # So many positions a transaction: some tenths of a second, and some ten megabytes.
-POSITIONS, _POSITIONS_MIN = 100_000, 10_000
+POSITIONS, _POSITIONS_MIN = 50_000, 10_000
 # Counting takes less, so a transaction may take more.
-_POSITIONS_COUNTED = 1_000_000
+_POSITIONS_COUNTED = 250_000
 
 _SQL = named("audit_events")
-_TIME = pa.timestamp("us", "UTC")
-_COLUMNS: dict[str, dict[str, Any]] = {
+_COLUMNS: dict[str, dict[str, str]] = {
     "events": {
-        "position": pa.int64(), "id": pa.string(), "type": pa.string(), "key": pa.string(), "topic": pa.string(),
-        "created_at": _TIME, "partition": pa.int32(), "offset": pa.int64(), "published_at": _TIME, "state": pa.string(),
-        "blocked_by": pa.int64(), "error": pa.string(),
+        "position": "int64", "id": "string", "type": "string", "key": "string", "topic": "string", "created_at": "time",
+        "partition": "int32", "offset": "int64", "published_at": "time", "state": "string", "blocked_by": "int64",
+        "error": "string",
     },
     "dealt_with": {
-        "position": pa.int64(), "generation": pa.int32(), "outcome": pa.string(), "replay_id": pa.string(),
-        "processed_at": _TIME, "txid": pa.int64(), "wanted": pa.bool_(),
+        "position": "int64", "generation": "int32", "outcome": "string", "replay_id": "string", "processed_at": "time",
+        "txid": "int64", "wanted": "bool",
     },
-    "letters": {"position": pa.int64(), "letter_id": pa.int64(), "letter_state": pa.string()},
+    "letters": {"position": "int64", "letter_id": "int64", "letter_state": "string"},
+    "run_again": {"position": "int64", "ran_again": "int64"},
 }  # fmt: skip
 
 
@@ -92,17 +94,52 @@ class Rows:
                 confirmed[topic, partition] = (min(known[0], low), max(known[1], high))
         return confirmed, unplaced
 
-    def ranges(self, bounds: Bounds, groups: int) -> Iterator[tuple[int, int]]:
-        """The window in ranges, shorter ones for more groups: all of them are asked in one snapshot."""
-        step = max(POSITIONS // max(groups, 1), _POSITIONS_MIN)
-        for first in range(bounds.first, bounds.last, step):
-            yield first, min(first + step, bounds.last)
+    def pages(self, bounds: Bounds, groups: int) -> range:
+        """Where the pages of the window begin; shorter ones for more groups: all are asked in one snapshot."""
+        return range(bounds.first, bounds.last, max(POSITIONS // max(groups, 1), _POSITIONS_MIN))
+
+    @contextmanager
+    def copying(self, bounds: Bounds, pages: range, groups: Sequence[Reader], spill: Spill) -> Iterator[Copying]:
+        """In a thread of its own, every page: ("events", -1, page), and of each group what it has done."""
+        is_over = threading.Event()
+
+        def copy() -> None:
+            for page, first in enumerate(pages):
+                if is_over.is_set():
+                    return
+                with self.range(first, min(first + pages.step, bounds.last)) as snapshot:
+                    spill.keep(("events", -1, page), snapshot.events())
+                    for n, group in enumerate(groups):
+                        for what, frame in snapshot.of_group(group.group, group.topics).items():
+                            spill.keep((what, n, page), frame)
+
+        with ThreadPoolExecutor(1, thread_name_prefix="evkit-audit") as pool:
+            try:
+                yield Copying(pool.submit(copy))
+            finally:
+                is_over.set()
 
     @contextmanager
     def range(self, first: int, last: int) -> Iterator[Range]:
         """One snapshot of a range of positions."""
         with self._system.reading() as connection:
             yield Range(connection, {**self._given, "first": first, "last": last})
+
+
+@dataclass(frozen=True, slots=True)
+class Copying:
+    """The thread that reads the tables."""
+
+    _work: Future[None]
+
+    def check(self) -> None:
+        """Raise what it has raised, if it has."""
+        if self._work.done():
+            self._work.result()
+
+    def wait(self) -> None:
+        """Wait for its end, and raise what it has raised."""
+        self._work.result()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,36 +152,32 @@ class Range:
     def events(self) -> pl.DataFrame:
         return self._copied("events", {})
 
-    def dealt_with(self, group: str, topics: list[str]) -> pl.DataFrame:
-        return self._copied("dealt_with", {"group": group, "topics": topics})
-
-    def letters(self, group: str) -> pl.DataFrame:
-        return self._copied("letters", {"group": group})
+    def of_group(self, group: str, topics: list[str]) -> dict[str, pl.DataFrame]:
+        """What a group did with them; `live` (no replay that handled again) and `times` (how often) from its inbox."""
+        given = {"group": group, "topics": topics}
+        dealt = self._copied("dealt_with", given)
+        is_handled = pl.col("outcome") == "handled"
+        return {
+            "live": dealt.filter(pl.col("generation") == 0).select(
+                "position", "outcome", "replay_id", "processed_at", "txid"
+            ),
+            "times": dealt.group_by("position").agg(
+                handled_n=is_handled.sum().cast(pl.Int64),
+                wanted_n=(is_handled & pl.col("wanted") & (pl.col("generation") > 0)).sum().cast(pl.Int64),
+            ),
+            "letters": self._copied("letters", given),
+            "again": self._copied("run_again", given),
+        }
 
     def _copied(self, query: str, more: Mapping[str, Any]) -> pl.DataFrame:
         columns = _COLUMNS[query]
-        received = io.BytesIO()
-        copy = b"COPY (" + _SQL[query] + b") TO STDOUT (FORMAT csv)"
-        with self.connection.cursor() as cursor, cursor.copy(copy, {**self.given, **more}) as rows:
-            for piece in rows:
-                received.write(piece)
-        received.seek(0)
-        if not received.getbuffer().nbytes:
-            return _framed(pa.schema(columns).empty_table())
-        table = csv.read_csv(
-            received,
-            read_options=csv.ReadOptions(column_names=list(columns), block_size=1 << 24),
-            parse_options=csv.ParseOptions(newlines_in_values=True),
-            # As COPY has it: nothing is null, "" is the empty text.
-            convert_options=csv.ConvertOptions(
-                column_types=columns, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=False,
-                true_values=["t"], false_values=["f"],
-            ),
-        )  # fmt: skip
-        return _framed(table)
+        schema = {name: pl.Int64() if dtype == "time" else POLARS[dtype] for name, dtype in columns.items()}
+        parts: list[pl.DataFrame] = [pl.DataFrame(schema=schema)]
 
+        def take(chunk: bytes) -> None:
+            # An empty field is null, a quoted empty one an empty text: so COPY writes them, and so polars reads them.
+            parts.append(pl.read_csv(io.BytesIO(chunk), has_header=False, schema=schema))
 
-def _framed(table: Any) -> pl.DataFrame:
-    made = pl.from_arrow(table)
-    assert isinstance(made, pl.DataFrame)
-    return made
+        postgres.copy_csv(self.connection, _SQL[query], {**self.given, **more}, list(columns.items()), take)
+        times = [pl.col(name).cast(POLARS["time"]) for name, dtype in columns.items() if dtype == "time"]
+        return pl.concat(parts).with_columns(*times)

@@ -32,16 +32,19 @@ ERROR_RATE = (
     BUCKET_SECONDS,
     GROUP,
     EVENT_TYPE,
-    text("handler", "function that failed; null when nothing failed"),
-    count("attempts", "failures and successes", "attempts"),
+    text("handler", "function that failed; null when nothing failed; by handler: its own, null where none is known"),
+    count("attempts", "failures and successes; null when those of the handler or version are not known", "attempts"),
     count("failures", "failed attempts", "attempts"),
     count("failures_dealt_with", "of them, those whose dead letter was since resolved, archived or purged", "attempts"),
-    count("events", "distinct events attempted"),
+    count("events", "distinct events attempted; null when attempts is"),
     count("dead", "events that became dead letters"),
     count("held", "failed attempts that were nobody's fault: a dependency or the network was away", "attempts"),
     Column("attempt_error_ratio", "float64", "0..1", "failures / attempts; null without attempts"),
     Column("event_failure_ratio", "float64", "0..1", "dead / events; null without events"),
     REPLAY,
+    text("code_version", "by code_version alone: what the consumer said of itself; null where it said none"),
+    text("error_class", "by error_class or fingerprint alone: class of the failures; null where nothing failed"),
+    text("fingerprint", "by fingerprint alone: hash that equal failures share; null where nothing failed"),
 )
 
 ERRORS = (

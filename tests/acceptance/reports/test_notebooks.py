@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import socket
 import subprocess
@@ -10,12 +11,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import TimeoutError as NothingCame
 from playwright.sync_api import sync_playwright
 
 from evkit import dead_letters, reporting
 from evkit.errors import UnknownGroup
 from evkit.runtime.dead_letters import Selection
+from tests.acceptance.reports.conftest import HOSTILE
 
 
 def states(incident):
@@ -50,6 +51,38 @@ def test_investigation_of_an_unknown_group_says_so(incident):
 
     assert run.exit_code == 3
     assert run.error.startswith("consumer group 'bilings' is not known to evkit's tables")
+
+
+def test_causes_of_triage_are_findings_of_the_report(incident):
+    run = reporting.run("what_is_wrong", system=incident.system)
+
+    page = (run.path / "report.html").read_text()
+    causes = [f for f in run.summary.findings if f.monitor == "triage"]
+    assert run.error is None
+    assert run.exit_code == 2
+    assert [(f.severity, f.subject, f.evidence["harm"]) for f in causes] == [("critical", incident.group, "wrong")]
+    assert causes[0].evidence["likely"] in html.unescape(page)
+    assert HOSTILE not in page
+
+
+def test_event_that_fared_worst_is_followed_when_none_is_named(incident):
+    (newest, *_) = sorted(dead_letters.letters(incident.system), key=lambda x: x.failed_at, reverse=True)
+
+    worst = reporting.run("what_happened_to_this_event", system=incident.system)
+    named = reporting.run("what_happened_to_this_event", system=incident.system, key=f"{HOSTILE}1")
+    unknown = reporting.run("what_happened_to_this_event", system=incident.system, event_id="nobody")
+
+    assert f"event_id {newest.event_id}" in (worst.path / "report.html").read_text()
+    assert named.summary.charts[0].name == "journey"
+    assert unknown.exit_code == 3
+    assert unknown.error.startswith("event 'nobody' is not known to evkit's tables")
+
+
+def test_nothing_is_followed_in_an_empty_window(incident):
+    run = reporting.run("what_happened_to_this_event", system=incident.system, since="now-3d", until="now-2d")
+
+    assert run.error is None
+    assert "There is no event in this window." in (run.path / "report.html").read_text()
 
 
 def plan_id(run, kind):
@@ -105,8 +138,10 @@ def test_plan_of_an_unknown_group_is_refused(incident):
 # Braces: its promise is not waited for, since it never ends when an answer of the kernel is lost on its way to the page.
 RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }"
 CELLS = "window.jupyterapp.shell.currentWidget.content.model.toJSON().cells"
+# Of this notebook: a page that is loaded again shows first what was open before.
 READY = (
-    "window.jupyterapp?.shell.currentWidget?.context?.isReady"
+    "path => window.jupyterapp?.shell.currentWidget?.context?.path === path"
+    " && window.jupyterapp.shell.currentWidget.context.isReady"
     " && window.jupyterapp.shell.currentWidget.sessionContext?.session?.kernel?.status === 'idle'"
 )
 
@@ -151,7 +186,7 @@ def test_notebook_runs_by_hand_in_jupyterlab(lab, incident, chromium, tmp_path):
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 4000})
         page.goto(lab.replace("/lab/tree/tutorial/00_start_here.ipynb", "/lab/tree/health/90_health_report.ipynb"))
-        page.wait_for_function(READY)
+        page.wait_for_function(READY, arg="health/90_health_report.ipynb")
         page.evaluate(RUN_ALL)
         page.wait_for_selector("text=exit code 2")
         cells = page.evaluate(CELLS)
@@ -172,13 +207,13 @@ def test_notebook_runs_by_hand_in_jupyterlab(lab, incident, chromium, tmp_path):
     assert hacked is None
 
 
-ALL_RAN = f"""(() => {{
+ALL_RAN = f"""path => {{
     const code = {CELLS}.filter(cell => cell.cell_type === 'code');
     const outputs = code.flatMap(cell => cell.outputs);
     // A kernel is idle between two cells too: what a notebook is to show, or why it cannot, has to be there.
     const shown = outputs.some(o => o.output_type === 'error' || 'application/vnd.plotly.v1+json' in (o.data ?? {{}}));
-    return shown && code.every(cell => cell.execution_count !== null) && {READY};
-}})()"""
+    return shown && code.every(cell => cell.execution_count !== null) && ({READY})(path);
+}}"""
 
 
 @pytest.mark.needs_browser
@@ -189,16 +224,11 @@ def test_every_notebook_runs_top_to_bottom_in_jupyterlab(lab, chromium):
         page = browser.new_page(viewport={"width": 1280, "height": 4000})
         page.set_default_timeout(55_000)
         for spec in reporting.notebooks():
-            where = f"/lab/tree/{spec.path.parent.name}/{spec.path.name}"
-            for attempt in (1, 2):  # whoever sits before a page that hangs loads it again
-                page.goto(lab.replace("/lab/tree/tutorial/00_start_here.ipynb", where))
-                page.wait_for_function(READY)
-                page.evaluate(RUN_ALL)
-                try:
-                    page.wait_for_function(ALL_RAN)
-                    break
-                except NothingCame:
-                    assert attempt == 1, page.evaluate(CELLS)
+            where = f"{spec.path.parent.name}/{spec.path.name}"
+            page.goto(lab.replace("tutorial/00_start_here.ipynb", where))
+            page.wait_for_function(READY, arg=where)
+            page.evaluate(RUN_ALL)
+            page.wait_for_function(ALL_RAN, arg=where)
             outputs = [o for c in page.evaluate(CELLS) if c["cell_type"] == "code" for o in c["outputs"]]
 
             assert [o["evalue"] for o in outputs if o["output_type"] == "error"] == [], spec.name

@@ -12,6 +12,8 @@ from psycopg.types.json import Jsonb
 from evkit import views
 from evkit.errors import FreezeRefused, NotInFreeze, UnknownGroup
 from evkit.freeze import tables
+from evkit.masking import Policy
+from evkit.system import System
 from evkit.window import Window
 from tests.integration.views.test_journey import FROM_KAFKA
 
@@ -126,6 +128,51 @@ def test_without_payloads_none_is_in_the_files_and_asking_for_one_is_refused(pas
         views.dead_letters(system, payload=True)
     with pytest.raises(NotInFreeze, match="payloads"), system.reading() as connection:
         connection.execute("SELECT payload FROM evkit.outbox")
+
+
+def test_a_freeze_has_no_header_that_a_policy_names_no_stack_and_says_what_is_about_people(
+    past, evkit_system, frozen, tmp_path
+):
+    past.letter("g", "e-1", 5)
+    past.fail("g", "e-1", 5)
+    past.sql("UPDATE evkit.dead_letter SET stack_trace = 'at SECRET', source_facts = '{\"said\": \"SECRET\"}'")
+    past.sql("UPDATE evkit.attempt SET stack_trace = 'at SECRET'")
+    headers = {"tenant": "SECRET", "region": "eu", 'odd "name"': "x"}
+    past.write("e-1", 9, published=8)
+    past.write("e-2", 9, published=8)
+    past.sql("UPDATE evkit.outbox SET headers = %s WHERE id = 'e-1'", Jsonb(headers))
+    policies = (Policy(header="tenant", topic="other*"), Policy(field="a", action="hash").keyed("x" * 16))
+    masked = System(evkit_system.settings.model_copy(update={"masking": policies, "masking_key": "x" * 16}))
+
+    system = frozen(past.window(600), system=masked)
+
+    import pyarrow.parquet
+
+    for file in (tmp_path / "evidence").rglob("*.parquet"):
+        assert "SECRET" not in str(pyarrow.parquet.read_table(file).to_pylist()), file
+    with system.reading() as connection:
+        kept = dict(connection.execute("SELECT id, headers FROM evkit.outbox").fetchall())
+    assert kept == {"e-1": headers | {"tenant": "***"}, "e-2": None}
+    assert "x" * 16 not in (tmp_path / "evidence" / "manifest.json").read_text()
+    assert any("error messages" in kind for kind in system.manifest.personal)
+    assert [(p.header, p.field, p.action) for p in system.settings.masking] == [
+        ("tenant", None, "mask"), (None, "a", "mask")
+    ]  # fmt: skip
+
+
+def test_payloads_of_a_freeze_are_masked_for_who_looks_at_it_whoever_that_is(past, evkit_system, frozen, monkeypatch):
+    past.letter("g", "e-1", 5, value=b'{"a": "SECRET"}')
+    policies = (Policy(field="a", action="hash").keyed("x" * 16),)
+    masked = System(evkit_system.settings.model_copy(update={"masking": policies, "masking_key": "x" * 16}))
+
+    without_key = frozen(past.window(600), system=masked, payloads=True)
+    monkeypatch.setenv("EVKIT_MASKING_KEY", "x" * 16)
+    with_key = frozen(past.window(600), system=masked, payloads=True, name="with_key")
+
+    assert views.dead_letters(without_key, payload=True)["value"].to_list() == ['{"a":"***"}']
+    live = views.dead_letters(masked, payload=True)["value"].to_list()
+    assert views.dead_letters(with_key, payload=True)["value"].to_list() == live
+    assert "hash:" in live[0]
 
 
 def test_a_window_outside_the_freeze_is_refused_and_not_empty(shop, frozen):

@@ -18,7 +18,7 @@ import pytest
 
 from evkit import kafka
 from evkit.errors import StackError
-from evkit.local import Stack, server, stack
+from evkit.local import Stack, jars, server, stack
 from evkit.settings import Settings
 from evkit.testing.faults import kill9
 
@@ -78,6 +78,9 @@ def test_data_survives_down_and_up_and_a_later_start_asks_no_network(home, up, m
 
     assert not again.already_up
     assert has_everything(again)
+    # The first broker of a machine has left its classes for those after it.
+    assert f"-XX:AOTCache={jars.class_archive()}" in psutil.Process(again.kafka_pid).cmdline()
+    assert list((home / "kafka").glob("*.aot")) == []
 
 
 def test_versions_are_those_that_are_promised(up):
@@ -200,13 +203,15 @@ def test_server_that_ends_while_starting_is_told_with_its_last_words(home, up):
 @pytest.mark.parametrize("taken", ["postgres", "kafka", "controller"])
 def test_port_that_is_taken_before_the_server_has_it_is_given_up_for_another(home, up, monkeypatch, taken):
     """Between the choice of a port and a broker's bind are two seconds, and others are given ports as well."""
+    write_something(up)
     Stack(home).down()
     stranger, chosen, find_free = socket.socket(), [], server.free_port
+    stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections to the server that was there linger
 
     def free_port(preferred=None):
         port = find_free(preferred)
-        chosen.append(port)
-        if port == had[taken]:
+        if preferred == had[taken]:
+            chosen.append(port)
             stranger.bind(("127.0.0.1", port))
             stranger.listen()
         return port
@@ -222,7 +227,7 @@ def test_port_that_is_taken_before_the_server_has_it_is_given_up_for_another(hom
     with stranger:
         again = Stack(home).up(told.append)
 
-    assert had[taken] in chosen
+    assert len(chosen) == 1
     assert any("Address already in use" in sentence and "trying other ports" in sentence for sentence in told)
     assert has_everything(again)
 
@@ -297,8 +302,6 @@ def test_status_and_down_of_nothing_are_sentences(tmp_path):
 def test_progress_is_told_while_something_takes_time(tmp_path, monkeypatch):
     """The first start has jars to fetch; who watches is told so (here they come from jgo's own cache)."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    from evkit.local import jars
-
     told, done = [], threading.Event()
     found = jars.kafka_jars(told.append)
     done.set()

@@ -13,13 +13,15 @@ from psycopg import sql as compose
 from typer.testing import CliRunner
 
 import evkit
-from evkit import Event, Relay, drift, outbox, partitions, postgres, roles, sql, views
+from evkit import Event, Relay, drift, kafka, outbox, partitions, postgres, roles, sql, views
 from evkit.cli import app
 from evkit.drift import catalogue
 from evkit.errors import Refused
 from evkit.partitions import WIDTH
 from evkit.runtime import retention
+from evkit.runtime.sampler import Sampler
 from evkit.system import System
+from tests.integration.views.groups import commit
 
 EXPECTED = Path(evkit.__file__).parent / "sql" / "expected.json"
 
@@ -405,10 +407,10 @@ def test_missing_and_unknown_migrations_are_all_that_is_said(evkit_database, by_
 
 @pytest.fixture
 def granted(evkit_database, by_hand, prefix):
-    """The three roles, and logins that are members of them."""
+    """The roles, and logins that are members of them."""
     with postgres.connect(evkit_database, autocommit=True) as connection:
         assert roles.apply(connection, prefix) is None
-    for role in ("writer", "relay", "reader"):
+    for role in ("writer", "relay", "sampler", "reader"):
         login, group = compose.Identifier(f"{prefix}_login_{role}"), compose.Identifier(f"{prefix}_{role}")
         by_hand(compose.SQL("CREATE ROLE {} LOGIN IN ROLE {}").format(login, group))
 
@@ -445,6 +447,32 @@ def test_writer_writes_schedules_and_cancels_and_does_nothing_else(evkit_setting
             "SELECT * FROM evkit.outbox", "UPDATE evkit.outbox SET type = ''", "DELETE FROM evkit.outbox",
             "SELECT * FROM evkit.dead_letter", "INSERT INTO evkit.publication VALUES (1, 0, 0, now())",
             "INSERT INTO evkit.outbox_0 (aggregatetype, aggregateid, type, payload) VALUES ('a', 'k', 't', '{}')",
+        ):  # fmt: skip
+            with pytest.raises(psycopg.errors.InsufficientPrivilege), connection.transaction():
+                connection.execute(forbidden)
+
+
+def test_sampler_samples_copies_the_log_and_deletes_what_is_old_and_sees_nothing_else(
+    evkit_settings, granted, evkit_topic, evkit_group, by_hand
+):
+    topic, group = evkit_topic(), evkit_group()
+    commit(System(evkit_settings), group, topic, 1, 2)
+    by_hand("INSERT INTO evkit.lag_sample (sampled_at, every_seconds, cluster_id, consumer_group, topic, partition)"
+            " SELECT now() - interval '40 days', 15, %s, 'gone', 't', 0", (kafka.cluster_id(evkit_settings),))  # fmt: skip
+    sampler = Sampler(granted("sampler", evkit_settings), every_seconds=1, groups=[group])
+
+    done = sampler.once()
+    sampler.close()
+
+    assert done.rows == 1
+    assert by_hand("SELECT array_agg(consumer_group) FROM evkit.lag_sample").fetchone() == ([group],)
+    copied = "SELECT array_agg(committed_offset ORDER BY log_offset) FROM evkit.commit_log WHERE consumer_group = %s"
+    assert by_hand(copied, (group,)).fetchone() == ([1, 2],)
+    with granted("sampler", evkit_settings).writing() as connection:
+        for forbidden in (
+            "SELECT * FROM evkit.outbox", "SELECT * FROM evkit.inbox", "SELECT * FROM evkit.dead_letter",
+            "SELECT * FROM evkit.attempt", "INSERT INTO evkit.audit (actor, act, target) VALUES ('', '', '')",
+            "UPDATE evkit.lag_sample SET partition = 1", "TRUNCATE evkit.commit_log", "CREATE TABLE evkit.mine ()",
         ):  # fmt: skip
             with pytest.raises(psycopg.errors.InsufficientPrivilege), connection.transaction():
                 connection.execute(forbidden)

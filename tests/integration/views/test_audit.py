@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from importlib import import_module
 
 import pytest
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
@@ -138,6 +139,8 @@ def test_unknown_names_and_verdicts_are_refused_with_near_matches(shop):
         shop.audit(topic=shop.topic + "s")
     with pytest.raises(InvalidParameter, match="it is one of not_published, missing"):
         shop.audit(verdicts=["lost"])
+    with pytest.raises(InvalidParameter, match="copies_within 'soon'"):
+        shop.audit(copies_within="soon")
 
 
 def test_a_group_that_was_set_forward_has_skipped_what_lies_between(shop):
@@ -195,6 +198,31 @@ def test_a_relay_that_forgot_what_it_had_published_publishes_twice_and_both_plac
     assert found["in_log_n"].to_list() == [2, 2, 2]
 
 
+def test_a_copy_that_came_long_after_the_window_is_found_or_it_is_said_how_far_was_looked(shop, caplog, monkeypatch):
+    shop.write(*ids(4), key="one")
+    shop.publish()
+    shop.sql("DELETE FROM evkit.publication WHERE position > 2")
+    shop.sql("UPDATE evkit.relay SET settled_position = 2")
+    shop.publish()
+    # The first records are what is marked, so that the copies lie behind all that the window's events are known to be at.
+    shop.sql('UPDATE evkit.publication SET "offset" = position - 1')
+    shop.sql("UPDATE evkit.outbox SET created_at = created_at - interval '2 hours'")
+    window = "now-3h/now-1h"
+    doubled = [("e002", "published_twice"), ("e003", "published_twice")]
+
+    def found(**how):
+        caplog.clear()
+        return views.audit(shop.system, window, **how).select("event_id", "verdict").rows()
+
+    assert found() == found(copies_within="end") == found(copies_within="61m") == doubled
+    assert not caplog.text
+    assert found(copies_within="10m") == []
+    assert "2 records that came after the window were not looked at for copies" in caplog.text
+    monkeypatch.setattr(import_module("evkit.views.audit.examine"), "COPIES_RECORDS_MAX", 1)
+    assert found() == []
+    assert "2 records that came after" in caplog.text
+
+
 def test_a_dead_event_that_was_redriven_late_is_neither_out_of_order_nor_handled_twice(shop):
     shop.fails = {"e000"}
     shop.write(*ids(3), key="one")
@@ -233,12 +261,16 @@ def test_a_group_without_an_inbox_is_left_out_and_that_is_said(shop, caplog):
     assert "group 'loose' has no inbox" in caplog.text
 
 
-def test_a_row_limit_that_was_hit_is_said(shop, caplog):
+def test_of_too_many_rows_the_worst_are_kept_and_that_is_said(shop, caplog):
     shop.write(*ids(5))
     shop.publish()
+    shop.write("never")
+    shop.publish()
+    shop.sql("UPDATE evkit.outbox SET id = 'other' WHERE id = 'never'")
+    shop.sql("DELETE FROM evkit.publication p USING evkit.outbox o WHERE o.position = p.position AND o.id = 'other'")
 
-    assert len(shop.audit(every=True, rows_max=2)) == 2
-    assert "only the first 2 of 5 rows are shown" in caplog.text
+    assert shop.audit(every=True, rows_max=2) == [("e000", None, "ok"), ("other", None, "not_published")]
+    assert "only the worst 2 of 6 rows are shown" in caplog.text
 
 
 @pytest.mark.parametrize("key", ['a"b', "a,b", "a\nb\r\nc", "\\N", "", "'", "\u202e\x7f", "NULL", " "])

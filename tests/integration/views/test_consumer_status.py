@@ -10,6 +10,7 @@ from evkit.kafka import TopicPartition
 from evkit.offsets_log import OFFSETS_TOPIC
 from evkit.runtime.sampler import Sampler
 from evkit.system import System
+from evkit.views.broker import LiveBroker
 from tests.integration.views.groups import commit, produce
 
 
@@ -91,3 +92,49 @@ def test_where_the_log_may_not_be_read_its_copy_is_judged(evkit_secured_kafka):
     assert (row["covered"], row["status"], row["rewind_from"], row["rewind_to"]) == (True, "rewind", 150, 20)
     assert "had copied by" in row["reason"]
     assert views.rebalances(System(analyst), group).is_empty()
+
+
+@pytest.mark.parametrize("ask", [lambda s, g: views.measure(s, "10m", group=g, consumer_status_too=True),
+                                 lambda s, g: views.symptoms(s, "10m", group=g)])  # fmt: skip
+def test_views_measured_together_ask_kafka_once_for_the_log_and_for_lag_the_log_first(
+    evkit_system, evkit_topic, evkit_group, monkeypatch, ask
+):
+    topic, group = evkit_topic(), evkit_group()
+    produce(evkit_system, topic, 5)
+    commit(evkit_system, group, topic, 1, 2)
+    asked = []
+    for name in ("offsets_log", "committed", "offsets"):
+        done = getattr(LiveBroker, name)
+
+        def told(self, *given, name=name, done=done):
+            asked.append(name)
+            return done(self, *given)
+
+        monkeypatch.setattr(LiveBroker, name, told)
+
+    found = ask(evkit_system, group)
+
+    assert asked == ["offsets_log", "committed", "offsets", "offsets", "offsets"]
+    alone = views.consumer_status(evkit_system, group).to_dicts()
+    assert [(r["status"], r["lag_events"]) for r in found["consumer_status"].to_dicts()] == [
+        (r["status"], r["lag_events"]) for r in alone
+    ]
+    assert found["consumer_lag"]["lag_events"].to_list() == [3]
+
+
+def test_lag_is_measured_though_the_log_cannot_be_read_and_status_says_why(
+    evkit_system, evkit_topic, evkit_group, monkeypatch
+):
+    topic, group = evkit_topic(), evkit_group()
+    produce(evkit_system, topic, 5)
+    commit(evkit_system, group, topic, 2)
+
+    def breaks(*_):
+        raise RuntimeError("of another make")
+
+    monkeypatch.setattr(LiveBroker, "offsets_log", breaks)
+
+    found = views.measure(evkit_system, "10m", group=group, consumer_status_too=True)
+
+    assert found["consumer_lag"]["lag_events"].to_list() == [3]
+    assert str(found["consumer_status"]) == "of another make"

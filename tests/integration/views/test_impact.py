@@ -4,6 +4,7 @@ import pytest
 
 from evkit import views
 from evkit.errors import InvalidParameter, UnknownGroup
+from evkit.views.frame import frame
 from tests.integration.views.rows import deal, fail, letter, write
 
 
@@ -125,3 +126,26 @@ def test_a_payload_that_jsonb_cannot_hold_has_no_value_and_breaks_nothing(evkit_
 def test_a_dimension_that_is_none_is_refused(evkit_system, by):
     with pytest.raises(InvalidParameter, match=r"did you mean 'key'|take key, event_type|is no path"):
         views.impact(evkit_system, by=by)
+
+
+@pytest.mark.parametrize("frames", ["polars", "pandas"])
+def test_what_an_audit_says_is_lost_counts_as_lost_and_not_as_pending(evkit_system, past, frames):
+    for i in range(4):
+        write(past, f"e{i}", 200 - i, key=f"k{i}", published=199 - i)
+        if i != 1:
+            deal(past, "billing", f"e{i}", 198 - i, created=200 - i, key=f"k{i}")
+    write(past, "never", 100, key="k0")
+    rows = [("e1", "billing", "not_consumed"), ("never", None, "not_published"), ("e2", "billing", "processed_twice")]
+    rows.append(("e3", "shipping", "not_consumed"))
+    audit = frame("audit", [{"event_id": e, "group": g, "verdict": v} for e, g, v in rows], frames)
+
+    def found(by="key", **how):
+        columns = ("value", "n_lost", "n_pending", "n_harmed")
+        return views.impact(evkit_system, past.window(600), by, **how).select(columns).sort("value").rows()
+
+    assert found() == found(lambda event: event["key"]) == [("k0", None, 1, 1), ("k1", None, 1, 1)]
+    assert found(audit=audit) == [("k0", 1, 0, 1), ("k1", 1, 0, 1), ("k3", 1, 0, 1)]
+    assert found(lambda event: event["key"], audit=audit) == found(audit=audit)
+    assert found(audit=audit, group="billing") == [("k0", 1, 0, 1), ("k1", 1, 0, 1)]
+    with pytest.raises(InvalidParameter, match=r"views\.audit"):
+        found(audit=["e0"])

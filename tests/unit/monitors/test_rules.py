@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import yaml
 from hypothesis import given, strategies
@@ -58,7 +59,14 @@ def test_a_name_cannot_break_the_file_or_an_expression(name):
 def test_names_of_metrics_are_of_the_fields_form_with_their_unit_last():
     for gauge in GAUGES:
         assert re.fullmatch(r"[a-z][a-z_0-9]*", gauge.name)
-        assert not gauge.name.endswith("_total")
+        assert gauge.name.endswith("_total") == ("since the server started" in gauge.meaning)
+
+
+def test_the_shipped_rules_are_those_of_the_default_thresholds():
+    """Written anew by `evkit metrics rules > reports/alerts.yml`, where no profile has thresholds."""
+    shipped = Path(__file__).parents[3] / "reports" / "alerts.yml"
+
+    assert shipped.read_text(encoding="utf-8") == rule_file()
 
 
 def test_windows_are_written_as_prometheus_writes_durations():

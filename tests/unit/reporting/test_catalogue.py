@@ -31,8 +31,11 @@ def test_every_shipped_notebook_asks_one_question():
 
     assert list(found) == [
         "start_here",
+        "what_is_wrong",
         "where_is_it_stuck",
+        "what_happened_to_this_event",
         "why_did_these_die",
+        "what_changed",
         "redrive_and_replay",
         "health_report",
     ]
