@@ -131,11 +131,10 @@ class KafkaServer:
         from evkit import kafka
         from evkit.settings import Settings
 
-        had = (self.port(), self._configured("CONTROLLER"), self.secured_port())
-        port, controller_port, secured_port = (server.free_port(p if as_before else None) for p in had)
-        self._properties.write_text(
-            _properties(port, controller_port, secured_port if self.secured else None, self.folder / "data")
-        )
+        had = [self.port(), self._configured("CONTROLLER"), *([self.secured_port()] if self.secured else [])]
+        port, controller_port, *secured = (server.free_port(p if as_before else None) for p in had)
+        secured_port = secured[0] if secured else None
+        self._properties.write_text(_properties(port, controller_port, secured_port, self.folder / "data"))
         self._archive.unlink(missing_ok=True)  # of a broker that could not start: it has seen half of the classes
         learn = [] if jars.class_archive().exists() else [f"-XX:AOTCacheOutput={self._archive}"]
         arguments = [*self._java(classpath), *learn, "kafka.Kafka", str(self._properties)]

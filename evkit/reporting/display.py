@@ -111,7 +111,7 @@ def diagnosis(found: Diagnosis) -> None:
     items, text = "", [found.sentence]
     for cause in found.causes:
         items += (
-            f"<dt>{badge('critical' if cause.harm in ('lost', 'wrong') else 'warning', cause.harm)} "
+            f"<dt>{badge(cause.harm.severity, cause.harm)} "
             f"<strong>{html.escape(shown(cause.name).replace('_', ' '))}</strong>: {html.escape(cause.sentence)}</dt>"
             f"<dd>{html.escape(cause.likely)}<br><code>{html.escape(cause.next_step)}</code></dd>"
         )
@@ -122,10 +122,9 @@ def diagnosis(found: Diagnosis) -> None:
         ]
     page = f"<p>{html.escape(found.sentence)}</p>"
     page += f"<dl>{items}</dl>" if items else ""
-    for name, why in found.unmeasured.items():
-        page += f"<p><strong>{html.escape(name)} could not be measured</strong>: {html.escape(why)}</p>"
-        text.append(f"{name} could not be measured: {why}")
     _publish("diagnosis", "diagnosis", {"text/html": page, "text/plain": "\n".join(text)})
+    for name, why in found.unmeasured.items():
+        unmeasured(name, why)
 
 
 def next_steps(steps: list[tuple[str, str]]) -> None:

@@ -173,8 +173,7 @@ class Report:
     def diagnose(self, found: Diagnosis) -> None:
         """Take what triage found into the verdict, and display it: lost before wrong before late before noisy.
 
-        Lost and wrong events are critical, late and noisy ones a warning. What could not be looked at counts as not
-        measured.
+        A cause is as severe as its harm (`Harm.severity`). What could not be looked at counts as not measured.
         """
         self._findings += [_of_cause(cause) for cause in found.causes]
         self.unmeasured += [Unmeasured(what=name, why=why) for name, why in found.unmeasured.items()]
@@ -242,7 +241,7 @@ def _has_window(view: Callable[..., Any], arguments: tuple[Any, ...], named: dic
 def _of_cause(cause: Cause) -> Finding:
     return Finding(
         monitor="triage",
-        severity=Severity.critical if cause.harm in ("lost", "wrong") else Severity.warning,
+        severity=cause.harm.severity,
         subject=cause.subject,
         value=float(cause.events),
         unit="events",

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from evkit.monitors.finding import Severity
+
 
 class Harm(StrEnum):
     """What a cause does to events, the worst first: a lost one is worse than a wrong one, a wrong one than a late one."""
@@ -19,6 +21,11 @@ class Harm(StrEnum):
     @property
     def rank(self) -> int:
         return list(Harm).index(self)
+
+    @property
+    def severity(self) -> Severity:
+        """As a finding: lost and wrong events are critical, late and noisy ones a warning."""
+        return Severity.critical if self in (Harm.lost, Harm.wrong) else Severity.warning
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from evkit.errors import UsageError
+
 # What is kept in memory: more than an audit of a hundred thousand events needs, less than anybody misses.
 BYTES_MAX = 64 << 20
 
@@ -90,6 +92,15 @@ class Spill:
         self._held += size
         if self._held <= self._bytes_max:
             return
+        try:
+            self._write()
+        except OSError as error:
+            raise UsageError(
+                f"the audit keeps what is over {self._bytes_max >> 20} MB in {tempfile.gettempdir()} and cannot write "
+                f"there: {error.strerror or error}; make room, or name another folder by TMPDIR"
+            ) from None
+
+    def _write(self) -> None:
         for name, frame in self._frames.items():
             frame.write_ipc(self._path(name), compression="lz4")
         for name, pieces in self._pieces.items():

@@ -74,7 +74,7 @@ def died(evkit_system, evkit_topic, evkit_group, tmp_path, monkeypatch, request)
 
 
 def run(*words, input=None):
-    done = CliRunner().invoke(app, ["--profile", "test", *map(str, words)], input=input)
+    done = CliRunner().invoke(app, [*map(str, words)], input=input, env={"EVKIT_PROFILE": "test"})
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return done.output

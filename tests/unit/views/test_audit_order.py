@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evkit.errors import UsageError
 from evkit.views.audit import events as audit_events
 from evkit.views.audit import order as audit_order
 from evkit.views.audit.events import Examined
@@ -162,3 +164,10 @@ def test_of_too_many_rows_the_worst_are_kept_in_the_order_of_their_positions(row
     assert sorted(harm.elements()) == sorted(VERDICTS.index(r["verdict"]) for r in given_rows)[:rows_max]
     places = [(row["position"], row["group"] or "") for row in found.rows]
     assert places == sorted(places)
+
+
+def test_temporary_folder_that_cannot_be_written_is_a_sentence(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+
+    with Spill(0) as spill, pytest.raises(UsageError, match=r"cannot write there: No such file.*TMPDIR"):
+        spill.keep(("page", -1, 0), pl.DataFrame({"a": [1]}))
