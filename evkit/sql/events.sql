@@ -4,13 +4,22 @@
 -- part: timed
 -- Handled events, or those that wait, with every time that is known of them. A page is a stretch of the time of handling, or
 -- of writing.
-handled AS (
+-- include: near
+, near_written AS MATERIALIZED (
+    SELECT o.id, o.created_at, p.published_at
+      FROM evkit.outbox o LEFT JOIN evkit.publication p USING (position)
+     WHERE NOT %(pending)s AND o.created_at >= %(first)s::timestamptz - interval '1 minute' AND o.created_at < %(last)s
+), handled AS (
     SELECT i.event_id, i.event_type, i.consumer_group, i.topic, i.partition, i."offset", i.key,
-           coalesce(i.created_at, o.created_at) AS created_at, p.published_at, i.appended_at, i.received_at, i.processed_at,
+           coalesce(i.created_at, n.created_at, o.created_at) AS created_at,
+           coalesce(n.published_at, o.published_at) AS published_at, i.appended_at, i.received_at, i.processed_at,
            i.attempts, i.handler, i.code_version, i.replay_id
       FROM evkit.inbox i
-      LEFT JOIN evkit.outbox o ON o.id = i.event_id
-      LEFT JOIN evkit.publication p ON p.position = o.position
+      LEFT JOIN near_written n ON n.id = i.event_id
+      LEFT JOIN LATERAL (
+            SELECT o.created_at, p.published_at
+              FROM evkit.outbox o LEFT JOIN evkit.publication p USING (position)
+             WHERE n.id IS NULL AND o.id = i.event_id OFFSET 0) AS o ON true
      WHERE NOT %(pending)s AND i.processed_at >= %(first)s AND i.processed_at < %(last)s AND i.outcome = 'handled'
        AND (NOT %(by_written)s OR (i.created_at >= %(since)s AND i.created_at < %(until)s))
        AND (%(replays)s OR i.replay_id IS NULL) AND i.consumer_group = ANY (%(groups)s)
@@ -23,7 +32,9 @@ handled AS (
       JOIN evkit.outbox o ON coalesce(o.topic, o.aggregatetype) = r.topic AND o.created_at >= r.first_at
        AND o.created_at >= %(first)s AND o.created_at < %(last)s
       LEFT JOIN evkit.publication p ON p.position = o.position AND p.published_at < bound.until
-     WHERE %(pending)s AND NOT EXISTS (
+     WHERE %(pending)s
+       AND NOT EXISTS (SELECT FROM near n WHERE n.consumer_group = r.consumer_group AND n.event_id = o.id)
+       AND NOT EXISTS (
                SELECT FROM evkit.inbox i
                 WHERE i.consumer_group = r.consumer_group AND i.event_id = o.id AND i.generation = 0
                   AND (i.processed_at < %(until)s OR i.replay_id IS NOT NULL))
@@ -69,21 +80,33 @@ SELECT DISTINCT coalesce(o.topic, o.aggregatetype) AS topic
 -- part: fact
 -- One row for each event and group that reads it; without a group where none does. An event of a topic that this outbox does
 -- not write to (`ours`) counts by the time of its handling. A page is a stretch of either time.
-event AS (
+-- include: near
+, written AS MATERIALIZED (
     SELECT o.position, o.id, o.type, o.aggregateid AS key, coalesce(o.topic, o.aggregatetype) AS topic, o.schema_version,
-           o.created_at, p.partition, p.published_at
-      FROM bound CROSS JOIN evkit.outbox o
-      LEFT JOIN evkit.publication p ON p.position = o.position AND p.published_at < bound.until
+           o.created_at
+      FROM evkit.outbox o
      WHERE o.created_at >= %(first)s AND o.created_at < %(last)s
        AND (%(topic)s::text IS NULL OR coalesce(o.topic, o.aggregatetype) = %(topic)s)
+), confirmed AS MATERIALIZED ( -- by a stretch of positions, for of a look-up each and a read of everything neither is quick
+    SELECT p.position, p.partition, p.published_at
+      FROM evkit.publication p
+     WHERE p.position BETWEEN (SELECT min(position) FROM written) AND (SELECT max(position) FROM written)
+       AND p.published_at < %(until)s
+), event AS (
+    SELECT w.*, c.partition, c.published_at FROM written w LEFT JOIN confirmed c USING (position)
 ), met AS (
     SELECT e.position, e.id AS event_id, e.type AS event_type, e.key, e.topic, coalesce(i.partition, e.partition) AS partition,
            e.schema_version, e.created_at, e.published_at, r.consumer_group, i.outcome, i.processed_at, i.replay_id,
            i.handler, i.code_version
       FROM event e
       LEFT JOIN reading r ON r.topic = e.topic AND e.created_at >= r.first_at
-      LEFT JOIN evkit.inbox i ON i.consumer_group = r.consumer_group AND i.event_id = e.id AND i.generation = 0
-                             AND (i.processed_at < %(until)s OR i.replay_id IS NOT NULL)
+      LEFT JOIN near n ON n.consumer_group = r.consumer_group AND n.event_id = e.id
+      LEFT JOIN LATERAL (
+            SELECT n.partition, n.outcome, n.processed_at, n.replay_id, n.handler, n.code_version WHERE n.event_id IS NOT NULL
+             UNION ALL
+            SELECT i.partition, i.outcome, i.processed_at, i.replay_id, i.handler, i.code_version FROM evkit.inbox i
+             WHERE n.event_id IS NULL AND i.consumer_group = r.consumer_group AND i.event_id = e.id AND i.generation = 0
+               AND (i.processed_at < %(until)s OR i.replay_id IS NOT NULL)) AS i ON true
      WHERE r.consumer_group IS NOT NULL OR %(group)s::text IS NULL
      UNION ALL
     SELECT NULL, i.event_id, i.event_type, i.key, i.topic, i.partition, NULL, i.created_at, NULL, i.consumer_group,
@@ -224,13 +247,17 @@ WITH
 -- A page is a stretch of the time of writing, and of failing; views/hot_keys.py adds pages up and ranks them.
 WITH
 -- include: reading
+,
+-- include: near
 , mark AS (
     SELECT r.consumer_group, r.topic, 'unread' AS of, o.aggregateid AS key, p.partition, o.created_at AS at, o.id
       FROM bound CROSS JOIN reading r
       JOIN evkit.outbox o ON coalesce(o.topic, o.aggregatetype) = r.topic AND o.created_at >= r.first_at
        AND o.created_at >= %(first)s AND o.created_at < %(last)s
       JOIN evkit.publication p ON p.position = o.position AND p.published_at < bound.until
-     WHERE %(unread)s AND NOT EXISTS (
+     WHERE %(unread)s
+       AND NOT EXISTS (SELECT FROM near n WHERE n.consumer_group = r.consumer_group AND n.event_id = o.id)
+       AND NOT EXISTS (
                SELECT FROM evkit.inbox i
                 WHERE i.consumer_group = r.consumer_group AND i.event_id = o.id AND i.generation = 0
                   AND (i.processed_at < %(until)s OR i.replay_id IS NOT NULL))

@@ -16,13 +16,16 @@ SELECT consumer_group AS "group", CASE WHEN %(by_event_type)s THEN event_type EN
 -- A page is a stretch of the time of writing.
 WITH
 -- include: reading
+,
+-- include: near
 SELECT r.consumer_group AS "group", CASE WHEN %(by_event_type)s THEN o.type END AS event_type, false AS replay,
        date_bin(%(bucket)s::interval, o.created_at, '2000-01-03Z') AS bucket_at,
        extract(epoch FROM bound.until - o.created_at)::float8 AS seconds
   FROM bound, reading r
   JOIN evkit.outbox o ON coalesce(o.topic, o.aggregatetype) = r.topic AND o.created_at >= r.first_at
    AND o.created_at >= %(first)s AND o.created_at < %(last)s
- WHERE NOT EXISTS (
+ WHERE NOT EXISTS (SELECT FROM near n WHERE n.consumer_group = r.consumer_group AND n.event_id = o.id)
+   AND NOT EXISTS (
            SELECT FROM evkit.inbox i
             WHERE i.consumer_group = r.consumer_group AND i.event_id = o.id AND i.generation = 0
               -- A replay or redrive came later than the death or the miss it makes good: not pending then either.

@@ -5,19 +5,17 @@
 -- part: windows
 until AS (
     SELECT %(until)s::timestamptz AS until
-), windows AS (
-    SELECT w AS seconds, until - make_interval(secs => w) AS since
-      FROM until, unnest(%(windows)s::float8[]) AS w
 ), longest AS (
-    SELECT min(since) AS since FROM windows
+    SELECT (%(sinces)s::timestamptz[])[1] AS since
 )
 
 -- part: counted
-SELECT j."group", j.topic, w.seconds AS window_seconds,
+-- By the shortest window that each is in, numbered from 1, the longest: views/slo.py adds up what is in longer ones.
+SELECT j."group", j.topic, width_bucket(j.at, %(sinces)s::timestamptz[]) AS ring,
        count(*) FILTER (WHERE j.verdict = 'good') AS good, count(*) FILTER (WHERE j.verdict = 'bad') AS bad,
        count(*) FILTER (WHERE j.verdict = 'unmeasured') AS unmeasured
-  FROM judged j, windows w, until
- WHERE j.at >= w.since AND j.at < until.until
+  FROM judged j, longest, until
+ WHERE j.at >= longest.since AND j.at < until.until
  GROUP BY 1, 2, 3
 
 -- name: freshness
@@ -27,6 +25,8 @@ WITH
 -- include: windows
 ,
 -- include: reading
+,
+-- include: near
 , judged AS (
     SELECT i.consumer_group AS "group", NULL::text AS topic,
            CASE WHEN i.created_at IS NULL THEN 'unmeasured'
@@ -46,6 +46,7 @@ WITH
       JOIN evkit.outbox o ON coalesce(o.topic, o.aggregatetype) = r.topic AND o.created_at >= r.first_at
      WHERE o.created_at >= %(first)s AND o.created_at < %(last)s
        AND o.created_at < until.until - make_interval(secs => %(target)s)
+       AND NOT EXISTS (SELECT FROM near n WHERE n.consumer_group = r.consumer_group AND n.event_id = o.id)
        AND NOT EXISTS (
                SELECT FROM evkit.inbox i
                 WHERE i.consumer_group = r.consumer_group AND i.event_id = o.id AND i.generation = 0
@@ -74,14 +75,19 @@ WITH
 -- From the database write to the broker's confirmation, per topic. What somebody decided to skip is nobody's loss of time.
 WITH
 -- include: windows
-, judged AS (
-    SELECT NULL::text AS "group", coalesce(o.topic, o.aggregatetype) AS topic,
-           CASE WHEN p.published_at <= o.created_at + make_interval(secs => %(target)s) THEN 'good' ELSE 'bad' END AS verdict,
-           least(p.published_at, o.created_at + make_interval(secs => %(target)s)) AS at
-      FROM longest, until, evkit.outbox o
-      LEFT JOIN evkit.publication p USING (position)
-     WHERE o.created_at >= %(first)s AND o.created_at < %(last)s
-       AND NOT EXISTS (SELECT FROM evkit.unpublishable u WHERE u.position = o.position AND u.state = 'skipped')
+, written AS MATERIALIZED (
+    SELECT o.position, coalesce(o.topic, o.aggregatetype) AS topic, o.created_at
+      FROM evkit.outbox o WHERE o.created_at >= %(first)s AND o.created_at < %(last)s
+), judged AS (
+    SELECT NULL::text AS "group", w.topic,
+           CASE WHEN p.published_at <= w.created_at + make_interval(secs => %(target)s) THEN 'good' ELSE 'bad' END AS verdict,
+           least(p.published_at, w.created_at + make_interval(secs => %(target)s)) AS at
+      FROM written w
+      LEFT JOIN (
+            SELECT p.position, p.published_at FROM evkit.publication p
+             WHERE p.position BETWEEN (SELECT min(position) FROM written) AND (SELECT max(position) FROM written)
+            ) AS p USING (position)
+     WHERE NOT EXISTS (SELECT FROM evkit.unpublishable u WHERE u.position = w.position AND u.state = 'skipped')
 )
 -- include: counted
 
@@ -91,17 +97,34 @@ WITH
 -- include: windows
 ,
 -- include: reading
-, judged AS (
-    SELECT r.consumer_group AS "group", NULL::text AS topic,
-           CASE WHEN EXISTS (SELECT FROM evkit.inbox i
-                              WHERE i.consumer_group = r.consumer_group AND i.event_id = o.id AND i.generation = 0)
-                THEN 'good' ELSE 'bad' END AS verdict,
-           p.published_at + make_interval(secs => %(target)s) AS at
-      FROM longest, until, evkit.publication p
-      JOIN evkit.outbox o USING (position)
-      JOIN reading r ON coalesce(o.topic, o.aggregatetype) = r.topic AND o.created_at >= r.first_at
+,
+-- include: near
+, confirmed AS MATERIALIZED (
+    SELECT p.position, p.published_at FROM evkit.publication p, until
      WHERE p.published_at >= %(first)s AND p.published_at < %(last)s
        AND p.published_at < until.until - make_interval(secs => %(target)s)
+), stretch AS MATERIALIZED ( -- what is far below it was written long before, and is looked up
+    SELECT greatest(min(position), max(position) - 4 * count(*)) AS low, max(position) AS high FROM confirmed
+), event AS (
+    SELECT c.published_at, o.id, coalesce(o.topic, o.aggregatetype) AS topic, o.created_at
+      FROM confirmed c JOIN evkit.outbox o USING (position)
+     WHERE o.position BETWEEN (SELECT low FROM stretch) AND (SELECT high FROM stretch)
+     UNION ALL
+    SELECT c.published_at, o.id, coalesce(o.topic, o.aggregatetype), o.created_at
+      FROM confirmed c
+     CROSS JOIN LATERAL (SELECT * FROM evkit.outbox o WHERE o.position = c.position OFFSET 0) AS o
+     WHERE c.position < (SELECT low FROM stretch)
+), judged AS (
+    SELECT r.consumer_group AS "group", NULL::text AS topic,
+           CASE WHEN n.event_id IS NOT NULL OR i.known THEN 'good' ELSE 'bad' END AS verdict,
+           e.published_at + make_interval(secs => %(target)s) AS at
+      FROM event e
+      JOIN reading r ON r.topic = e.topic AND e.created_at >= r.first_at
+      LEFT JOIN near n ON n.consumer_group = r.consumer_group AND n.event_id = e.id
+      LEFT JOIN LATERAL (
+            SELECT true AS known FROM evkit.inbox i
+             WHERE n.event_id IS NULL AND i.consumer_group = r.consumer_group AND i.event_id = e.id AND i.generation = 0
+             OFFSET 0) AS i ON true
 )
 -- include: counted
 

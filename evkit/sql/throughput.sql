@@ -57,18 +57,28 @@ SELECT bucket_at, bucket_seconds, topic, written, published, written / bucket_se
 -- Of the events that were written in a page: how many became available, and how many were dealt with, in which bucket.
 WITH
 -- include: reading
-, event AS (
-    SELECT r.consumer_group, r.topic, p.published_at,
-           -- A redrive moves processed_at of a dead event; it had been dealt with when it died.
-           CASE WHEN i.replay_id IS NULL THEN i.processed_at
-                ELSE coalesce((SELECT min(a.failed_at) FROM evkit.attempt a
-                                WHERE a.consumer_group = r.consumer_group AND a.event_id = o.id
-                                  AND a.generation = 0 AND a.disposition = 'dead'), i.processed_at) END AS dealt_with_at
+,
+-- include: near
+, met AS (
+    SELECT r.consumer_group, r.topic, o.id, p.published_at, coalesce(n.processed_at, i.processed_at) AS processed_at,
+           coalesce(n.replay_id, i.replay_id) AS replay_id
       FROM reading r
       JOIN evkit.outbox o ON coalesce(o.topic, o.aggregatetype) = r.topic AND o.created_at >= r.first_at
        AND o.created_at >= %(first)s AND o.created_at < %(last)s
       JOIN evkit.publication p USING (position)
-      LEFT JOIN evkit.inbox i ON i.consumer_group = r.consumer_group AND i.event_id = o.id AND i.generation = 0
+      LEFT JOIN near n ON n.consumer_group = r.consumer_group AND n.event_id = o.id
+      LEFT JOIN LATERAL (
+            SELECT i.processed_at, i.replay_id FROM evkit.inbox i
+             WHERE n.event_id IS NULL AND i.consumer_group = r.consumer_group AND i.event_id = o.id AND i.generation = 0
+             LIMIT 1) AS i ON true
+), event AS (
+    SELECT consumer_group, topic, published_at,
+           -- A redrive moves processed_at of a dead event; it had been dealt with when it died.
+           CASE WHEN replay_id IS NULL THEN processed_at
+                ELSE coalesce((SELECT min(a.failed_at) FROM evkit.attempt a
+                                WHERE a.consumer_group = met.consumer_group AND a.event_id = met.id
+                                  AND a.generation = 0 AND a.disposition = 'dead'), processed_at) END AS dealt_with_at
+      FROM met
 ), published AS (
     SELECT consumer_group, topic, date_bin(%(bucket)s, greatest(published_at, %(since)s), '2000-01-03Z') AS bucket_at,
            count(*) AS n, count(*) FILTER (WHERE published_at >= %(since)s) AS n_inside

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -129,26 +129,33 @@ def latency_over_time(
         [handled.with_columns(pending=pl.lit(value=False)), pending.with_columns(pending=pl.lit(value=True))]
     )
     until = min(seen.end, present())
+    made = bucketed(event, ["group", "replay", "bucket_at"], length, seen.start, until)
+    made = made.sort("group", "replay", "bucket_at")
+    return frame_of_chunks("latency_over_time", [_cast("latency_over_time", made)], frames)
+
+
+def bucketed(
+    event: pl.DataFrame, place: list[str], length: timedelta, start: datetime, until: datetime
+) -> pl.DataFrame:
+    """Percentiles of the `seconds` of events in buckets of time, those that are `pending` with their age."""
     begins, ends = pl.col("bucket_at"), pl.col("bucket_at") + length
-    made = (
-        event.group_by("group", "replay", "bucket_at")
+    return (
+        event.group_by(place)
         .agg(
             *PERCENTILES,
-            n=(~pl.col("pending")).sum(),
-            pending_n=pl.col("pending").sum(),
+            n=(~pl.col("pending")).sum().cast(pl.Int64),
+            pending_n=pl.col("pending").sum().cast(pl.Int64),
             pending_least=pl.col("seconds").filter("pending").min(),
         )
         .with_columns(
             bucket_seconds=(
-                pl.min_horizontal(ends, pl.lit(until)) - pl.max_horizontal(begins, pl.lit(seen.start))
+                pl.min_horizontal(ends, pl.lit(until)) - pl.max_horizontal(begins, pl.lit(start))
             ).dt.total_microseconds()
             / 1e6,
             p99_is_lower_bound=(pl.col("p99_seconds") >= pl.col("pending_least")).fill_null(value=False),
-            partial=(begins < seen.start) | (ends > until),
+            partial=(begins < start) | (ends > until),
         )
-        .sort("group", "replay", "bucket_at")
     )
-    return frame_of_chunks("latency_over_time", [_cast("latency_over_time", made)], frames)
 
 
 def percentile(q: float) -> pl.Expr:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 from typing import Any
 
+import polars as pl
+from psycopg.rows import dict_row
+
 from evkit.errors import InvalidParameter, closest
+from evkit.sql import named
 from evkit.system import System
-from evkit.views.columns import COLUMNS, OUTBOX_STATES
-from evkit.views.copied import copied
+from evkit.views.columns import OUTBOX_STATES
+from evkit.views.columns.column import seconds, text, time
+from evkit.views.copied import copied, ends_of, framed
 from evkit.views.errors import ROWS_MAX
-from evkit.views.frame import Frame, Frames, WindowLike, fetch, frame, handed, view, window_of
+from evkit.views.frame import Frame, Frames, WindowLike, frame, groups_of, handed, view, window_of
+from evkit.views.pages import gathered
+from evkit.views.reading import frozen_end, reading
 
 log = logging.getLogger(__name__)
-
-# All positions there can be: what is counted is no page.
-_EVERYWHERE = {"first": 0, "last": 2**63 - 1}
 
 
 @view("outbox")
@@ -75,10 +80,26 @@ def outbox_summary(
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     seen = window_of(window, system)
-    columns = COLUMNS["outbox_summary"]
-    asked = {"since": seen.start, "until": seen.end, "topic": topic} | _EVERYWHERE
-    rows = fetch(system, "outbox_rows", "outbox_summary", columns, **asked)
-    return frame("outbox_summary", rows, frames)
+    given: dict[str, Any] = {"since": seen.start, "until": seen.end, "topic": topic}
+    with system.reading() as connection:
+        now = frozen_end(connection, datetime.max.replace(tzinfo=UTC))
+        low, high = ends_of(connection, named("outbox_rows")["bounds"], given)
+        rows = framed(system, connection, "outbox_rows", "stated", _STATED, low or 0, high or 0, given)
+        later = connection.cursor(row_factory=dict_row).execute(named("outbox_rows")["scheduled"], given).fetchall()
+    relay = pl.col("relay_seconds")
+    made = rows.group_by("topic", "state").agg(
+        n=pl.len(),
+        oldest_at=pl.col("created_at").min(),
+        newest_at=pl.col("created_at").max(),
+        relay_p50_seconds=relay.quantile(0.5, interpolation="equiprobable"),
+        relay_p99_seconds=relay.quantile(0.99, interpolation="equiprobable"),
+    )
+    every = [*made.to_dicts(), *({"state": "scheduled", **row} for row in later)]
+    for row in every:
+        waits = row["state"] not in ("published", "skipped")
+        row["oldest_seconds"] = max((now - row["oldest_at"]).total_seconds(), 0.0) if waits else None
+    every.sort(key=lambda row: (row["topic"], row["state"]))
+    return frame("outbox_summary", every, frames)
 
 
 @view("schema_usage")
@@ -109,6 +130,36 @@ def schema_usage(
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     seen = window_of(window, system)
-    columns = COLUMNS["schema_usage"]
-    asked = {"since": seen.start, "until": seen.end, "topic": topic, "group": group} | _EVERYWHERE
-    return frame("schema_usage", fetch(system, "outbox_rows", "schema_usage", columns, **asked), frames)
+    given: dict[str, Any] = {"topic": topic}
+    with system.reading() as connection:
+        groups = given["groups"] = groups_of(system, connection, group)
+        # What was written in the window may have been dealt with after it.
+        given |= reading(system, connection, seen.start, datetime.max.replace(tzinfo=UTC), groups)
+        until = min(seen.end, given["until"])
+        pages = gathered(system, connection, "outbox_rows", "schema_usage", seen.start, until, given)
+    added: dict[tuple[str, str, int, str | None], dict[str, Any]] = {}
+    for row in pages:
+        place = (row["topic"], row["event_type"], row["schema_version"], row["group"])
+        if place not in added:
+            added[place] = row
+            continue
+        known = added[place]
+        for count in ("written", "handled", "skipped", "dead"):
+            known[count] += row[count]
+        for end, of in (("first_at", min), ("last_at", max)):
+            known[end] = of(known[end], row[end]) if known[end] else row[end]
+    rows = []
+    for (of_topic, event_type, version, _), written in ((p, r) for p, r in added.items() if p[3] is None):
+        said = {c: written[c] for c in ("topic", "event_type", "schema_version", "written", "first_at", "last_at")}
+        dealt = [r for p, r in added.items() if p[:3] == (of_topic, event_type, version) and p[3] is not None]
+        rows += [said | {c: row[c] for c in ("group", "handled", "skipped", "dead")} for row in dealt]
+        if not dealt and group is None:
+            rows.append(said)
+    rows.sort(key=lambda r: (r["topic"], r["event_type"], r["schema_version"], r.get("group") or ""))
+    return frame("schema_usage", rows, frames)
+
+
+_STATED = (
+    text("topic", ""), text("state", ""), time("created_at", "of the outbox row"),
+    seconds("relay_seconds", "from the write to the confirmation; null when there is none"),
+)  # fmt: skip

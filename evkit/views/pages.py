@@ -2,7 +2,8 @@
 
 A snapshot keeps vacuum from every table of the database, the service's own ones too. So what grows with the window is read
 in pages, on one connection: a page is a stretch of time, or of positions, as long as can be read in a third of what a
-snapshot may take. The stretches touch and do not overlap, so no row is read twice and none is left out.
+snapshot may take. The stretches touch and do not overlap, so no row is read twice and none is left out. What is counted is
+asked whole first, for a moment: most windows are done with it, in one snapshot, and the others have lost little.
 
 The window's end is frozen before the first page. What commits while the pages are read, under a time that lies in the
 window, is there if its page was still to come, and not otherwise.
@@ -27,10 +28,12 @@ Read = TypeVar("Read")
 
 # The first page is short, for nobody knows yet how much is in it: even at 100,000 events a second it is read at once.
 FIRST_SECONDS, FIRST_POSITIONS = 10.0, 20_000
-# What a page may take, of what a snapshot may; the rest is for a page that turns out to have more in it.
-_SHARE = 0.3
-# How much longer or shorter the next page may be, and how often one is tried again that was cut off.
-_GROWTH, _CUTS_MAX = 4.0, 2
+# What a page may take, of what a snapshot may, and after how many times that it is cut off: it has more in it than was
+# thought, and shorter ones are quicker than waiting for its end. The whole is given up earlier.
+_SHARE, _CUT_AT, _WHOLE_CUT_AT = 0.3, 2.0, 0.5
+# How much longer or shorter the next page may be, and how often one is tried again that was cut off. None is longer than
+# this part of all: behind an hour of nothing a surge may begin.
+_GROWTH, _CUTS_MAX, _PART_MAX = 4.0, 2, 1 / 20
 
 
 def pages(
@@ -49,33 +52,47 @@ def pages(
     Raises:
         QueryTimeout: also a short page takes too long.
     """
-    wanted, fixed = _SHARE * system.settings.snapshot_seconds_max, float("inf")
+    allowed = system.settings.snapshot_seconds_max
+    wanted, fixed = _SHARE * allowed, float("inf")
     shortest: Any = timedelta(microseconds=1) if isinstance(start, datetime) else 1
     length: Any = timedelta(seconds=FIRST_SECONDS) if isinstance(start, datetime) else FIRST_POSITIONS
-    low, high, cuts = start, end, 0
+    longest = max(_times(end - start, _PART_MAX), length)
+    low, high, cuts, whole = start, end, 0, not newest_first and _WHOLE_CUT_AT > 0
     while low < high:
         first, last = (max(low, _before(high, length)), high) if newest_first else (low, min(high, _after(low, length)))
+        if whole:
+            first, last = low, high
+        last_try = not whole and (cuts == _CUTS_MAX or length <= shortest)
         connection.rollback()
         began = perf_counter()
         try:
+            if not last_try:
+                _cut_after(connection, wanted * (_WHOLE_CUT_AT if whole else _CUT_AT))
             found = read(first, last)
-        except psycopg.errors.QueryCanceled:
-            if cuts == _CUTS_MAX or length <= shortest:
+        except psycopg.errors.QueryCanceled as error:
+            if last_try or "user request" in str(error):
                 raise
-            cuts += 1
-            length = max(_times(min(length, last - first), 1 / _GROWTH**2), shortest)
+            if not whole:
+                cuts += 1
+                length = max(_times(min(length, last - first), 1 / _GROWTH**2), shortest)
+            whole = False
             continue
         finally:
             if not connection.closed:
                 connection.rollback()
-        cuts = 0
+        cuts, whole = 0, False
         # What the quickest page took is what any page takes, however short: it is no reason for more and shorter ones.
         took = perf_counter() - began
         fixed = min(fixed, took)
         factor = min(max(max(wanted - fixed, wanted / 2) / max(took - fixed, 1e-6), 1 / _GROWTH), _GROWTH)
-        length = max(_times(length, factor), shortest)
+        length = min(max(_times(length, factor), shortest), longest)
         low, high = (low, first) if newest_first else (last, high)
         yield found
+
+
+def _cut_after(connection: postgres.Connection, seconds: float) -> None:
+    """End statements of this transaction that take longer; that of the whole session holds for the others."""
+    connection.execute("SELECT set_config('statement_timeout', %s, true)", (f"{max(round(seconds * 1000), 1)}ms",))
 
 
 def gathered(

@@ -114,7 +114,7 @@ def slo(
     asked = _checked(objectives or DEFAULT)
     end = present() if until is None else until
     lengths = sorted({float(s) for s in windows_seconds})
-    given: dict[str, Any] = {"until": end, "windows": lengths}
+    given: dict[str, Any] = {"until": end, "sinces": [end - timedelta(seconds=s) for s in reversed(lengths)]}
     lines: list[dict[str, Any]] = []
     start = end - timedelta(seconds=lengths[-1])
     with system.reading() as connection:
@@ -128,7 +128,7 @@ def slo(
                 continue
             known = (topics or []) if objective.slo == "relay" else groups
             subjects = [s for s in known if objective.applies(s)]
-            counted = _counted(system, connection, objective, start, end, given)
+            counted = _counted(system, connection, objective, lengths, end, given)
             for subject in subjects:
                 lines += [_line(objective, subject, s, counted.get((subject, s), (0, 0, 0)), end) for s in lengths]
             if objective.names_one and not subjects and group is None:
@@ -141,19 +141,21 @@ def _counted(
     system: System,
     connection: postgres.Connection,
     objective: Objective,
-    start: datetime,
+    lengths: Sequence[float],
     end: datetime,
     given: Mapping[str, Any],
 ) -> dict[tuple[str, float], tuple[int, int, int]]:
     """Good, bad and unmeasured events of all pages, by subject and window."""
     # What was written so long before the window is judged in it.
-    earlier = start - timedelta(seconds=objective.target_seconds)
+    earlier = end - timedelta(seconds=lengths[-1] + objective.target_seconds)
     asked = {**given, "target": objective.target_seconds}
     counted: dict[tuple[str, float], tuple[int, int, int]] = {}
     for row in gathered(system, connection, "slo", objective.slo, earlier, end, asked):
-        place = (row["topic" if objective.slo == "relay" else "group"], row["window_seconds"])
-        good, bad, unmeasured = counted.get(place, (0, 0, 0))
-        counted[place] = (good + row["good"], bad + row["bad"], unmeasured + row["unmeasured"])
+        subject = row["topic" if objective.slo == "relay" else "group"]
+        # The windows end together: what is in one is in all that are longer.
+        for length in lengths[len(lengths) - row["ring"] :]:
+            good, bad, unmeasured = counted.get((subject, length), (0, 0, 0))
+            counted[subject, length] = (good + row["good"], bad + row["bad"], unmeasured + row["unmeasured"])
     return counted
 
 

@@ -133,7 +133,11 @@ def test_what_is_counted_by_pages_is_what_one_page_counts(evkit_system, past, mo
         "impact by a function": lambda: views.impact(evkit_system, window, lambda e: e["key"], late="1s"),
         "differs": lambda: views.differs(evkit_system, window, noise=True),
         "slo": lambda: views.slo(evkit_system, until=window.end, windows_seconds=(5, 20)),
-        "compare": lambda: views.compare(evkit_system, past.window(10)),
+        "compare": lambda: views.compare(evkit_system, b=past.window(10)),
+        "relay_lag_over_time": lambda: views.relay_lag_over_time(evkit_system, window, bucket="3s"),
+        "outbox_summary": lambda: views.outbox_summary(evkit_system, window).drop("oldest_seconds"),
+        "schema_usage": lambda: views.schema_usage(evkit_system, window),
+        "relay_lag": lambda: views.relay_lag(evkit_system, window)["published", "pending", "p50_seconds"],
     }
 
     whole = {name: look() for name, look in asked.items()}
