@@ -50,8 +50,9 @@ WITH confirmed AS MATERIALIZED (
     SELECT topic, partition, "offset", position, dealt_with_at,
            least(greatest(ceil(extract(epoch FROM published_at - %(start)s) / extract(epoch FROM %(step)s::interval)), 0),
                  %(moments)s)::bigint AS published_n,
-           least(greatest(ceil(extract(epoch FROM dealt_with_at - %(start)s) / extract(epoch FROM %(step)s::interval)), 0),
-                 %(moments)s)::bigint AS dealt_with_n,
+           CASE WHEN dealt_with_at IS NOT NULL THEN
+                least(greatest(ceil(extract(epoch FROM dealt_with_at - %(start)s) / extract(epoch FROM %(step)s::interval)), 0),
+                      %(moments)s)::bigint END AS dealt_with_n,
            lag("offset") OVER (PARTITION BY topic, partition ORDER BY "offset") AS previous,
            min("offset") FILTER (WHERE dealt_with_at IS NOT NULL) OVER (PARTITION BY topic, partition) AS first_dealt_with
       FROM event

@@ -274,3 +274,55 @@ def test_of_views_inside_a_view_the_outer_one_is_named(evkit_system, past):
     with cut_off, past.connection.transaction():
         past.sql("LOCK TABLE evkit.inbox IN ACCESS EXCLUSIVE MODE")
         views.timeline(quick(evkit_system, 0.3), timedelta(minutes=5))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    strategies.lists(
+        strategies.tuples(
+            strategies.integers(0, 1),  # partition
+            strategies.integers(0, 40),  # published, seconds before the end
+            strategies.one_of(strategies.none(), strategies.integers(-5, 60)),  # dealt with, seconds after that
+            strategies.integers(1, 3),  # how far its offset is behind the last one: markers are in between
+        ),
+        max_size=25,
+    ),
+    strategies.booleans(),
+)
+def test_lag_of_the_past_is_that_of_the_first_event_not_dealt_with(evkit_system, past, published, in_pages):
+    """Against the plain form: at each moment, look at every event."""
+    past.sql("TRUNCATE evkit.outbox, evkit.publication, evkit.inbox")
+    offset, events, names = [0, 0], [], iter(f"{past.now.timestamp()}-{n:04}" for n in range(100))
+    for place, ago, after, gap in sorted(published, key=lambda e: -e[1]):
+        offset[place] += gap
+        events.append((place, offset[place], ago, None if after is None else ago - after, next(names)))
+    for place, at, ago, done, name in events:
+        past.sql(
+            "WITH o AS (INSERT INTO evkit.outbox (id, aggregatetype, aggregateid, type, payload, created_at)"
+            " VALUES (%s, 'order', 'k', 'order.placed', '{}', %s) RETURNING position)"
+            " INSERT INTO evkit.publication SELECT position, %s, %s, %s FROM o",
+            name, past.at(ago), place, at, past.at(ago),
+        )  # fmt: skip
+        if done is not None:
+            past.handle("billing", name, done, written=ago)
+    past.handle("billing", "long ago", 90_000)
+    with pytest.MonkeyPatch.context() as patched:
+        if in_pages:
+            with short_pages(patched, seconds=3.3, growth=1.0):
+                made = views.lag_history(evkit_system, "billing", window=past.window(30), step="1s", source="inbox")
+        else:
+            made = views.lag_history(evkit_system, "billing", window=past.window(30), step="1s", source="inbox")
+
+    for row in made.to_dicts():
+        mine = [e for e in events if e[0] == row["partition"]]
+        began = [e[1] for e in mine if e[3] is not None]
+        known = [e for e in mine if began and e[1] >= min(began)]
+        ago = (past.now - row["at"]).total_seconds()
+        first_done = next((e[3] for e in known if e[1] == min(began)), None) if began else None
+        if not began or ago > first_done:
+            assert row["committed_offset"] is None, row
+            continue
+        waiting = [e[1] for e in known if e[3] is None or e[3] < ago]
+        done = [e[1] for e in known if not waiting or e[1] < min(waiting)]
+        assert row["committed_offset"] == (max(done) + 1 if done else min(began)), row
+        assert row["end_offset"] == max([e[1] + 1 for e in known if e[2] >= ago], default=min(began)), row
