@@ -21,11 +21,12 @@ SELECT consumer_group AS "group",
  GROUP BY 1, 2;
 
 -- name: topics
-SELECT coalesce(o.topic, o.aggregatetype) AS topic,
-       least(floor(extract(epoch FROM p.published_at - %(since)s) / %(bucket_seconds)s::float8)::integer, %(buckets)s - 1) AS bucket,
+WITH
+-- include: published
+SELECT topic,
+       least(floor(extract(epoch FROM published_at - %(since)s) / %(bucket_seconds)s::float8)::integer, %(buckets)s - 1) AS bucket,
        count(*) AS published
-  FROM evkit.publication p JOIN evkit.outbox o USING (position)
- WHERE p.published_at >= %(first)s AND p.published_at < %(last)s
+  FROM published
  GROUP BY 1, 2;
 
 -- name: durations

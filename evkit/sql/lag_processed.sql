@@ -14,21 +14,9 @@ SELECT DISTINCT topic
 -- What was published in a page, by when the group had dealt with it. Moments are numbered, `step` apart, the last number is
 -- past them all. Events of a partition that are alike are one row: the first offset and the one before it in the page, and
 -- the last. `is_before`: before the first that the group had dealt with, of the page; no row has events of both kinds.
-WITH confirmed AS MATERIALIZED (
-    SELECT p.position, p.partition, p."offset", p.published_at FROM evkit.publication p
-     WHERE p.published_at >= %(first)s AND p.published_at < %(last)s
-), stretch AS MATERIALIZED ( -- what is far below it was written long before, and is looked up
-    SELECT greatest(min(position), max(position) - 4 * count(*)) AS low, max(position) AS high FROM confirmed
-), published AS (
-    SELECT coalesce(o.topic, o.aggregatetype) AS topic, c.*, o.id
-      FROM confirmed c JOIN evkit.outbox o USING (position)
-     WHERE o.position BETWEEN (SELECT low FROM stretch) AND (SELECT high FROM stretch)
-     UNION ALL
-    SELECT coalesce(o.topic, o.aggregatetype), c.*, o.id
-      FROM confirmed c
-     CROSS JOIN LATERAL (SELECT * FROM evkit.outbox o WHERE o.position = c.position OFFSET 0) AS o
-     WHERE c.position < (SELECT low FROM stretch)
-), near AS MATERIALIZED (
+WITH
+-- include: published
+, near AS MATERIALIZED (
     SELECT i.event_id, i.processed_at, i.received_at, i.replay_id FROM evkit.inbox i
      WHERE i.processed_at >= %(first)s AND i.processed_at < %(last)s::timestamptz + interval '1 minute' AND i.generation = 0
        AND i.consumer_group = %(group)s

@@ -21,6 +21,25 @@ near AS MATERIALIZED (
        AND i.processed_at < %(until)s AND i.generation = 0 AND i.consumer_group = ANY (%(groups)s)
 )
 
+-- part: published
+-- What the broker confirmed in a page, with what was written. Both tables are read by one stretch of positions, for a look-up
+-- each costs more; what is far below them (an event that could not be published for long) is looked up.
+confirmed AS MATERIALIZED (
+    SELECT p.position, p.partition, p."offset", p.published_at FROM evkit.publication p
+     WHERE p.published_at >= %(first)s AND p.published_at < %(last)s
+), stretch AS MATERIALIZED (
+    SELECT greatest(min(position), max(position) - 4 * count(*)) AS low, max(position) AS high FROM confirmed
+), published AS (
+    SELECT c.*, coalesce(o.topic, o.aggregatetype) AS topic, o.id, o.created_at
+      FROM confirmed c JOIN evkit.outbox o USING (position)
+     WHERE o.position BETWEEN (SELECT low FROM stretch) AND (SELECT high FROM stretch)
+     UNION ALL
+    SELECT c.*, coalesce(o.topic, o.aggregatetype), o.id, o.created_at
+      FROM confirmed c
+     CROSS JOIN LATERAL (SELECT * FROM evkit.outbox o WHERE o.position = c.position OFFSET 0) AS o
+     WHERE c.position < (SELECT low FROM stretch)
+)
+
 -- part: relay_state
 -- What the relay stands at, and what does not wait for it alone. Its lock is the one that relay.sql takes.
 relay AS (

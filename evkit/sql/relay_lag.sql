@@ -10,22 +10,10 @@ SELECT clock_timestamp() AS measured_at, r.name AS relay, (SELECT max(position) 
   FROM later s CROSS JOIN stuck u LEFT JOIN relay r ON true LEFT JOIN leader l ON true;
 
 -- name: published
--- A page is a stretch of the time of confirmation. Both tables are read by one stretch of positions, for a look-up each costs
--- more; what is far below them (an event that could not be published for long) is looked up.
-WITH confirmed AS MATERIALIZED (
-    SELECT p.position, p.published_at FROM evkit.publication p
-     WHERE p.published_at >= %(first)s AND p.published_at < %(last)s
-), stretch AS MATERIALIZED (
-    SELECT greatest(min(position), max(position) - 4 * count(*)) AS low, max(position) AS high FROM confirmed
-)
-SELECT extract(epoch FROM c.published_at - o.created_at)::float8 AS seconds
-  FROM confirmed c JOIN evkit.outbox o USING (position)
- WHERE o.position BETWEEN (SELECT low FROM stretch) AND (SELECT high FROM stretch)
- UNION ALL
-SELECT extract(epoch FROM c.published_at - o.created_at)::float8
-  FROM confirmed c
- CROSS JOIN LATERAL (SELECT o.created_at FROM evkit.outbox o WHERE o.position = c.position OFFSET 0) AS o
- WHERE c.position < (SELECT low FROM stretch);
+-- A page is a stretch of the time of confirmation.
+WITH
+-- include: published
+SELECT extract(epoch FROM published_at - created_at)::float8 AS seconds FROM published;
 
 -- name: waiting
 -- A page is a stretch of positions, all above the settled one: rows up to that are published, unpublishable or will never

@@ -99,32 +99,20 @@ WITH
 -- include: reading
 ,
 -- include: near
-, confirmed AS MATERIALIZED (
-    SELECT p.position, p.published_at FROM evkit.publication p, until
-     WHERE p.published_at >= %(first)s AND p.published_at < %(last)s
-       AND p.published_at < until.until - make_interval(secs => %(target)s)
-), stretch AS MATERIALIZED ( -- what is far below it was written long before, and is looked up
-    SELECT greatest(min(position), max(position) - 4 * count(*)) AS low, max(position) AS high FROM confirmed
-), event AS (
-    SELECT c.published_at, o.id, coalesce(o.topic, o.aggregatetype) AS topic, o.created_at
-      FROM confirmed c JOIN evkit.outbox o USING (position)
-     WHERE o.position BETWEEN (SELECT low FROM stretch) AND (SELECT high FROM stretch)
-     UNION ALL
-    SELECT c.published_at, o.id, coalesce(o.topic, o.aggregatetype), o.created_at
-      FROM confirmed c
-     CROSS JOIN LATERAL (SELECT * FROM evkit.outbox o WHERE o.position = c.position OFFSET 0) AS o
-     WHERE c.position < (SELECT low FROM stretch)
-), judged AS (
+,
+-- include: published
+, judged AS (
     SELECT r.consumer_group AS "group", NULL::text AS topic,
            CASE WHEN n.event_id IS NOT NULL OR i.known THEN 'good' ELSE 'bad' END AS verdict,
            e.published_at + make_interval(secs => %(target)s) AS at
-      FROM event e
+      FROM until, published e
       JOIN reading r ON r.topic = e.topic AND e.created_at >= r.first_at
       LEFT JOIN near n ON n.consumer_group = r.consumer_group AND n.event_id = e.id
       LEFT JOIN LATERAL (
             SELECT true AS known FROM evkit.inbox i
              WHERE n.event_id IS NULL AND i.consumer_group = r.consumer_group AND i.event_id = e.id AND i.generation = 0
              OFFSET 0) AS i ON true
+     WHERE e.published_at < until.until - make_interval(secs => %(target)s)
 )
 -- include: counted
 

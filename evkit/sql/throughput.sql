@@ -13,10 +13,10 @@ SELECT coalesce(o.topic, o.aggregatetype) AS topic, date_bin(%(bucket)s, o.creat
  GROUP BY 1, 2;
 
 -- name: published
-SELECT coalesce(o.topic, o.aggregatetype) AS topic, date_bin(%(bucket)s, p.published_at, '2000-01-03Z') AS bucket_at,
-       count(*) AS published
-  FROM evkit.publication p JOIN evkit.outbox o USING (position)
- WHERE p.published_at >= %(first)s AND p.published_at < %(last)s
+WITH
+-- include: published
+SELECT topic, date_bin(%(bucket)s, published_at, '2000-01-03Z') AS bucket_at, count(*) AS published
+  FROM published
  GROUP BY 1, 2;
 
 -- name: publish_rate

@@ -32,8 +32,8 @@ FIRST_SECONDS, FIRST_POSITIONS = 10.0, 20_000
 # thought, and shorter ones are quicker than waiting for its end. The whole is given up earlier.
 _SHARE, _CUT_AT, _WHOLE_CUT_AT = 0.3, 2.0, 0.5
 # How much longer or shorter the next page may be, and how often one is tried again that was cut off. None is longer than
-# this part of all: behind an hour of nothing a surge may begin.
-_GROWTH, _CUTS_MAX, _PART_MAX = 4.0, 2, 1 / 20
+# this part of all, nor of a stretch that was too much at once: behind an hour of nothing a surge may begin.
+_GROWTH, _CUTS_MAX, _PART_MAX, _DENSE_MAX = 4.0, 2, 1 / 20, 1 / 8
 
 
 def pages(
@@ -58,7 +58,10 @@ def pages(
     length: Any = timedelta(seconds=FIRST_SECONDS) if isinstance(start, datetime) else FIRST_POSITIONS
     longest = max(_times(end - start, _PART_MAX), length)
     low, high, cuts, whole = start, end, 0, not newest_first and _WHOLE_CUT_AT > 0
+    dense: list[tuple[Bound, Bound, Any]] = []
     while low < high:
+        dense = [(a, b, most) for a, b, most in dense if a < high and b > low]
+        length = min([length, *(most for _, _, most in dense)])
         first, last = (max(low, _before(high, length)), high) if newest_first else (low, min(high, _after(low, length)))
         if whole:
             first, last = low, high
@@ -74,7 +77,8 @@ def pages(
                 raise
             if not whole:
                 cuts += 1
-                length = max(_times(min(length, last - first), 1 / _GROWTH**2), shortest)
+                dense.append((first, last, max(_times(last - first, _DENSE_MAX), shortest)))
+                length = max(_times(last - first, 1 / _GROWTH**2), shortest)
             whole = False
             continue
         finally:
