@@ -13,15 +13,22 @@ SELECT DISTINCT topic
 -- name: events
 -- What was published in a page, by when the group had dealt with it. Moments are numbered, `step` apart, the last number is
 -- past them all. Events of a partition that are alike are one row: the first offset and the one before it in the page, and
--- the last. `is_before`: before the first that the group had dealt with, of the page; no row has events of both kinds.
+-- the last. `is_before`: before the first of the page that the group had seen; no row has events of both kinds.
 WITH
 -- include: published
-, near AS MATERIALIZED (
+, near AS MATERIALIZED ( -- the relay may write down late what a group has dealt with already
     SELECT i.event_id, i.processed_at, i.received_at, i.replay_id FROM evkit.inbox i
-     WHERE i.processed_at >= %(first)s AND i.processed_at < %(last)s::timestamptz + interval '1 minute' AND i.generation = 0
-       AND i.consumer_group = %(group)s
+     WHERE i.processed_at >= %(first)s::timestamptz - interval '1 minute'
+       AND i.processed_at < %(last)s::timestamptz + interval '1 minute'
+       AND i.generation = 0 AND i.consumer_group = %(group)s
+), near_tried AS MATERIALIZED (
+    SELECT a.event_id, min(a.failed_at) AS tried_at FROM evkit.attempt a
+     WHERE a.failed_at >= %(first)s::timestamptz - interval '1 minute'
+       AND a.failed_at < %(last)s::timestamptz + interval '1 minute'
+       AND a.generation = 0 AND a.consumer_group = %(group)s
+     GROUP BY a.event_id
 ), event AS (
-    SELECT p.topic, p.partition, p."offset", p.position, p.published_at,
+    SELECT p.topic, p.partition, p."offset", p.position, p.published_at, coalesce(t.tried_at, a.tried_at) AS tried_at,
            -- A redrive or a release moves processed_at of an event that the group had dealt with before.
            CASE WHEN coalesce(n.replay_id, i.replay_id) IS NULL THEN coalesce(n.processed_at, i.processed_at)
                 ELSE coalesce((SELECT min(a.failed_at) FROM evkit.attempt a
@@ -33,33 +40,42 @@ WITH
             SELECT i.processed_at, i.received_at, i.replay_id FROM evkit.inbox i
              WHERE n.event_id IS NULL AND i.consumer_group = %(group)s AND i.event_id = p.id AND i.generation = 0
              OFFSET 0) AS i ON true
+      LEFT JOIN near_tried t ON t.event_id = p.id
+      LEFT JOIN LATERAL (
+            SELECT min(a.failed_at) AS tried_at FROM evkit.attempt a
+             WHERE n.event_id IS NULL AND t.event_id IS NULL AND a.consumer_group = %(group)s AND a.event_id = p.id
+               AND a.generation = 0) AS a ON true
      WHERE p.topic = ANY (%(topics)s)
 ), numbered AS (
-    SELECT topic, partition, "offset", position, dealt_with_at,
+    SELECT topic, partition, "offset", position, least(dealt_with_at, tried_at) AS seen_at,
            least(greatest(ceil(extract(epoch FROM published_at - %(start)s) / extract(epoch FROM %(step)s::interval)), 0),
                  %(moments)s)::bigint AS published_n,
            CASE WHEN dealt_with_at IS NOT NULL THEN
                 least(greatest(ceil(extract(epoch FROM dealt_with_at - %(start)s) / extract(epoch FROM %(step)s::interval)), 0),
                       %(moments)s)::bigint END AS dealt_with_n,
            lag("offset") OVER (PARTITION BY topic, partition ORDER BY "offset") AS previous,
-           min("offset") FILTER (WHERE dealt_with_at IS NOT NULL) OVER (PARTITION BY topic, partition) AS first_dealt_with
+           min("offset") FILTER (WHERE dealt_with_at IS NOT NULL OR tried_at IS NOT NULL)
+               OVER (PARTITION BY topic, partition) AS first_seen
       FROM event
 )
-SELECT topic, partition, published_n, dealt_with_n, coalesce("offset" < first_dealt_with, true) AS is_before,
+SELECT topic, partition, published_n, dealt_with_n, coalesce("offset" < first_seen, true) AS is_before,
        min("offset") AS first, min(previous) AS previous, max("offset") AS last, min(position) AS position,
-       max(dealt_with_at) FILTER (WHERE "offset" = first_dealt_with) AS first_dealt_with_at
+       min(seen_at) AS seen_at
   FROM numbered
  GROUP BY topic, partition, published_n, dealt_with_n, is_before;
 
 -- name: before
--- When the group dealt with the event before this one in its partition: it stands at this one. Else it began later, or it stands
--- further back than this looks.
-SELECT i.processed_at
-  FROM (SELECT o.id FROM evkit.publication p JOIN evkit.outbox o USING (position)
+-- The last twenty events before this one in its partition: what the group has dealt with of them, and what it has left.
+SELECT min(p."offset") FILTER (WHERE i.event_id IS NOT NULL) AS dealt_with_offset,
+       max(p."offset") FILTER (WHERE i.event_id IS NULL) AS left_offset, max(i.processed_at) AS dealt_with_at,
+       coalesce(bool_or(i.event_id IS NULL AND EXISTS (
+           SELECT FROM evkit.attempt a
+            WHERE a.consumer_group = %(group)s AND a.event_id = p.id AND a.generation = 0)), false) AS has_tried
+  FROM (SELECT p."offset", o.id FROM evkit.publication p JOIN evkit.outbox o USING (position)
          WHERE p.position < %(position)s AND p.position >= %(position)s - 100000 AND p.partition = %(partition)s
            AND coalesce(o.topic, o.aggregatetype) = %(topic)s
-         ORDER BY p.position DESC LIMIT 1) AS previous
-  JOIN evkit.inbox i ON i.consumer_group = %(group)s AND i.event_id = previous.id AND i.generation = 0;
+         ORDER BY p.position DESC LIMIT 20) AS p
+  LEFT JOIN evkit.inbox i ON i.consumer_group = %(group)s AND i.event_id = p.id AND i.generation = 0;
 
 -- name: foreign_topics
 -- Topics of which evkit's outbox did not write every record that was dealt with in a page.

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from psycopg.rows import dict_row
+
 from evkit.sql import named
 from evkit.system import System
 from evkit.views.end_offsets import UNKNOWN, End
@@ -53,7 +55,7 @@ def processed(
         found: dict[Place, _Partition] = {}
         for row in pages("events", start=earlier, end=end, parameters=asked):
             found.setdefault((row["topic"], row["partition"]), _Partition()).add(row)
-        unsure = {row["topic"] for row in pages("foreign_topics", start=start, end=until, parameters=asked)}
+        unsure = {row["topic"] for row in pages("foreign_topics", start=earlier, end=until, parameters=asked)}
         # Where the broker has put these is not known.
         unsure |= {topic for topic, partition in found if partition < 0}
         for (of_topic, number), partition in found.items():
@@ -61,8 +63,8 @@ def processed(
                 continue
             at = {"topic": of_topic, "partition": number, "group": group, "position": partition.position}
             connection.rollback()
-            before = connection.execute(_SQL["before"], at).fetchone()
-            known_from = partition.begin(None if before is None else max(before[0], earlier))
+            before = connection.cursor(row_factory=dict_row).execute(_SQL["before"], at).fetchone() or {}
+            known_from = partition.begin(before, earlier)
             if known_from is not None:
                 made[of_topic, number] = partition.track(instants, known_from, is_exact=of_topic not in unsure)
     return made
@@ -77,9 +79,9 @@ class _Partition:
 
     def __init__(self) -> None:
         self._rows: list[_Alike] = []
-        self._first_dealt_with: tuple[int, datetime] | None = None
-        self._from = 0
-        self.position = 2**63
+        self._seen: list[datetime] = []
+        self._from = self._first_seen = _NEVER
+        self.position = _NEVER
 
     def add(self, row: Mapping[str, Any]) -> None:
         """One row of the query `events`; pages come in the order of time."""
@@ -88,22 +90,30 @@ class _Partition:
         n = _NEVER if row["dealt_with_n"] is None else row["dealt_with_n"]
         self._rows.append(_Alike(row["first"], row["last"], previous, row["published_n"], n))
         self.position = min(self.position, row["position"])
-        if row["first_dealt_with_at"] is not None:
-            began = (row["first"], row["first_dealt_with_at"])
-            self._first_dealt_with = min(self._first_dealt_with or began, began)
+        if row["seen_at"] is not None:
+            self._seen.append(row["seen_at"])
+        if not row["is_before"]:
+            self._first_seen = min(self._first_seen, row["first"])
 
-    def begin(self, before: datetime | None) -> datetime | None:
-        """Since when it is known how far the group was. It had dealt with the event before the oldest one: it stood there.
-        Else it began later, or stood further back than anybody looks, and nothing is known before the first that it dealt
-        with."""
-        if before is not None:
-            self._from = min(row.first for row in self._rows)
-            return before
-        if self._first_dealt_with is None:
+    def begin(self, before: Mapping[str, Any], earliest: datetime) -> datetime | None:
+        """Since when it is known how far the group was; None when it is not known at all.
+
+        The group had dealt with all before, from where it began: it stands at the first one. Where it has left one of
+        them behind, it stands further back than anybody looks. Else it began at the first that it dealt with or tried,
+        and is known to be there since then.
+        """
+        done, left = before["dealt_with_offset"], before["left_offset"]
+        if before["has_tried"] or (None not in (done, left) and left > done):
             return None
-        self._from, known_from = self._first_dealt_with
+        if done is not None:
+            self._from = min(row.first for row in self._rows)
+            dealt_with_at: datetime = before["dealt_with_at"]
+            return max(dealt_with_at, earliest)
+        if not self._seen:
+            return None
+        self._from = self._first_seen
         self._rows = [row for row in self._rows if row.first >= self._from]
-        return known_from
+        return min(self._seen)
 
     def track(self, instants: list[datetime], known_from: datetime, *, is_exact: bool) -> Track:
         count = len(instants)
