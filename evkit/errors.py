@@ -343,7 +343,8 @@ class DatabaseUnreachable(Unreachable):
 
 
 class QueryTimeout(Unreachable):
-    """Raised when a query of a view runs into `statement_timeout_seconds`: nothing was measured."""
+    """Raised when a view's query runs into `snapshot_seconds_max`, another into `statement_timeout_seconds`: nothing was
+    measured."""
 
 
 class StackNotRunning(Unreachable):

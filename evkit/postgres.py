@@ -166,17 +166,29 @@ def copy_csv(
     chunk = bytearray()
 
     def received() -> PQGen[None]:
-        # One generator for all rows: psycopg's own Copy.read() makes its way through five calls a row, 2 s a million.
+        # One loop for all rows: psycopg's own Copy.read() makes its way through five calls a row, 2 s a million, and its
+        # generator copy_from() through one that is made for each row, 0.3 s.
         server = connection.pgconn
         server.send_query(script)
         started = (yield from generators.execute(server))[-1]
         if started.status != psycopg.pq.ExecStatus.COPY_OUT:
             raise psycopg.errors.error_from_result(started, encoding=connection.info.encoding)
-        while isinstance(row := (yield from generators.copy_from(server)), memoryview):
-            chunk.extend(row)
-            if len(chunk) >= _CSV_CHUNK_BYTES:
-                take(bytes(chunk))
-                chunk.clear()
+        get, extend = server.get_copy_data, chunk.extend
+        while True:
+            length, row = get(1)
+            if length > 0:
+                extend(row)
+                if len(chunk) >= _CSV_CHUNK_BYTES:
+                    take(bytes(chunk))
+                    chunk.clear()
+            elif length == 0:
+                yield psycopg.waiting.WAIT_R
+                server.consume_input()
+            else:
+                break
+        ended = (yield from generators.fetch_many(server))[-1]
+        if ended.status != psycopg.pq.ExecStatus.COMMAND_OK:
+            raise psycopg.errors.error_from_result(ended, encoding=connection.info.encoding)
 
     if connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
         connection.execute("SELECT")  # psycopg begins the transaction, and its snapshot, with it
@@ -267,12 +279,30 @@ def migrate(dsn: str, *, up_to: int | None = None) -> list[str]:
         return names
 
 
+def limit_transactions(connection: Connection, seconds: float) -> None:
+    """End the session when a transaction of it lasts longer, from now on; while it waits for us, too.
+
+    Before PostgreSQL 17 there is no such limit: only that of a statement, and of idling in a transaction.
+    """
+    name = "transaction_timeout" if connection.info.server_version >= 170000 else "idle_in_transaction_session_timeout"
+    connection.execute("SELECT set_config(%s, %s, false)", (name, f"{max(round(seconds * 1000), 1)}ms"))
+    connection.commit()
+
+
 @contextmanager
-def translated_errors(dsn: str) -> Iterator[None]:
-    """Turn a connection lost, or a query cancelled, in the middle of work into a sentence; other errors pass."""
+def translated_errors(dsn: str, view: str | None = None, seconds: float | None = None) -> Iterator[None]:
+    """Turn a connection lost, or a query cancelled, in the middle of work into a sentence; other errors pass.
+
+    Args:
+        view, seconds  a view that is at work, and how long its snapshots may last
+    """
     try:
         yield
+    except (psycopg.errors.TransactionTimeout, psycopg.errors.IdleInTransactionSessionTimeout) as error:
+        raise _too_long(dsn, view, seconds) from error
     except psycopg.errors.QueryCanceled as error:
+        if view is not None and "user request" not in str(error):
+            raise _too_long(dsn, view, seconds) from error
         raise QueryTimeout(
             f"a query at {address(dsn)} was cancelled ({str(error).strip().splitlines()[0]}): look at a shorter window, or "
             "raise statement_timeout_seconds"
@@ -280,3 +310,11 @@ def translated_errors(dsn: str) -> Iterator[None]:
     except psycopg.OperationalError as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DatabaseUnreachable(address(dsn), reason) from error
+
+
+def _too_long(dsn: str, view: str | None, seconds: float | None) -> QueryTimeout:
+    return QueryTimeout(
+        f"views.{view} was cut off at {address(dsn)}: one of its reads was not done after {seconds:g} s, and a view holds "
+        "no snapshot longer, for it keeps vacuum from every table; look at a shorter window or at one group, or raise "
+        "snapshot_seconds_max for a replica"
+    )

@@ -62,7 +62,8 @@ class Settings(BaseModel):
         kafka                    librdkafka properties; `bootstrap.servers` is always there
         kafka_timeout_seconds    how long a question to the broker may take before it counts as unreachable
         postgres_timeout_seconds the same for connecting to PostgreSQL
-        statement_timeout_seconds  how long one query of a view may run; views hold no snapshot longer than this
+        snapshot_seconds_max     how long a view may hold a snapshot, and so how long one of its queries may run
+        statement_timeout_seconds  how long one query of a command that is no view may run (a plan, a list of letters)
         event_bytes_max          largest payload that `outbox.write` accepts, in bytes of JSON
         masking_key              what policies of action hash hash by, at least 16 characters; never shown by repr
         masking                  what must not be seen of payloads (masking.py)
@@ -79,6 +80,9 @@ class Settings(BaseModel):
     # Ten seconds outlast a broker's restart of a few seconds and are short enough for somebody who is waiting.
     kafka_timeout_seconds: float = Field(default=10.0, gt=0)
     postgres_timeout_seconds: float = Field(default=10.0, gt=0)
+    # A snapshot keeps vacuum from all dead rows of the database, and what relays and services update often is bloated soon.
+    # On a replica without hot_standby_feedback nobody minds a longer one.
+    snapshot_seconds_max: float = Field(default=5.0, ge=0.01)
     statement_timeout_seconds: float = Field(default=60.0, gt=0)
     # The broker's default message.max.bytes is 1,048,588; the rest is room for key, headers and batch overhead.
     event_bytes_max: int = Field(default=900_000, gt=0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,19 @@ from typing import Any
 from evkit import kafka, postgres
 from evkit.settings import FREEZE_PREFIX, Settings, load, profile_asked
 from evkit.window import present
+
+# The view that this context is inside of: what it reads holds no snapshot for longer than `snapshot_seconds_max`.
+_VIEW: ContextVar[str | None] = ContextVar("evkit_view", default=None)
+
+
+@contextmanager
+def viewing(name: str) -> Iterator[None]:
+    """A block that is a view; of views inside views, the outer one is named."""
+    token = _VIEW.set(_VIEW.get() or name)
+    try:
+        yield
+    finally:
+        _VIEW.reset(token)
 
 
 class System:
@@ -52,23 +66,32 @@ class System:
     def reading(self) -> Iterator[postgres.Connection]:
         """A read-only transaction with one snapshot: all queries of a view see the same moment, and nothing is changed.
 
+        A view's is cut off when it has lasted `settings.snapshot_seconds_max`: a snapshot keeps vacuum from every table. On
+        servers before PostgreSQL 17 that holds for each of its statements, and for its pauses between them.
+
         Raises:
+            QueryTimeout: a view held a snapshot for too long, or a query took longer than `statement_timeout_seconds`.
             DatabaseUnreachable: PostgreSQL does not answer, before or in the middle of the work.
             NotMigrated: the database has no evkit tables, or older ones.
             NoPostgres: there is no database.
         """
+        view = _VIEW.get()
+        seconds = self.settings.statement_timeout_seconds if view is None else self.settings.snapshot_seconds_max
         with (
-            postgres.translated_errors(self.settings.postgres_dsn),
+            postgres.translated_errors(self.settings.postgres_dsn, view, seconds),
             postgres.connect(
                 self.settings.postgres_dsn,
                 application_name="evkit views",
                 read_only=True,
                 timeout_seconds=self.settings.postgres_timeout_seconds,
-                statement_timeout_seconds=self.settings.statement_timeout_seconds,
+                # A little earlier than the transaction's end: a statement that is cancelled leaves the session alive.
+                statement_timeout_seconds=seconds if view is None else 0.9 * seconds,
             ) as connection,
         ):
             postgres.require_migrated(connection)
             connection.rollback()
+            if view is not None:
+                postgres.limit_transactions(connection, seconds)
             connection.isolation_level = postgres.IsolationLevel.REPEATABLE_READ
             yield connection
 

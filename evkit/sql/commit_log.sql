@@ -66,10 +66,8 @@ WITH gone AS (
 )
 SELECT log_partition, max(log_offset), max(written_at), count(*) FROM gone GROUP BY log_partition;
 
--- name: commits
--- What a group had committed: of each partition its first commit that is kept, the last one before the window, and of those in
--- it the last before each moment. Moments are `step` apart; without one, every commit of the window.
--- A time that goes back is another coordinator's clock: the log's order is what happened.
+-- name: places
+-- Partitions that a group has committed for.
 WITH RECURSIVE place AS (
     (SELECT topic, partition FROM evkit.commit_log
       WHERE cluster_id = %(cluster_id)s AND consumer_group = %(group)s AND topic IS NOT NULL
@@ -81,8 +79,15 @@ WITH RECURSIVE place AS (
             WHERE cluster_id = %(cluster_id)s AND consumer_group = %(group)s
               AND (topic, partition) > (place.topic, place.partition)
             ORDER BY topic, partition LIMIT 1) AS further
-), asked AS (
-    SELECT topic, partition FROM place WHERE %(topic)s::text IS NULL OR topic = %(topic)s
+)
+SELECT topic, partition FROM place WHERE %(topic)s::text IS NULL OR topic = %(topic)s ORDER BY topic, partition;
+
+-- name: commits
+-- What a group had committed for some partitions: of each the first commit that is kept, the last one before the window, and of
+-- those in it the last before each moment. Moments are `step` apart; without one, every commit of the window.
+-- A time that goes back is another coordinator's clock: the log's order is what happened.
+WITH asked AS (
+    SELECT topic, partition FROM unnest(%(topics)s::text[], %(partitions)s::integer[]) AS a (topic, partition)
 ), edge AS (
     SELECT a.topic, a.partition, e.log_offset, e.committed_at AS at, e.committed_offset
       FROM asked a
@@ -100,9 +105,9 @@ WITH RECURSIVE place AS (
 ), inside AS (
     SELECT c.topic, c.partition, c.log_offset, c.committed_offset,
            max(c.committed_at) OVER (PARTITION BY c.topic, c.partition ORDER BY c.log_offset) AS at
-      FROM evkit.commit_log c
-     WHERE c.cluster_id = %(cluster_id)s AND c.consumer_group = %(group)s AND c.topic IS NOT NULL
-       AND (%(topic)s::text IS NULL OR c.topic = %(topic)s)
+      FROM asked a
+      JOIN evkit.commit_log c USING (topic, partition)
+     WHERE c.cluster_id = %(cluster_id)s AND c.consumer_group = %(group)s
        AND c.committed_at > %(start)s AND c.committed_at <= %(until)s
 ), last AS (
     SELECT DISTINCT ON (topic, partition, n) topic, partition, log_offset, at, committed_offset

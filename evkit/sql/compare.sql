@@ -5,11 +5,11 @@
 -- Handled, failed and dead of each group.
 WITH happened AS (
     SELECT consumer_group, processed_at AS at, 'handled' AS what FROM evkit.inbox
-     WHERE processed_at >= %(since)s AND processed_at < %(until)s AND outcome = 'handled' AND replay_id IS NULL
+     WHERE processed_at >= %(first)s AND processed_at < %(last)s AND outcome = 'handled' AND replay_id IS NULL
        AND (%(version)s::text IS NULL OR code_version = %(version)s)
      UNION ALL
     SELECT consumer_group, failed_at, CASE disposition WHEN 'dead' THEN 'dead' ELSE 'failed' END FROM evkit.attempt
-     WHERE failed_at >= %(since)s AND failed_at < %(until)s AND replay_id IS NULL
+     WHERE failed_at >= %(first)s AND failed_at < %(last)s AND replay_id IS NULL
        AND (%(version)s::text IS NULL OR code_version = %(version)s)
 )
 SELECT consumer_group AS "group",
@@ -21,11 +21,12 @@ SELECT consumer_group AS "group",
  GROUP BY 1, 2;
 
 -- name: topics
-SELECT coalesce(o.topic, o.aggregatetype) AS topic,
-       least(floor(extract(epoch FROM p.published_at - %(since)s) / %(bucket_seconds)s::float8)::integer, %(buckets)s - 1) AS bucket,
+WITH
+-- include: published
+SELECT topic,
+       least(floor(extract(epoch FROM published_at - %(since)s) / %(bucket_seconds)s::float8)::integer, %(buckets)s - 1) AS bucket,
        count(*) AS published
-  FROM evkit.publication p JOIN evkit.outbox o USING (position)
- WHERE p.published_at >= %(since)s AND p.published_at < %(until)s
+  FROM published
  GROUP BY 1, 2;
 
 -- name: durations
@@ -36,7 +37,7 @@ SELECT i.consumer_group AS "group", d.measure,
   FROM evkit.inbox i
  CROSS JOIN LATERAL (VALUES ('latency', extract(epoch FROM i.processed_at - i.created_at)::float8),
                             ('handling', extract(epoch FROM i.processed_at - i.received_at)::float8)) AS d (measure, seconds)
- WHERE i.processed_at >= %(since)s AND i.processed_at < %(until)s AND i.outcome = 'handled' AND i.replay_id IS NULL
+ WHERE i.processed_at >= %(first)s AND i.processed_at < %(last)s AND i.outcome = 'handled' AND i.replay_id IS NULL
    AND (%(version)s::text IS NULL OR i.code_version = %(version)s) AND i.consumer_group = ANY (%(groups)s)
    AND d.seconds IS NOT NULL
  GROUP BY 1, 2, 3, 4;

@@ -289,6 +289,11 @@ SELECT letter_id FROM evkit.dead_letter ORDER BY letter_id DESC LIMIT 1000;
 
 -- Queries of the views from here on; they only read.
 
+-- name: view_bounds
+-- The first failures of the oldest and the newest letter there is.
+SELECT greatest(min(first_failed_at), %(since)s), least(max(first_failed_at), %(until)s::timestamptz - interval '1 microsecond')
+  FROM evkit.dead_letter;
+
 -- name: view_letters
 -- Longest waiting first. Age counts from the first failure, so that retries and redrives cannot make a letter young.
 SELECT letter_id, consumer_group AS "group", state, event_type, event_id, key, topic, partition, "offset", handler,

@@ -2,15 +2,25 @@
 -- that reads its topic.
 
 -- part: timed
--- Handled events, and those that wait, with every time that is known of them.
-handled AS (
+-- Handled events, or those that wait, with every time that is known of them. A page is a stretch of the time of handling, or
+-- of writing.
+-- include: near
+, near_written AS MATERIALIZED (
+    SELECT o.id, o.created_at, p.published_at
+      FROM evkit.outbox o LEFT JOIN evkit.publication p USING (position)
+     WHERE NOT %(pending)s AND o.created_at >= %(first)s::timestamptz - interval '1 minute' AND o.created_at < %(last)s
+), handled AS (
     SELECT i.event_id, i.event_type, i.consumer_group, i.topic, i.partition, i."offset", i.key,
-           coalesce(i.created_at, o.created_at) AS created_at, p.published_at, i.appended_at, i.received_at, i.processed_at,
+           coalesce(i.created_at, n.created_at, o.created_at) AS created_at,
+           coalesce(n.published_at, o.published_at) AS published_at, i.appended_at, i.received_at, i.processed_at,
            i.attempts, i.handler, i.code_version, i.replay_id
       FROM evkit.inbox i
-      LEFT JOIN evkit.outbox o ON o.id = i.event_id
-      LEFT JOIN evkit.publication p ON p.position = o.position
-     WHERE i.processed_at >= %(since)s AND i.processed_at < %(until)s AND i.outcome = 'handled'
+      LEFT JOIN near_written n ON n.id = i.event_id
+      LEFT JOIN LATERAL (
+            SELECT o.created_at, p.published_at
+              FROM evkit.outbox o LEFT JOIN evkit.publication p USING (position)
+             WHERE n.id IS NULL AND o.id = i.event_id OFFSET 0) AS o ON true
+     WHERE NOT %(pending)s AND i.processed_at >= %(first)s AND i.processed_at < %(last)s AND i.outcome = 'handled'
        AND (NOT %(by_written)s OR (i.created_at >= %(since)s AND i.created_at < %(until)s))
        AND (%(replays)s OR i.replay_id IS NULL) AND i.consumer_group = ANY (%(groups)s)
 ), pending AS (
@@ -20,10 +30,11 @@ handled AS (
            NULL::text AS replay_id
       FROM bound CROSS JOIN reading r
       JOIN evkit.outbox o ON coalesce(o.topic, o.aggregatetype) = r.topic AND o.created_at >= r.first_at
-       AND o.created_at >= %(since)s::timestamptz - CASE WHEN %(by_written)s THEN interval '0' ELSE interval '1 hour' END
-       AND o.created_at < bound.until
+       AND o.created_at >= %(first)s AND o.created_at < %(last)s
       LEFT JOIN evkit.publication p ON p.position = o.position AND p.published_at < bound.until
-     WHERE NOT EXISTS (
+     WHERE %(pending)s
+       AND NOT EXISTS (SELECT FROM near n WHERE n.consumer_group = r.consumer_group AND n.event_id = o.id)
+       AND NOT EXISTS (
                SELECT FROM evkit.inbox i
                 WHERE i.consumer_group = r.consumer_group AND i.event_id = o.id AND i.generation = 0
                   AND (i.processed_at < %(until)s OR i.replay_id IS NOT NULL))
@@ -51,79 +62,58 @@ SELECT event_id, event_type, consumer_group AS "group", topic, partition, "offse
  LIMIT %(rows_max)s;
 
 -- name: latency_segments
--- The waiting ones are in `total` with their age where they wait longer already than the p99 of the handled ones.
+-- A row for each event; views/latency_events.py makes percentiles of all pages.
 WITH
 -- include: reading
 ,
 -- include: timed
-, piece AS (
-    SELECT t.consumer_group, CASE WHEN %(by_event_type)s THEN t.event_type END AS event_type,
-           t.replay_id IS NOT NULL AS replay, t.censored AND s.segment = 'total' AS censored, s.*
-      FROM timed t
-     CROSS JOIN LATERAL (VALUES
-           (1, 'relay', 'database', 'database', t.relay_seconds), (2, 'append', 'database', 'record', t.append_seconds),
-           (3, 'queue', 'record', 'client', t.queue_seconds), (4, 'transit', 'database', 'client', t.transit_seconds),
-           (5, 'handle', 'client', 'database', t.handle_seconds), (6, 'total', 'database', 'database', t.total_seconds)
-           ) AS s (travel, segment, from_clock, to_clock, seconds)
-     WHERE s.seconds IS NOT NULL
-), cut AS (
-    SELECT consumer_group, event_type, replay, percentile_disc(0.99) WITHIN GROUP (ORDER BY seconds) AS p99
-      FROM piece WHERE segment = 'total' AND NOT censored GROUP BY 1, 2, 3
-), weighed AS (
-    SELECT p.*, NOT p.censored OR p.seconds > coalesce(c.p99, -1) AS counts
-      FROM piece p
-      LEFT JOIN cut c ON c.consumer_group = p.consumer_group AND c.event_type IS NOT DISTINCT FROM p.event_type
-                     AND c.replay = p.replay
-), spread AS (
-    SELECT consumer_group, event_type, replay, travel, segment, from_clock, to_clock,
-           count(*) FILTER (WHERE NOT censored) AS n, count(*) FILTER (WHERE censored) AS pending_n,
-           percentile_disc(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY seconds) FILTER (WHERE counts) AS p,
-           max(seconds) FILTER (WHERE counts) AS longest, min(seconds) FILTER (WHERE NOT censored) AS least,
-           count(*) FILTER (WHERE NOT censored AND seconds < 0) AS negative,
-           min(seconds) FILTER (WHERE censored AND counts) AS pending_least
-      FROM weighed GROUP BY 1, 2, 3, 4, 5, 6, 7
-)
-SELECT consumer_group AS "group", event_type, segment, from_clock, to_clock, n, pending_n, p[1] AS p50_seconds,
-       p[2] AS p95_seconds, p[3] AS p99_seconds, longest AS max_seconds, coalesce(p[3] >= pending_least, false)
-           AS p99_is_lower_bound, least AS min_seconds, negative::float8 / nullif(n, 0) AS negative_ratio, replay
-  FROM spread
- ORDER BY 1, 2 NULLS FIRST, replay, travel;
+SELECT consumer_group AS "group", CASE WHEN %(by_event_type)s THEN event_type END AS event_type,
+       replay_id IS NOT NULL AS replay, censored, relay_seconds, append_seconds, queue_seconds, transit_seconds,
+       handle_seconds, total_seconds
+  FROM timed;
+
+-- name: ours
+-- Topics that this outbox writes to.
+SELECT DISTINCT coalesce(o.topic, o.aggregatetype) AS topic
+  FROM evkit.outbox o WHERE o.created_at >= %(first)s AND o.created_at < %(last)s;
 
 -- part: fact
 -- One row for each event and group that reads it; without a group where none does. An event of a topic that this outbox does
--- not write to counts by the time of its handling.
-failure AS (
-    SELECT DISTINCT ON (consumer_group, event_id) consumer_group, event_id, handler, code_version, error_class, fingerprint
-      FROM evkit.attempt
-     WHERE failed_at >= %(since)s AND failed_at < %(until)s AND generation = 0 AND replay_id IS NULL
-       AND disposition <> 'held' AND consumer_group = ANY (%(groups)s)
-     ORDER BY consumer_group, event_id, failed_at DESC
-), ours AS (
-    SELECT DISTINCT coalesce(o.topic, o.aggregatetype) AS topic
-      FROM evkit.outbox o
-     WHERE o.created_at >= %(since)s::timestamptz - interval '1 day' AND o.created_at < %(until)s
-), event AS (
+-- not write to (`ours`) counts by the time of its handling. A page is a stretch of either time.
+-- include: near
+, written AS MATERIALIZED (
     SELECT o.position, o.id, o.type, o.aggregateid AS key, coalesce(o.topic, o.aggregatetype) AS topic, o.schema_version,
-           o.created_at, p.partition, p.published_at
-      FROM bound CROSS JOIN evkit.outbox o
-      LEFT JOIN evkit.publication p ON p.position = o.position AND p.published_at < bound.until
-     WHERE o.created_at >= %(since)s AND o.created_at < bound.until
+           o.created_at
+      FROM evkit.outbox o
+     WHERE o.created_at >= %(first)s AND o.created_at < %(last)s
        AND (%(topic)s::text IS NULL OR coalesce(o.topic, o.aggregatetype) = %(topic)s)
+), confirmed AS MATERIALIZED ( -- by a stretch of positions, for of a look-up each and a read of everything neither is quick
+    SELECT p.position, p.partition, p.published_at
+      FROM evkit.publication p
+     WHERE p.position BETWEEN (SELECT min(position) FROM written) AND (SELECT max(position) FROM written)
+       AND p.published_at < %(until)s
+), event AS (
+    SELECT w.*, c.partition, c.published_at FROM written w LEFT JOIN confirmed c USING (position)
 ), met AS (
     SELECT e.position, e.id AS event_id, e.type AS event_type, e.key, e.topic, coalesce(i.partition, e.partition) AS partition,
            e.schema_version, e.created_at, e.published_at, r.consumer_group, i.outcome, i.processed_at, i.replay_id,
            i.handler, i.code_version
       FROM event e
       LEFT JOIN reading r ON r.topic = e.topic AND e.created_at >= r.first_at
-      LEFT JOIN evkit.inbox i ON i.consumer_group = r.consumer_group AND i.event_id = e.id AND i.generation = 0
-                             AND (i.processed_at < %(until)s OR i.replay_id IS NOT NULL)
+      LEFT JOIN near n ON n.consumer_group = r.consumer_group AND n.event_id = e.id
+      LEFT JOIN LATERAL (
+            SELECT n.partition, n.outcome, n.processed_at, n.replay_id, n.handler, n.code_version WHERE n.event_id IS NOT NULL
+             UNION ALL
+            SELECT i.partition, i.outcome, i.processed_at, i.replay_id, i.handler, i.code_version FROM evkit.inbox i
+             WHERE n.event_id IS NULL AND i.consumer_group = r.consumer_group AND i.event_id = e.id AND i.generation = 0
+               AND (i.processed_at < %(until)s OR i.replay_id IS NOT NULL)) AS i ON true
      WHERE r.consumer_group IS NOT NULL OR %(group)s::text IS NULL
      UNION ALL
     SELECT NULL, i.event_id, i.event_type, i.key, i.topic, i.partition, NULL, i.created_at, NULL, i.consumer_group,
            i.outcome, i.processed_at, i.replay_id, i.handler, i.code_version
       FROM evkit.inbox i
-     WHERE i.processed_at >= %(since)s AND i.processed_at < %(until)s AND i.generation = 0
-       AND i.consumer_group = ANY (%(groups)s) AND i.topic NOT IN (SELECT topic FROM ours)
+     WHERE i.processed_at >= %(first)s AND i.processed_at < %(last)s AND i.generation = 0
+       AND i.consumer_group = ANY (%(groups)s) AND i.topic <> ALL (%(ours)s::text[])
        AND (%(topic)s::text IS NULL OR i.topic = %(topic)s)
 ), fact AS (
     SELECT m.*, f.event_id IS NOT NULL OR l.letter_id IS NOT NULL AS failed, l.letter_id IS NOT NULL AS dead,
@@ -137,7 +127,12 @@ failure AS (
                 WHEN m.outcome = 'handled' THEN extract(epoch FROM m.processed_at - m.created_at)
                 ELSE extract(epoch FROM bound.until - m.created_at) END::float8 AS delay_seconds
       FROM bound CROSS JOIN met m
-      LEFT JOIN failure f ON f.consumer_group = m.consumer_group AND f.event_id = m.event_id
+      LEFT JOIN LATERAL (
+            SELECT a.event_id, a.handler, a.code_version, a.error_class, a.fingerprint
+              FROM evkit.attempt a
+             WHERE a.consumer_group = m.consumer_group AND a.event_id = m.event_id AND a.generation = 0
+               AND a.failed_at >= %(since)s AND a.failed_at < %(until)s AND a.replay_id IS NULL AND a.disposition <> 'held'
+             ORDER BY a.failed_at DESC LIMIT 1) AS f ON true
       LEFT JOIN evkit.dead_letter l ON l.consumer_group = m.consumer_group AND l.event_id = m.event_id AND l.generation = 0
 )
 
@@ -154,35 +149,18 @@ hurt AS (
      GROUP BY event_id
 )
 
--- part: by_value
-SELECT value, count(*) AS n_events, count(*) FILTER (WHERE harmed) AS n_harmed,
-       CASE WHEN %(lost)s::text[] IS NOT NULL THEN count(*) FILTER (WHERE lost) END AS n_lost, count(*) FILTER (WHERE late) AS n_late,
-       count(*) FILTER (WHERE failed) AS n_failed, count(*) FILTER (WHERE dead) AS n_dead,
-       count(*) FILTER (WHERE dead_open) AS n_dead_open, count(*) FILTER (WHERE pending) AS n_pending,
-       percentile_disc(0.95) WITHIN GROUP (ORDER BY delay_seconds) AS delay_p95_seconds, max(delay_seconds) AS delay_max_seconds,
-       max(pending_seconds) AS oldest_pending_seconds, min(at) FILTER (WHERE harmed) AS first_at,
-       max(at) FILTER (WHERE harmed) AS last_at
-  FROM valued
- GROUP BY value
-HAVING bool_or(harmed)
- ORDER BY n_lost DESC, n_dead_open DESC, count(*) FILTER (WHERE pending AND late) DESC, n_dead DESC, n_late DESC, n_failed DESC,
-          delay_p95_seconds DESC NULLS LAST, value NULLS LAST
- LIMIT %(rows_max)s
-
 -- name: impact
+-- An event a row; views/impact.py counts them by value.
 WITH
 -- include: reading
 ,
 -- include: fact
 ,
 -- include: hurt
-, valued AS (
-    SELECT h.*, failed OR dead OR pending OR late OR coalesce(lost, false) AS harmed,
-           CASE %(by)s WHEN 'key' THEN h.key WHEN 'event_type' THEN h.event_type WHEN 'topic' THEN h.topic END AS value
-      FROM hurt h
-)
--- include: by_value
-;
+SELECT h.event_id, h.at, h.failed, h.dead, h.dead_open, h.pending, h.late, h.delay_seconds, h.pending_seconds,
+       h.lost,
+       CASE %(by)s WHEN 'key' THEN h.key WHEN 'event_type' THEN h.event_type WHEN 'topic' THEN h.topic END AS value
+  FROM hurt h;
 
 -- name: impact_by_path
 -- The same by what is at a path of the payload; a query of its own, for who may not read payloads may still ask the other.
@@ -192,15 +170,12 @@ WITH
 -- include: fact
 ,
 -- include: hurt
-, valued AS (
-    SELECT h.*, failed OR dead OR pending OR late OR coalesce(lost, false) AS harmed,
-           (SELECT CASE WHEN position('\u0000' IN o.payload::text) = 0
+SELECT h.event_id, h.at, h.failed, h.dead, h.dead_open, h.pending, h.late, h.delay_seconds, h.pending_seconds,
+       h.lost,
+       (SELECT CASE WHEN position('\u0000' IN o.payload::text) = 0
                         THEN jsonb_path_query_first(o.payload::jsonb, %(path)s::text::jsonpath, '{}', true) #>> '{}' END
               FROM evkit.outbox o WHERE o.position = h.position) AS value
-      FROM hurt h
-)
--- include: by_value
-;
+  FROM hurt h;
 
 -- part: hurt_events
 SELECT h.event_id, h.event_type, h.key, h.topic, h.partition, h.created_at, h.at, h.failed, h.dead, h.dead_open, h.pending,
@@ -238,8 +213,8 @@ SELECT f.event_id, f.consumer_group AS "group", f.event_type, f.topic, f.partiti
        (hashtextextended(f.key, 0) & 15)::integer AS key_bucket, f.ran AS handler, f.version AS code_version, f.schema_version,
        f.error_class, f.fingerprint, coalesce(f.created_at, f.processed_at) AS at, f.failed, f.dead, f.dead_open, f.pending,
        coalesce(f.delay_seconds > %(late_seconds)s, false) AS late,
-       ARRAY(SELECT (SELECT o.headers ->> h FROM evkit.outbox o WHERE o.position = f.position)
-               FROM unnest(%(headers)s::text[]) WITH ORDINALITY AS header (h, place) ORDER BY place) AS headers
+       array_to_json(ARRAY(SELECT (SELECT o.headers ->> h FROM evkit.outbox o WHERE o.position = f.position)
+               FROM unnest(%(headers)s::text[]) WITH ORDINALITY AS header (h, place) ORDER BY place)) AS headers
 
 -- name: attributes
 -- Everything that events can be told apart by, for `differs`.
@@ -248,7 +223,7 @@ WITH
 ,
 -- include: fact
 -- include: attribute
-     , '{}'::text[] AS fields
+     , NULL AS fields
   FROM fact f
  ORDER BY at DESC, f.event_id DESC, f.consumer_group
  LIMIT %(rows_max)s;
@@ -260,44 +235,45 @@ WITH
 ,
 -- include: fact
 -- include: attribute
-     , ARRAY(SELECT (SELECT CASE WHEN position('\u0000' IN o.payload::text) = 0
+     , array_to_json(ARRAY(SELECT (SELECT CASE WHEN position('\u0000' IN o.payload::text) = 0
                                  THEN jsonb_path_query_first(o.payload::jsonb, p::jsonpath, '{}', true) #>> '{}' END
                        FROM evkit.outbox o WHERE o.position = f.position)
-               FROM unnest(%(paths)s::text[]) WITH ORDINALITY AS path (p, place) ORDER BY place) AS fields
+               FROM unnest(%(paths)s::text[]) WITH ORDINALITY AS path (p, place) ORDER BY place)) AS fields
   FROM fact f
  ORDER BY at DESC, f.event_id DESC, f.consumer_group
  LIMIT %(rows_max)s;
 
 -- name: hot_keys
+-- A page is a stretch of the time of writing, and of failing; views/hot_keys.py adds pages up and ranks them.
 WITH
 -- include: reading
+,
+-- include: near
 , mark AS (
     SELECT r.consumer_group, r.topic, 'unread' AS of, o.aggregateid AS key, p.partition, o.created_at AS at, o.id
       FROM bound CROSS JOIN reading r
       JOIN evkit.outbox o ON coalesce(o.topic, o.aggregatetype) = r.topic AND o.created_at >= r.first_at
-       AND o.created_at >= %(since)s AND o.created_at < bound.until
+       AND o.created_at >= %(first)s AND o.created_at < %(last)s
       JOIN evkit.publication p ON p.position = o.position AND p.published_at < bound.until
-     WHERE %(unread)s AND NOT EXISTS (
+     WHERE %(unread)s
+       AND NOT EXISTS (SELECT FROM near n WHERE n.consumer_group = r.consumer_group AND n.event_id = o.id)
+       AND NOT EXISTS (
                SELECT FROM evkit.inbox i
                 WHERE i.consumer_group = r.consumer_group AND i.event_id = o.id AND i.generation = 0
                   AND (i.processed_at < %(until)s OR i.replay_id IS NOT NULL))
      UNION ALL
     SELECT a.consumer_group, a.topic, 'failed', a.key, max(a.partition), min(a.failed_at), a.event_id
       FROM evkit.attempt a
-     WHERE %(failed)s AND a.failed_at >= %(since)s AND a.failed_at < %(until)s AND a.disposition <> 'held'
+     WHERE %(failed)s AND a.failed_at >= %(first)s AND a.failed_at < %(last)s AND a.disposition <> 'held'
        AND (%(replays)s OR a.replay_id IS NULL) AND a.consumer_group = ANY (%(groups)s)
+       -- Each event once, in the page of its first failure.
+       AND NOT EXISTS (
+               SELECT FROM evkit.attempt b
+                WHERE b.consumer_group = a.consumer_group AND b.event_id = a.event_id AND b.topic = a.topic
+                  AND b.key IS NOT DISTINCT FROM a.key AND b.failed_at >= %(since)s AND b.failed_at < %(first)s
+                  AND b.disposition <> 'held' AND (%(replays)s OR b.replay_id IS NULL))
      GROUP BY a.consumer_group, a.topic, a.key, a.event_id
-), counted AS (
-    SELECT consumer_group, topic, of, key, partition, count(*) AS n, min(at) AS oldest_at, max(at) AS newest_at
-      FROM mark GROUP BY 1, 2, 3, 4, 5
-), ranked AS (
-    SELECT c.*, sum(n) OVER place AS of_n, count(*) OVER place AS keys,
-           row_number() OVER (PARTITION BY consumer_group, topic, of ORDER BY n DESC, key, partition) AS place
-      FROM counted c
-    WINDOW place AS (PARTITION BY consumer_group, topic, of)
 )
-SELECT consumer_group AS "group", topic, of, key, partition, n, n / of_n::float8 AS share_ratio, of_n::bigint, keys, oldest_at,
-       newest_at
-  FROM ranked
- WHERE place <= %(keys_max)s
- ORDER BY "group", topic, of DESC, n DESC, key, partition;
+SELECT consumer_group AS "group", topic, of, key, partition, count(*) AS n, min(at) AS oldest_at, max(at) AS newest_at
+  FROM mark
+ GROUP BY 1, 2, 3, 4, 5;

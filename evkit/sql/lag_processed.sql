@@ -1,85 +1,91 @@
 -- How far evkit's groups were at moments of the past, by evkit's own tables: published events against those dealt with.
 
 -- name: topics
--- Topics that a group reads. The newest rows, too: one that stands still has handled nothing lately.
-SELECT topic FROM evkit.inbox
- WHERE processed_at >= %(lookback)s AND processed_at < %(until)s AND consumer_group = %(group)s AND generation = 0
- UNION
-SELECT topic FROM (SELECT topic FROM evkit.inbox WHERE consumer_group = %(group)s ORDER BY event_id DESC LIMIT 1000) AS newest;
+-- Topics that a group reads, page by page.
+SELECT DISTINCT topic FROM evkit.inbox
+ WHERE processed_at >= %(first)s AND processed_at < %(last)s AND consumer_group = %(group)s AND generation = 0;
 
--- name: steps
--- Per partition, where it ended ('end') and how far the group had come without leaving one out ('position'), each where it
--- last was before a moment; moments are numbered, `step` apart. 'from': since when that is known, and the first offset.
-WITH published AS (
-    SELECT coalesce(o.topic, o.aggregatetype) AS topic, p.partition, p."offset", p.position, p.published_at, o.id
-      FROM evkit.publication p JOIN evkit.outbox o USING (position)
-     WHERE p.published_at >= %(lookback)s AND p.published_at <= %(until)s
-       AND coalesce(o.topic, o.aggregatetype) = ANY (%(topics)s)
-), handled AS (
-    SELECT i.event_id, i.topic, i.partition, i."offset",
-           -- A redrive or a release moves processed_at of an event that the group had dealt with before.
-           CASE WHEN i.replay_id IS NULL THEN i.processed_at
-                ELSE coalesce((SELECT min(a.failed_at) FROM evkit.attempt a
-                                WHERE a.consumer_group = i.consumer_group AND a.event_id = i.event_id
-                                  AND a.generation = 0 AND a.disposition = 'dead'), i.received_at) END AS dealt_with_at
-      FROM evkit.inbox i
-     WHERE i.consumer_group = %(group)s AND i.generation = 0 AND i.topic = ANY (%(topics)s)
-       AND i.processed_at >= %(lookback)s
+-- name: newest_topics
+-- Also those of one that stands still, and has handled nothing lately.
+SELECT DISTINCT topic
+  FROM (SELECT topic FROM evkit.inbox WHERE consumer_group = %(group)s ORDER BY event_id DESC LIMIT 1000) AS newest;
+
+-- name: events
+-- What was published in a page, by when the group had dealt with it. Moments are numbered, `step` apart, the last number is
+-- past them all. Events of a partition that are alike are one row: the first offset and the one before it in the page, and
+-- the last. `is_before`: before the first of the page that the group had seen; no row has events of both kinds.
+WITH
+-- include: published
+, near AS MATERIALIZED ( -- the relay may write down late what a group has dealt with already
+    SELECT i.event_id, i.processed_at, i.received_at, i.replay_id FROM evkit.inbox i
+     WHERE i.processed_at >= %(first)s::timestamptz - interval '1 minute'
+       AND i.processed_at < %(last)s::timestamptz + interval '1 minute'
+       AND i.generation = 0 AND i.consumer_group = %(group)s
+), near_tried AS MATERIALIZED (
+    SELECT a.event_id, min(a.failed_at) AS tried_at FROM evkit.attempt a
+     WHERE a.failed_at >= %(first)s::timestamptz - interval '1 minute'
+       AND a.failed_at < %(last)s::timestamptz + interval '1 minute'
+       AND a.generation = 0 AND a.consumer_group = %(group)s
+     GROUP BY a.event_id
 ), event AS (
-    SELECT p.topic, p.partition, p."offset", p.position, p.published_at, h.dealt_with_at
-      FROM published p LEFT JOIN handled h ON h.event_id = p.id
-     WHERE p.partition >= 0
-), first AS (
-    SELECT topic, partition, min("offset") AS "offset", min(position) AS position,
-           min("offset") FILTER (WHERE dealt_with_at IS NOT NULL) AS handled_offset
-      FROM event GROUP BY topic, partition
-), base AS (
-    -- The group had dealt with the one before: it stands at the first one. Else it began later, or it stands further back
-    -- than this looks, and nothing is known before the first that it dealt with.
-    SELECT f.topic, f.partition,
-           CASE WHEN before.processed_at IS NULL THEN f.handled_offset ELSE f."offset" END AS "offset",
-           greatest(before.processed_at, %(lookback)s) AS known_from,
-           before.processed_at IS NOT NULL AS is_whole
-      FROM first f
+    SELECT p.topic, p.partition, p."offset", p.position, p.published_at, coalesce(t.tried_at, a.tried_at) AS tried_at,
+           -- A redrive or a release moves processed_at of an event that the group had dealt with before.
+           CASE WHEN coalesce(n.replay_id, i.replay_id) IS NULL THEN coalesce(n.processed_at, i.processed_at)
+                ELSE coalesce((SELECT min(a.failed_at) FROM evkit.attempt a
+                                WHERE a.consumer_group = %(group)s AND a.event_id = p.id AND a.generation = 0
+                                  AND a.disposition = 'dead'), n.received_at, i.received_at) END AS dealt_with_at
+      FROM published p
+      LEFT JOIN near n ON n.event_id = p.id
       LEFT JOIN LATERAL (
-           SELECT i.processed_at
-             FROM (SELECT o.id FROM evkit.publication p JOIN evkit.outbox o USING (position)
-                    WHERE p.position < f.position AND p.position >= f.position - 100000 AND p.partition = f.partition
-                      AND coalesce(o.topic, o.aggregatetype) = f.topic
-                    ORDER BY p.position DESC LIMIT 1) AS previous
-             JOIN evkit.inbox i ON i.consumer_group = %(group)s AND i.event_id = previous.id AND i.generation = 0
-           ) AS before ON true
-), done AS (
-    SELECT e.topic, e.partition, e."offset", e.published_at,
-           max(coalesce(e.dealt_with_at, 'infinity')) OVER (PARTITION BY e.topic, e.partition ORDER BY e."offset") AS done_at
-      FROM event e JOIN base b USING (topic, partition) WHERE e."offset" >= b."offset"
-), step AS (
-    SELECT topic, partition, 'end' AS kind, published_at AS at, "offset" + 1 AS "offset" FROM done
-     UNION ALL
-    SELECT topic, partition, 'position', done_at, "offset" + 1 FROM done WHERE done_at < 'infinity'
+            SELECT i.processed_at, i.received_at, i.replay_id FROM evkit.inbox i
+             WHERE n.event_id IS NULL AND i.consumer_group = %(group)s AND i.event_id = p.id AND i.generation = 0
+             OFFSET 0) AS i ON true
+      LEFT JOIN near_tried t ON t.event_id = p.id
+      LEFT JOIN LATERAL (
+            SELECT min(a.failed_at) AS tried_at FROM evkit.attempt a
+             WHERE n.event_id IS NULL AND t.event_id IS NULL AND a.consumer_group = %(group)s AND a.event_id = p.id
+               AND a.generation = 0) AS a ON true
+     WHERE p.topic = ANY (%(topics)s)
+), numbered AS (
+    SELECT topic, partition, "offset", position, least(dealt_with_at, tried_at) AS seen_at,
+           least(greatest(ceil(extract(epoch FROM published_at - %(start)s) / extract(epoch FROM %(step)s::interval)), 0),
+                 %(moments)s)::bigint AS published_n,
+           CASE WHEN dealt_with_at IS NOT NULL THEN
+                least(greatest(ceil(extract(epoch FROM dealt_with_at - %(start)s) / extract(epoch FROM %(step)s::interval)), 0),
+                      %(moments)s)::bigint END AS dealt_with_n,
+           lag("offset") OVER (PARTITION BY topic, partition ORDER BY "offset") AS previous,
+           min("offset") FILTER (WHERE dealt_with_at IS NOT NULL OR tried_at IS NOT NULL)
+               OVER (PARTITION BY topic, partition) AS first_seen
+      FROM event
 )
-SELECT topic, partition, kind,
-       greatest(ceil(extract(epoch FROM at - %(start)s) / extract(epoch FROM %(step)s::interval)), 0)::bigint AS n,
-       max("offset") AS "offset", NULL::timestamptz AS known_from
-  FROM step WHERE at <= %(until)s
- GROUP BY topic, partition, kind, n
- UNION ALL
-SELECT b.topic, b.partition, 'from', 0, b."offset",
-       CASE WHEN b.is_whole THEN b.known_from
-            ELSE (SELECT min(done_at) FROM done d WHERE d.topic = b.topic AND d.partition = b.partition) END
-  FROM base b WHERE b."offset" IS NOT NULL
- ORDER BY 1, 2, 3, 4;
+SELECT topic, partition, published_n, dealt_with_n, coalesce("offset" < first_seen, true) AS is_before,
+       min("offset") AS first, min(previous) AS previous, max("offset") AS last, min(position) AS position,
+       min(seen_at) AS seen_at
+  FROM numbered
+ GROUP BY topic, partition, published_n, dealt_with_n, is_before;
+
+-- name: before
+-- The last twenty events before this one in its partition: what the group has dealt with of them, and what it has left.
+SELECT min(p."offset") FILTER (WHERE i.event_id IS NOT NULL) AS dealt_with_offset,
+       max(p."offset") FILTER (WHERE i.event_id IS NULL) AS left_offset, max(i.processed_at) AS dealt_with_at,
+       coalesce(bool_or(i.event_id IS NULL AND EXISTS (
+           SELECT FROM evkit.attempt a
+            WHERE a.consumer_group = %(group)s AND a.event_id = p.id AND a.generation = 0)), false) AS has_tried
+  FROM (SELECT p."offset", o.id FROM evkit.publication p JOIN evkit.outbox o USING (position)
+         WHERE p.position < %(position)s AND p.position >= %(position)s - 100000 AND p.partition = %(partition)s
+           AND coalesce(o.topic, o.aggregatetype) = %(topic)s
+         ORDER BY p.position DESC LIMIT 20) AS p
+  LEFT JOIN evkit.inbox i ON i.consumer_group = %(group)s AND i.event_id = p.id AND i.generation = 0;
 
 -- name: foreign_topics
--- Topics of which evkit's tables do not have every record: another producer writes to them, too, or where the broker has put
--- some events is not known.
+-- Topics of which evkit's outbox did not write every record that was dealt with in a page.
+WITH near_written AS MATERIALIZED (
+    SELECT o.id FROM evkit.outbox o
+     WHERE o.created_at >= %(first)s::timestamptz - interval '1 minute' AND o.created_at < %(last)s
+)
 SELECT DISTINCT i.topic
   FROM evkit.inbox i
  WHERE i.consumer_group = %(group)s AND i.generation = 0 AND i.topic = ANY (%(topics)s)
-   AND i.processed_at >= %(start)s AND i.processed_at < %(until)s
-   AND NOT EXISTS (SELECT FROM evkit.outbox o WHERE o.id = i.event_id)
- UNION
-SELECT DISTINCT coalesce(o.topic, o.aggregatetype)
-  FROM evkit.publication p JOIN evkit.outbox o USING (position)
- WHERE p.published_at >= %(lookback)s AND p.published_at < %(until)s AND p.partition < 0
-   AND coalesce(o.topic, o.aggregatetype) = ANY (%(topics)s);
+   AND i.processed_at >= %(first)s AND i.processed_at < %(last)s
+   AND NOT EXISTS (SELECT FROM near_written w WHERE w.id = i.event_id)
+   AND NOT EXISTS (SELECT FROM evkit.outbox o WHERE o.id = i.event_id);

@@ -47,41 +47,18 @@ SELECT pg_advisory_xact_lock(hashtextextended(%s, 6085));
 
 -- name: status
 -- What waits, and what the relay stands at; cheap enough for every scrape of the metrics. Up to the settled position
--- everything is published, unpublishable or will never exist, so only rows above it are looked at. The relay's lock is the
--- one that relay.sql takes.
-WITH relay AS (
-    SELECT r.*, r.hole_position > r.settled_position AS held_open FROM evkit.relay r
-), waiting AS (
+-- everything is published, unpublishable or will never exist, so only rows above it are looked at.
+WITH waiting AS (
     SELECT count(*) AS n, min(o.created_at) AS since
       FROM evkit.outbox o
-     WHERE o.position > coalesce((SELECT settled_position FROM relay), 0)
+     WHERE o.position > coalesce((SELECT settled_position FROM evkit.relay), 0)
        AND NOT EXISTS (SELECT FROM evkit.publication p WHERE p.position = o.position)
        AND NOT EXISTS (SELECT FROM evkit.unpublishable u WHERE u.position = o.position AND u.state <> 'published')
-), later AS (
-    SELECT count(*) AS n, count(*) FILTER (WHERE due_at <= clock_timestamp()) AS due, min(due_at) AS first
-      FROM evkit.scheduled
-), stuck AS (
-    SELECT count(*) FILTER (WHERE state = 'parked') AS parked, count(*) FILTER (WHERE state = 'held') AS held,
-           count(*) FILTER (WHERE state = 'retry') AS retrying,
-           min(parked_at) FILTER (WHERE state IN ('parked', 'retry')) AS since
-      FROM evkit.unpublishable WHERE state IN ('parked', 'held', 'retry')
-), leader AS (
-    SELECT l.pid, CASE WHEN a.client_port = -1 THEN 'local' ELSE host(a.client_addr) END AS address
-      FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
-     WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 6085 AND l.objid = 1 AND l.objsubid = 2
-       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-     LIMIT 1
 )
+,
+-- include: relay_state
 SELECT w.n AS waiting, extract(epoch FROM clock_timestamp() - w.since)::float8 AS oldest_waiting_seconds,
-       s.n AS scheduled, s.due, greatest(extract(epoch FROM clock_timestamp() - s.first), 0)::float8
-           * CASE WHEN s.due > 0 THEN 1 END AS oldest_due_seconds,
-       u.parked AS unpublishable, u.held, u.retrying,
-       extract(epoch FROM clock_timestamp() - u.since)::float8 AS oldest_unpublishable_seconds,
-       CASE WHEN r.held_open THEN r.hole_position END AS oldest_hole_position,
-       CASE WHEN r.held_open THEN extract(epoch FROM clock_timestamp() - r.hole_since)::float8 END AS oldest_hole_seconds,
-       CASE WHEN r.held_open THEN r.hole_since END AS hole_since,
-       r.settled_position, r.moved_at, r.failing_position, r.failing_since, r.failing_error,
-       l.pid AS leader_pid, l.address AS leader_address
+-- include: relay_state_columns
   FROM waiting w CROSS JOIN later s CROSS JOIN stuck u LEFT JOIN relay r ON true LEFT JOIN leader l ON true;
 
 -- name: status_counts

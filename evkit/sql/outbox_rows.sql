@@ -1,7 +1,11 @@
 -- What is in the outbox, row by row and counted; the relay's own queries are in outbox.sql and outbox_cursor.sql.
 
+-- name: bounds
+-- Where a window lies among the positions: an identity is not in the order of time, but never far from it.
+SELECT min(o.position), max(o.position) FROM evkit.outbox o WHERE o.created_at >= %(since)s AND o.created_at < %(until)s;
+
 -- part: stated
--- Every row of the window with its state; scheduled ones are not rows yet.
+-- Every row of the window, and of a page of positions, with its state; scheduled ones are not rows yet.
 stated AS (
     SELECT o.position, o.id, o.type, o.aggregateid, coalesce(o.topic, o.aggregatetype) AS topic, o.schema_version,
            o.created_at, p.partition, p."offset", p.published_at, u.attempts, u.error,
@@ -10,9 +14,10 @@ stated AS (
                 WHEN u.state IN ('held', 'retry', 'skipped') THEN replace(u.state, 'retry', 'retrying')
                 ELSE 'waiting' END AS state
       FROM evkit.outbox o
-      LEFT JOIN evkit.publication p ON p.position = o.position
+      -- The range is said twice: PostgreSQL does not carry it over to what is joined.
+      LEFT JOIN evkit.publication p ON p.position = o.position AND p.position >= %(first)s AND p.position < %(last)s
       LEFT JOIN evkit.unpublishable u ON u.position = o.position AND u.state <> 'published'
-     WHERE o.created_at >= %(since)s AND o.created_at < %(until)s
+     WHERE o.position >= %(first)s AND o.position < %(last)s AND o.created_at >= %(since)s AND o.created_at < %(until)s
        AND (%(topic)s::text IS NULL OR coalesce(o.topic, o.aggregatetype) = %(topic)s)
 )
 
@@ -30,44 +35,44 @@ SELECT position, id AS event_id, type AS event_type, aggregateid AS key, topic, 
  ORDER BY position DESC
  LIMIT %(rows_max)s;
 
--- name: outbox_summary
+-- name: stated
+-- A row for each event; views/outbox.py counts them.
 WITH
 -- include: stated
-, counted AS (
-    SELECT topic, state, count(*) AS n, min(created_at) AS oldest_at, max(created_at) AS newest_at,
-           percentile_disc(0.5) WITHIN GROUP (ORDER BY published_at - created_at) AS p50,
-           percentile_disc(0.99) WITHIN GROUP (ORDER BY published_at - created_at) AS p99
-      FROM stated GROUP BY topic, state
-     UNION ALL
-    SELECT coalesce(topic, aggregatetype), 'scheduled', count(*), min(due_at), max(due_at), NULL, NULL
-      FROM evkit.scheduled
-     WHERE %(topic)s::text IS NULL OR coalesce(topic, aggregatetype) = %(topic)s
-     GROUP BY 1
-)
-SELECT topic, state, n, oldest_at, newest_at,
-       CASE WHEN state NOT IN ('published', 'skipped')
-            THEN greatest(extract(epoch FROM clock_timestamp() - oldest_at), 0)::float8 END AS oldest_seconds,
-       extract(epoch FROM p50)::float8 AS relay_p50_seconds, extract(epoch FROM p99)::float8 AS relay_p99_seconds
-  FROM counted
- ORDER BY topic, state;
+SELECT topic, state, created_at, extract(epoch FROM published_at - created_at)::float8 AS relay_seconds FROM stated;
+
+-- name: scheduled
+SELECT coalesce(topic, aggregatetype) AS topic, count(*) AS n, min(due_at) AS oldest_at, max(due_at) AS newest_at
+  FROM evkit.scheduled
+ WHERE %(topic)s::text IS NULL OR coalesce(topic, aggregatetype) = %(topic)s
+ GROUP BY 1;
 
 -- name: schema_usage
--- Which versions of each event type were written, and what became of them in each group that reads the topic.
+-- Which versions of each event type were written in a page of time, and what became of them in each group that reads the topic:
+-- without a group, all that were written. views/outbox.py adds pages up.
 WITH
--- include: stated
-, dealt AS (
-    SELECT s.topic, s.type, s.schema_version, i.consumer_group, count(*) FILTER (WHERE i.outcome = 'handled') AS handled,
-           count(*) FILTER (WHERE i.outcome = 'skipped') AS skipped, count(*) FILTER (WHERE i.outcome = 'dead') AS dead
-      FROM stated s
-      JOIN evkit.inbox i ON i.event_id = s.id AND i.generation = 0 AND i.consumer_group = ANY (%(groups)s)
-     GROUP BY 1, 2, 3, 4
-), written AS (
-    SELECT topic, type, schema_version, count(*) AS n, min(created_at) AS first_at, max(created_at) AS last_at
-      FROM stated GROUP BY 1, 2, 3
+-- include: reading
+,
+-- include: near
+, written AS MATERIALIZED (
+    SELECT o.id, coalesce(o.topic, o.aggregatetype) AS topic, o.type, o.schema_version, o.created_at
+      FROM evkit.outbox o
+     WHERE o.created_at >= %(first)s AND o.created_at < %(last)s
+       AND (%(topic)s::text IS NULL OR coalesce(o.topic, o.aggregatetype) = %(topic)s)
+), met AS (
+    SELECT w.*, r.consumer_group, coalesce(n.outcome, i.outcome) AS outcome
+      FROM written w
+      JOIN reading r USING (topic)
+      LEFT JOIN near n ON n.consumer_group = r.consumer_group AND n.event_id = w.id
+      LEFT JOIN LATERAL (
+            SELECT i.outcome FROM evkit.inbox i
+             WHERE n.event_id IS NULL AND i.consumer_group = r.consumer_group AND i.event_id = w.id AND i.generation = 0
+             OFFSET 0) AS i ON true
 )
-SELECT w.topic, w.type AS event_type, w.schema_version, w.n AS written, w.first_at, w.last_at, d.consumer_group AS "group",
-       d.handled, d.skipped, d.dead
-  FROM written w
-  LEFT JOIN dealt d USING (topic, type, schema_version)
- WHERE %(group)s::text IS NULL OR d.consumer_group IS NOT NULL
- ORDER BY 1, 2, 3, 7;
+SELECT topic, type AS event_type, schema_version, NULL AS "group", count(*) AS written, min(created_at) AS first_at,
+       max(created_at) AS last_at, 0 AS handled, 0 AS skipped, 0 AS dead
+  FROM written GROUP BY 1, 2, 3
+ UNION ALL
+SELECT topic, type, schema_version, consumer_group, 0, NULL, NULL, count(*) FILTER (WHERE outcome = 'handled'),
+       count(*) FILTER (WHERE outcome = 'skipped'), count(*) FILTER (WHERE outcome = 'dead')
+  FROM met WHERE outcome IS NOT NULL GROUP BY 1, 2, 3, 4;

@@ -1,22 +1,72 @@
 -- What queries of several nouns have in common: `-- include: NAME` puts it in its place in any file of this folder.
 
 -- part: reading
+-- What evkit/views/reading.py has found: the end of the window, frozen, and the topics that each group reads.
 bound AS (
-    SELECT least(%(until)s::timestamptz, clock_timestamp()) AS until
+    SELECT %(until)s::timestamptz AS until
 ), reading AS (
-    -- Topics each group reads, as its inbox shows, and the oldest event it was given: earlier ones were never its own.
-    -- What it handled lately; and for one that stands still the end of its primary key, which grows with time.
-    SELECT consumer_group, topic, min(created_at) AS first_at
-      FROM (SELECT consumer_group, topic, created_at FROM evkit.inbox
-             WHERE processed_at >= %(since)s::timestamptz - interval '1 hour' AND processed_at < %(until)s
-               AND generation = 0 AND consumer_group = ANY (%(groups)s)
-             UNION ALL
-            SELECT known.consumer_group, newest.topic, newest.created_at
-              FROM unnest(%(groups)s::text[]) AS known (consumer_group)
-             CROSS JOIN LATERAL (
-                   SELECT topic, created_at, processed_at FROM evkit.inbox i
-                    WHERE i.consumer_group = known.consumer_group
-                    ORDER BY i.event_id DESC LIMIT 1000) AS newest
-             WHERE newest.processed_at >= %(until)s::timestamptz - interval '7 days') AS handled
-     GROUP BY consumer_group, topic
+    SELECT consumer_group, topic, first_at
+      FROM unnest(%(reading_groups)s::text[], %(reading_topics)s::text[], %(reading_since)s::timestamptz[])
+           AS found (consumer_group, topic, first_at)
 )
+
+-- part: near
+-- What groups dealt with soon after it was written: nearly all of a page, read in one stretch and joined by a hash. The rest is
+-- looked up one by one, which costs three times as much an event.
+near AS MATERIALIZED (
+    SELECT i.consumer_group, i.event_id, i.topic, i.partition, i.outcome, i.processed_at, i.replay_id, i.handler,
+           i.code_version
+      FROM evkit.inbox i
+     WHERE i.processed_at >= %(first)s AND i.processed_at < %(last)s::timestamptz + interval '1 minute'
+       AND i.processed_at < %(until)s AND i.generation = 0 AND i.consumer_group = ANY (%(groups)s)
+)
+
+-- part: published
+-- What the broker confirmed in a page, with what was written. Both tables are read by one stretch of positions, for a look-up
+-- each costs more; what is far below them (an event that could not be published for long) is looked up.
+confirmed AS MATERIALIZED (
+    SELECT p.position, p.partition, p."offset", p.published_at FROM evkit.publication p
+     WHERE p.published_at >= %(first)s AND p.published_at < %(last)s
+), stretch AS MATERIALIZED (
+    SELECT greatest(min(position), max(position) - 4 * count(*)) AS low, max(position) AS high FROM confirmed
+), published AS (
+    SELECT c.*, coalesce(o.topic, o.aggregatetype) AS topic, o.id, o.created_at
+      FROM confirmed c JOIN evkit.outbox o USING (position)
+     WHERE o.position BETWEEN (SELECT low FROM stretch) AND (SELECT high FROM stretch)
+     UNION ALL
+    SELECT c.*, coalesce(o.topic, o.aggregatetype), o.id, o.created_at
+      FROM confirmed c
+     CROSS JOIN LATERAL (SELECT * FROM evkit.outbox o WHERE o.position = c.position OFFSET 0) AS o
+     WHERE c.position < (SELECT low FROM stretch)
+)
+
+-- part: relay_state
+-- What the relay stands at, and what does not wait for it alone. Its lock is the one that relay.sql takes.
+relay AS (
+    SELECT r.*, r.hole_position > r.settled_position AS held_open FROM evkit.relay r
+), later AS (
+    SELECT count(*) AS n, count(*) FILTER (WHERE due_at <= clock_timestamp()) AS due, min(due_at) AS first
+      FROM evkit.scheduled
+), stuck AS (
+    SELECT count(*) FILTER (WHERE state = 'parked') AS parked, count(*) FILTER (WHERE state = 'held') AS held,
+           count(*) FILTER (WHERE state = 'retry') AS retrying,
+           min(parked_at) FILTER (WHERE state IN ('parked', 'retry')) AS since
+      FROM evkit.unpublishable WHERE state IN ('parked', 'held', 'retry')
+), leader AS (
+    SELECT l.pid, CASE WHEN a.client_port = -1 THEN 'local' ELSE host(a.client_addr) END AS address
+      FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+     WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 6085 AND l.objid = 1 AND l.objsubid = 2
+       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+     LIMIT 1
+)
+
+-- part: relay_state_columns
+       s.n AS scheduled, s.due, greatest(extract(epoch FROM clock_timestamp() - s.first), 0)::float8
+           * CASE WHEN s.due > 0 THEN 1 END AS oldest_due_seconds,
+       u.parked AS unpublishable, u.held, u.retrying,
+       extract(epoch FROM clock_timestamp() - u.since)::float8 AS oldest_unpublishable_seconds,
+       CASE WHEN r.held_open THEN r.hole_position END AS oldest_hole_position,
+       CASE WHEN r.held_open THEN extract(epoch FROM clock_timestamp() - r.hole_since)::float8 END AS oldest_hole_seconds,
+       CASE WHEN r.held_open THEN r.hole_since END AS hole_since,
+       r.settled_position, r.moved_at, r.failing_position, r.failing_since, r.failing_error,
+       l.pid AS leader_pid, l.address AS leader_address

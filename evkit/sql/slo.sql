@@ -5,40 +5,18 @@
 -- part: windows
 until AS (
     SELECT %(until)s::timestamptz AS until
-), windows AS (
-    SELECT w AS seconds, until - make_interval(secs => w) AS since
-      FROM until, unnest(%(windows)s::float8[]) AS w
 ), longest AS (
-    SELECT min(since) AS since FROM windows
+    SELECT (%(sinces)s::timestamptz[])[1] AS since
 )
 
 -- part: counted
-SELECT j."group", j.topic, w.seconds AS window_seconds,
+-- By the shortest window that each is in, numbered from 1, the longest: views/slo.py adds up what is in longer ones.
+SELECT j."group", j.topic, width_bucket(j.at, %(sinces)s::timestamptz[]) AS ring,
        count(*) FILTER (WHERE j.verdict = 'good') AS good, count(*) FILTER (WHERE j.verdict = 'bad') AS bad,
        count(*) FILTER (WHERE j.verdict = 'unmeasured') AS unmeasured
-  FROM judged j, windows w, until
- WHERE j.at >= w.since AND j.at < until.until
+  FROM judged j, longest, until
+ WHERE j.at >= longest.since AND j.at < until.until
  GROUP BY 1, 2, 3
-
--- part: reading
--- Topics each group reads, as its inbox shows, and the oldest event it was given: earlier ones were never its own. As in
--- latency.sql.
-reading AS (
-    SELECT consumer_group, topic, min(created_at) AS first_at
-      FROM (SELECT consumer_group, topic, created_at FROM evkit.inbox, longest, until
-             WHERE processed_at >= longest.since AND processed_at < until.until
-               AND generation = 0 AND consumer_group = ANY (%(groups)s)
-             UNION ALL
-            SELECT known.consumer_group, newest.topic, newest.created_at
-              FROM unnest(%(groups)s::text[]) AS known (consumer_group)
-             CROSS JOIN LATERAL (
-                   SELECT topic, created_at, processed_at FROM evkit.inbox i
-                    WHERE i.consumer_group = known.consumer_group
-                    ORDER BY i.event_id DESC LIMIT 1000) AS newest
-             CROSS JOIN until
-             WHERE newest.processed_at >= until.until - interval '7 days') AS handled
-     GROUP BY consumer_group, topic
-)
 
 -- name: freshness
 -- From the database write to the commit of the handler. What died is correctness' matter; a parked event is late until it
@@ -47,6 +25,8 @@ WITH
 -- include: windows
 ,
 -- include: reading
+,
+-- include: near
 , judged AS (
     SELECT i.consumer_group AS "group", NULL::text AS topic,
            CASE WHEN i.created_at IS NULL THEN 'unmeasured'
@@ -56,7 +36,7 @@ WITH
                 WHEN i.outcome = 'handled' THEN least(i.processed_at, i.created_at + make_interval(secs => %(target)s))
                 ELSE i.created_at + make_interval(secs => %(target)s) END AS at
       FROM evkit.inbox i, longest, until
-     WHERE i.processed_at >= longest.since AND i.processed_at < until.until
+     WHERE i.processed_at >= longest.since AND i.processed_at >= %(first)s AND i.processed_at < %(last)s
        AND i.generation = 0 AND i.outcome IN ('handled', 'parked') AND i.consumer_group = ANY (%(groups)s)
        AND NOT EXISTS (SELECT FROM evkit.dead_letter l
                         WHERE (l.consumer_group, l.event_id, l.generation) = (i.consumer_group, i.event_id, 0))
@@ -64,8 +44,9 @@ WITH
     SELECT r.consumer_group, NULL, 'bad', o.created_at + make_interval(secs => %(target)s)
       FROM longest, until, reading r
       JOIN evkit.outbox o ON coalesce(o.topic, o.aggregatetype) = r.topic AND o.created_at >= r.first_at
-     WHERE o.created_at >= longest.since - make_interval(secs => %(target)s)
+     WHERE o.created_at >= %(first)s AND o.created_at < %(last)s
        AND o.created_at < until.until - make_interval(secs => %(target)s)
+       AND NOT EXISTS (SELECT FROM near n WHERE n.consumer_group = r.consumer_group AND n.event_id = o.id)
        AND NOT EXISTS (
                SELECT FROM evkit.inbox i
                 WHERE i.consumer_group = r.consumer_group AND i.event_id = o.id AND i.generation = 0
@@ -80,12 +61,12 @@ WITH
 , judged AS (
     SELECT consumer_group AS "group", NULL::text AS topic, 'good' AS verdict, processed_at AS at
       FROM evkit.inbox, longest, until
-     WHERE processed_at >= longest.since AND processed_at < until.until AND outcome = 'handled'
+     WHERE processed_at >= longest.since AND processed_at >= %(first)s AND processed_at < %(last)s AND outcome = 'handled'
        AND generation = 0 AND replay_id IS NULL AND consumer_group = ANY (%(groups)s)
      UNION ALL
     SELECT consumer_group, NULL, 'bad', failed_at
       FROM evkit.attempt, longest, until
-     WHERE failed_at >= longest.since AND failed_at < until.until AND disposition = 'dead'
+     WHERE failed_at >= longest.since AND failed_at >= %(first)s AND failed_at < %(last)s AND disposition = 'dead'
        AND generation = 0 AND replay_id IS NULL AND consumer_group = ANY (%(groups)s)
 )
 -- include: counted
@@ -94,14 +75,19 @@ WITH
 -- From the database write to the broker's confirmation, per topic. What somebody decided to skip is nobody's loss of time.
 WITH
 -- include: windows
-, judged AS (
-    SELECT NULL::text AS "group", coalesce(o.topic, o.aggregatetype) AS topic,
-           CASE WHEN p.published_at <= o.created_at + make_interval(secs => %(target)s) THEN 'good' ELSE 'bad' END AS verdict,
-           least(p.published_at, o.created_at + make_interval(secs => %(target)s)) AS at
-      FROM longest, until, evkit.outbox o
-      LEFT JOIN evkit.publication p USING (position)
-     WHERE o.created_at >= longest.since - make_interval(secs => %(target)s) AND o.created_at < until.until
-       AND NOT EXISTS (SELECT FROM evkit.unpublishable u WHERE u.position = o.position AND u.state = 'skipped')
+, written AS MATERIALIZED (
+    SELECT o.position, coalesce(o.topic, o.aggregatetype) AS topic, o.created_at
+      FROM evkit.outbox o WHERE o.created_at >= %(first)s AND o.created_at < %(last)s
+), judged AS (
+    SELECT NULL::text AS "group", w.topic,
+           CASE WHEN p.published_at <= w.created_at + make_interval(secs => %(target)s) THEN 'good' ELSE 'bad' END AS verdict,
+           least(p.published_at, w.created_at + make_interval(secs => %(target)s)) AS at
+      FROM written w
+      LEFT JOIN (
+            SELECT p.position, p.published_at FROM evkit.publication p
+             WHERE p.position BETWEEN (SELECT min(position) FROM written) AND (SELECT max(position) FROM written)
+            ) AS p USING (position)
+     WHERE NOT EXISTS (SELECT FROM evkit.unpublishable u WHERE u.position = w.position AND u.state = 'skipped')
 )
 -- include: counted
 
@@ -111,23 +97,26 @@ WITH
 -- include: windows
 ,
 -- include: reading
+,
+-- include: near
+,
+-- include: published
 , judged AS (
     SELECT r.consumer_group AS "group", NULL::text AS topic,
-           CASE WHEN EXISTS (SELECT FROM evkit.inbox i
-                              WHERE i.consumer_group = r.consumer_group AND i.event_id = o.id AND i.generation = 0)
-                THEN 'good' ELSE 'bad' END AS verdict,
-           p.published_at + make_interval(secs => %(target)s) AS at
-      FROM longest, until, evkit.publication p
-      JOIN evkit.outbox o USING (position)
-      JOIN reading r ON coalesce(o.topic, o.aggregatetype) = r.topic AND o.created_at >= r.first_at
-     WHERE p.published_at >= longest.since - make_interval(secs => %(target)s)
-       AND p.published_at < until.until - make_interval(secs => %(target)s)
+           CASE WHEN n.event_id IS NOT NULL OR i.known THEN 'good' ELSE 'bad' END AS verdict,
+           e.published_at + make_interval(secs => %(target)s) AS at
+      FROM until, published e
+      JOIN reading r ON r.topic = e.topic AND e.created_at >= r.first_at
+      LEFT JOIN near n ON n.consumer_group = r.consumer_group AND n.event_id = e.id
+      LEFT JOIN LATERAL (
+            SELECT true AS known FROM evkit.inbox i
+             WHERE n.event_id IS NULL AND i.consumer_group = r.consumer_group AND i.event_id = e.id AND i.generation = 0
+             OFFSET 0) AS i ON true
+     WHERE e.published_at < until.until - make_interval(secs => %(target)s)
 )
 -- include: counted
 
 -- name: topics
 -- Topics that the outbox has written to in the longest window: a relay without a bad event is a measurement for each.
-WITH
--- include: windows
-SELECT DISTINCT coalesce(o.topic, o.aggregatetype) FROM evkit.outbox o, longest, until
- WHERE o.created_at >= longest.since AND o.created_at < until.until ORDER BY 1
+SELECT DISTINCT coalesce(o.topic, o.aggregatetype) AS topic
+  FROM evkit.outbox o WHERE o.created_at >= %(first)s AND o.created_at < %(last)s;

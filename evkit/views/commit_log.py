@@ -22,6 +22,8 @@ SOURCE = "commit_log"
 
 _SQL = named("commit_log")
 _NEVER = datetime.min.replace(tzinfo=UTC)
+# Commits of so many partitions are read in one transaction: no snapshot is held for long.
+_PLACES_AT_ONCE = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +64,15 @@ def copied_commits(
             "step": step,
         }
         found: dict[Place, list[tuple[int, datetime, int | None]]] = defaultdict(list)
-        for of_topic, partition, offset, at, committed in connection.execute(_SQL["commits"], asked).fetchall():
-            found[of_topic, partition].append((offset, at, committed))
+        every = connection.execute(_SQL["places"], asked).fetchall()
+        for n in range(0, len(every), _PLACES_AT_ONCE):
+            connection.rollback()
+            topics, partitions = zip(*every[n : n + _PLACES_AT_ONCE], strict=True)
+            of_some = asked | {"topics": list(topics), "partitions": list(partitions)}
+            rows = connection.execute(_SQL["commits"], of_some)
+            connection.rollback()  # no snapshot is held while objects are made of rows
+            for of_topic, partition, offset, at, committed in rows.fetchall():
+                found[of_topic, partition].append((offset, at, committed))
         places = {
             "cluster_id": cluster,
             "group": group,

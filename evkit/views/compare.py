@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
-from psycopg.rows import dict_row
 
 from evkit.errors import InvalidParameter, UnknownVersion
 from evkit.sql import named
 from evkit.system import System
 from evkit.views.change_points import amount
 from evkit.views.frame import Frame, Frames, WindowLike, frame, groups_of, view, window_of
+from evkit.views.pages import gathered
 from evkit.views.resampling import BUCKETS, SEED, Difference, quantiles, ratios
 from evkit.window import Window, present
 
@@ -154,14 +155,16 @@ def _read(system: System, window: Window, group: str | None, version: str | None
                 raise UnknownVersion(
                     version, known, where=f"between {window.start.isoformat()} and {window.end.isoformat()}"
                 )
-        cursor = connection.cursor(row_factory=dict_row)
-        for row in cursor.execute(sql["groups"], values).fetchall():
+        pages = functools.partial(
+            gathered, system, connection, "compare", start=window.start, end=window.end, parameters=values
+        )
+        for row in pages("groups"):
             for measure in ("handled", "failed", "dead"):
                 side.counts.setdefault((measure, row["group"]), np.zeros(BUCKETS))[row["bucket"]] += row[measure]
-        for row in cursor.execute(sql["topics"], values).fetchall():
+        for row in pages("topics"):
             side.counts.setdefault(("published", row["topic"]), np.zeros(BUCKETS))[row["bucket"]] += row["published"]
         found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-        for row in cursor.execute(sql["durations"], values).fetchall():
+        for row in pages("durations"):
             found.setdefault((row["measure"], row["group"]), []).append(row)
     for key, rows in found.items():
         steps = sorted({row["step"] for row in rows})

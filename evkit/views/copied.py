@@ -1,6 +1,7 @@
 """a named query → a frame of very many rows, without a Python object for each value.
 
-The server writes CSV (COPY), polars reads it in a thread of its own while more arrives. Measured against the two others at
+The server writes CSV (COPY), polars reads it in a thread of its own while more arrives. It is read in pages (pages.py), so
+that the snapshot of very many rows is not held for long. Measured against the two others at
 hand, the same million rows: Arrow by ADBC takes a second connection, another snapshot or an exported one, and more CPU for
 rows that are mostly text; Python rows take eight times as long and five times the memory. For a few rows it is as quick
 as rows, but no quicker, so the views of a few rows do not come here.
@@ -10,7 +11,9 @@ from __future__ import annotations
 
 import io
 from collections import deque
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -20,44 +23,129 @@ from evkit.sql import named
 from evkit.system import System
 from evkit.views.columns import COLUMNS, Column
 from evkit.views.frame import POLARS, groups_of
+from evkit.views.pages import pages
 
 # Chunks that wait for the reader, at most: what arrives faster than it is read waits in the socket, not here.
 _WAITING_MAX = 2
 
 
-def copied(system: System, view: str, noun: str, query: str, /, **parameters: Any) -> pl.DataFrame:
-    """The rows of a named query as a polars frame with a view's columns, read in one read-only transaction.
+def copied(
+    system: System,
+    view: str,
+    noun: str,
+    query: str,
+    /,
+    *,
+    newest_first: bool = True,
+    bounds: str | None = None,
+    **parameters: Any,
+) -> pl.DataFrame:
+    """The rows of a named query as a polars frame with a view's columns, page by page in the query's own order.
 
-    `group` in the parameters means what it means to `evkit.views.frame.fetch`. A moment that a frame cannot hold is null.
+    The query has `since`, `until` and `rows_max`; here they are a page's ends and what is still wanted. What it compares
+    with them must be what it is sorted by first. A parameter `group` means what it means to `evkit.views.frame.fetch`.
+    A moment that a frame cannot hold is null.
+
+    Args:
+        newest_first  how the query is sorted, and so which page is the first
+        bounds        query of the same noun that says where the window begins and ends, the end included; it is asked when
+                      a `since` or `until` is missing, or when pages are of something else than time
 
     Raises:
         UnknownGroup: evkit's tables know no such group; near matches are in `suggestions`.
         DatabaseUnreachable, NotMigrated, QueryTimeout: see `System.reading`.
     """
     columns = COLUMNS[view]
-    schema = {c.name: pl.Int64() if c.dtype == "time" else POLARS[c.dtype] for c in columns}
-    waiting: deque[Future[pl.DataFrame]] = deque()
-    parts: list[pl.DataFrame] = []
+    with system.reading() as connection:
+        if "group" in parameters:
+            parameters["groups"] = groups_of(system, connection, parameters["group"])
+        start, end = ends_of(connection, named(noun)[bounds] if bounds else None, parameters)
+        if start is None:
+            return pl.DataFrame(schema={c.name: POLARS[c.dtype] for c in columns})
+        ends = ("since", "until") if isinstance(start, datetime) else ("first", "last")
+        how: Any = {"newest_first": newest_first, "ends": ends, "rows_max": parameters["rows_max"]}
+        return framed(system, connection, noun, query, columns, start, end, parameters, **how)
 
-    with ThreadPoolExecutor(1, thread_name_prefix="evkit-csv") as reader:
 
-        def take(chunk: bytes) -> None:
-            waiting.append(reader.submit(_read, chunk, schema, columns))
-            while len(waiting) > _WAITING_MAX:
-                parts.append(waiting.popleft().result())
+def framed(
+    system: System,
+    connection: postgres.Connection,
+    noun: str,
+    query: str,
+    columns: Sequence[Column],
+    start: Any,
+    end: Any,
+    parameters: Mapping[str, Any],
+    *,
+    newest_first: bool = False,
+    ends: tuple[str, str] = ("first", "last"),
+    rows_max: int | None = None,
+) -> pl.DataFrame:
+    """The rows of all pages of a named query, one page under the other.
 
-        with system.reading() as connection:
-            if "group" in parameters:
-                parameters["groups"] = groups_of(system, connection, parameters["group"])
-            wanted = [(c.name, c.dtype) for c in columns]
-            postgres.copy_csv(connection, named(noun)[query], parameters, wanted, take)
-        parts += [part.result() for part in waiting]
-    if not parts:
-        return pl.DataFrame(schema={c.name: POLARS[c.dtype] for c in columns})
+    Args:
+        ends      what the query calls the ends of a page
+        rows_max  so many are enough; the query is told how many of them are still wanted
+    """
+    wanted = [(c.name, c.dtype) for c in columns]
+    parts = [pl.DataFrame(schema={c.name: POLARS[c.dtype] for c in columns})]
+    left = rows_max
+    with _Reader(columns) as reader:
+
+        def read(first: Any, last: Any) -> list[pl.DataFrame]:
+            reader.taken()  # of a page that was cut off
+            asked = {**parameters, ends[0]: first, ends[1]: last, "rows_max": left}
+            postgres.copy_csv(connection, named(noun)[query], asked, wanted, reader.take)
+            return reader.taken()
+
+        for page in pages(system, connection, start, end, read, newest_first=newest_first):
+            parts += page
+            if left is not None:
+                left -= sum(part.height for part in page)
+                if left <= 0:
+                    break
     return pl.concat(parts, rechunk=False)
 
 
-def _read(chunk: bytes, schema: dict[str, Any], columns: tuple[Column, ...]) -> pl.DataFrame:
+def ends_of(connection: postgres.Connection, bounds: bytes | None, parameters: dict[str, Any]) -> tuple[Any, Any]:
+    if bounds is None:
+        return parameters["since"], parameters["until"]
+    row = connection.execute(bounds, parameters).fetchone()
+    if row is None or row[0] is None:
+        return None, None
+    return row[0], row[1] + (1 if isinstance(row[1], int) else timedelta(microseconds=1))
+
+
+class _Reader:
+    """Chunks of CSV → frames, in a thread of its own while more arrive."""
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self._columns = columns
+        self._schema = {c.name: pl.Int64() if c.dtype == "time" else POLARS[c.dtype] for c in columns}
+        self._waiting: deque[Future[pl.DataFrame]] = deque()
+        self._parts: list[pl.DataFrame] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="evkit-csv")
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def take(self, chunk: bytes) -> None:
+        self._waiting.append(self._thread.submit(_read, chunk, self._schema, self._columns))
+        while len(self._waiting) > _WAITING_MAX:
+            self._parts.append(self._waiting.popleft().result())
+
+    def taken(self) -> list[pl.DataFrame]:
+        """The frames of all chunks since the last time."""
+        parts = self._parts + [part.result() for part in self._waiting]
+        self._waiting.clear()
+        self._parts = []
+        return parts
+
+
+def _read(chunk: bytes, schema: dict[str, Any], columns: Sequence[Column]) -> pl.DataFrame:
     # An empty field is null, a quoted empty one an empty text: so COPY writes them, and so polars reads them.
     read = pl.read_csv(io.BytesIO(chunk), has_header=False, schema=schema)
     return read.with_columns(pl.col(c.name).cast(POLARS["time"]) for c in columns if c.dtype == "time")

@@ -66,6 +66,8 @@ def dead_letters(
         "dead_letters",
         "dead_letters",
         "view_letters",
+        newest_first=False,
+        bounds="view_bounds",
         since=seen.start if seen else None,
         until=seen.end if seen else None,
         group=group,

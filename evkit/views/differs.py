@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -15,8 +16,8 @@ from evkit.masking import Policy, of_topic
 from evkit.system import System
 from evkit.views.columns.column import ERROR_CLASS, EVENT_ID, EVENT_TYPE, FINGERPRINT, GROUP, KEY, TOPIC, Column, text
 from evkit.views.difference import difference
-from evkit.views.frame import Frame, Frames, WindowLike, fetch, frame, view, window_of
-from evkit.views.impact import late_seconds
+from evkit.views.frame import Frame, Frames, WindowLike, frame, view, window_of
+from evkit.views.impact import facts, late_seconds
 from evkit.views.json_path import is_json_path, json_path, shown_at
 from evkit.window import Window
 
@@ -100,23 +101,18 @@ def differs(
     seen_as = {path: shown_at(path, policies) for path in paths} | {
         name: _header_as(name, policies) for name in headers
     }
-    rows = fetch(
-        system,
-        "events",
-        "attributes_of_payload" if paths else "attributes",
-        (*_READ, *_LISTS),
-        since=seen.start,
-        until=seen.end,
-        group=group,
-        topic=topic,
-        late_seconds=late_seconds(late),
-        paths=[json_path(p) for p in paths],
-        headers=[h.removeprefix(_HEADER) for h in headers],
-        rows_max=events_max + 1,
-    )
-    if len(rows) > events_max:
+    asked = {
+        "topic": topic,
+        "late_seconds": late_seconds(late),
+        "paths": [json_path(p) for p in paths],
+        "headers": [h.removeprefix(_HEADER) for h in headers],
+    }
+    query = "attributes_of_payload" if paths else "attributes"
+    events = facts(system, seen, group, query, (*_READ, *_LISTS), asked, events_max + 1)
+    events = events.sort("at", "event_id", "group", descending=[True, True, False])
+    if events.height > events_max:
         log.warning("differs: only the newest %s events of this window are compared", f"{events_max:,}")
-    given = _frame(rows[:events_max], paths, headers, seen_as)
+    given = _listed(events.head(events_max), paths, headers, seen_as)
     mark = _mark(given, selection)
     chosen, rest = given.filter(mark), given.filter(~mark)
     if not len(chosen) or not len(rest):
@@ -177,19 +173,15 @@ def _header_as(name: str, policies: Sequence[Policy]) -> _Seen:
     return lambda value: value
 
 
-def _frame(rows: list[list[Any]], paths: list[str], headers: list[str], seen_as: Mapping[str, _Seen]) -> pl.DataFrame:
-    known = _plain(rows)
-    for place, names in ((len(_READ), paths), (len(_READ) + 1, headers)):
-        for i, name in enumerate(names):
-            values = [seen_as[name](row[place][i]) for row in rows]
-            known = known.with_columns(pl.Series(name, values, dtype=pl.String))
-    return known
-
-
-def _plain(rows: list[list[Any]]) -> pl.DataFrame:
-    dtypes = {"int32": pl.Int32(), "bool": pl.Boolean(), "time": pl.Datetime("us", "UTC")}
-    schema = {c.name: dtypes.get(c.dtype, pl.String()) for c in _READ}
-    return pl.DataFrame([row[: len(_READ)] for row in rows], schema=schema, orient="row")
+def _listed(found: pl.DataFrame, paths: list[str], headers: list[str], seen_as: Mapping[str, _Seen]) -> pl.DataFrame:
+    """Each path and each header as a column of its own, as policies let it be seen."""
+    for listed, names in (("fields", paths), ("headers", headers)):
+        if names:
+            values = [json.loads(row) for row in found[listed]]
+            shown = [[seen_as[name](row[i]) for row in values] for i, name in enumerate(names)]
+            found = found.with_columns(pl.Series(n, v, dtype=pl.String) for n, v in zip(names, shown, strict=True))
+        found = found.drop(listed)
+    return found
 
 
 def _mark(given: pl.DataFrame, selection: Any) -> pl.Series:

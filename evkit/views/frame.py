@@ -16,8 +16,9 @@ from typing import Any, Literal, ParamSpec, TypeVar
 from evkit import postgres
 from evkit.errors import InvalidParameter, MissingExtra, NoPostgres, UnknownGroup
 from evkit.sql import named
-from evkit.system import System
+from evkit.system import System, viewing
 from evkit.views import columns as _columns
+from evkit.views import reading
 from evkit.views.incident_window import incident_named, incident_window
 from evkit.window import Window, duration, require_covered
 
@@ -68,7 +69,7 @@ def view(name: str) -> Callable[[Callable[Arguments, Result]], Callable[Argument
         def looked(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
             system: Any = arguments[0] if arguments else named["system"]
             try:
-                with system.standing():
+                with system.standing(), viewing(name):
                     return function(*arguments, **named)
             except NoPostgres:
                 raise NoPostgres(f"views.{name}") from None
@@ -254,6 +255,9 @@ def fetch(
     with system.reading() as connection:
         if "group" in parameters:
             parameters["groups"] = groups_of(system, connection, parameters["group"])
+        if reading.WANTED in named(noun)[query]:
+            since, until = parameters["since"], parameters["until"]
+            parameters |= reading.reading(system, connection, since, until, parameters["groups"])
         cursor = connection.execute(named(noun)[query], parameters)
         assert cursor.description is not None
         place = {column.name: index for index, column in enumerate(cursor.description)}

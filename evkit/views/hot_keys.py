@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+import polars as pl
 
 from evkit.errors import InvalidParameter
 from evkit.system import System
 from evkit.views.columns import COLUMNS
-from evkit.views.frame import Frame, Frames, WindowLike, fetch, frame, view, window_of
+from evkit.views.copied import framed
+from evkit.views.frame import Frame, Frames, WindowLike, frame_of_chunks, groups_of, view, window_of
+from evkit.views.reading import reading
 
 # Past twenty nobody would call them hot; `keys` says how many there are.
 KEYS_MAX = 20
+_COUNTED = tuple(c for c in COLUMNS["hot_keys"] if c.name not in ("share_ratio", "of_n", "keys"))
 
 
 @view("hot_keys")
@@ -48,17 +53,23 @@ def hot_keys(
     if of not in (None, "unread", "failed"):
         raise InvalidParameter(f"of '{of}' is no kind of hot key: take unread or failed", name="of", value=of)
     seen = window_of(window, system)
-    rows = fetch(
-        system,
-        "events",
-        "hot_keys",
-        COLUMNS["hot_keys"],
-        since=seen.start,
-        until=seen.end,
-        group=group,
-        unread=of != "failed",
-        failed=of != "unread",
-        replays=replays,
-        keys_max=keys_max,
+    given: dict[str, Any] = {
+        "since": seen.start,
+        "unread": of != "failed",
+        "failed": of != "unread",
+        "replays": replays,
+    }
+    with system.reading() as connection:
+        given["groups"] = groups_of(system, connection, group)
+        given |= reading(system, connection, seen.start, seen.end, given["groups"])
+        counted = framed(system, connection, "events", "hot_keys", _COUNTED, seen.start, given["until"], given)
+    place = ["group", "topic", "of"]
+    made = (
+        counted.group_by(*place, "key", "partition")
+        .agg(pl.col("n").sum(), pl.col("oldest_at").min(), pl.col("newest_at").max())
+        .with_columns(of_n=pl.col("n").sum().over(place), keys=pl.len().over(place).cast(pl.Int64))
+        .with_columns(share_ratio=pl.col("n") / pl.col("of_n"))
+        .sort(*place, "n", "key", "partition", descending=[False, False, True, True, False, False], nulls_last=True)
+        .filter(pl.int_range(pl.len()).over(place) < keys_max)
     )
-    return frame("hot_keys", rows, frames)
+    return frame_of_chunks("hot_keys", [made], frames)

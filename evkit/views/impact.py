@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
+
+import polars as pl
 
 from evkit.errors import InvalidParameter, closest
 from evkit.masking import applying, masked_document, of_topic
 from evkit.system import System
 from evkit.views.audit.verdict import LOST
-from evkit.views.columns import COLUMNS, Column
-from evkit.views.frame import Frame, Frames, WindowLike, fetch, frame, rows_of, view, window_of
+from evkit.views.columns import COLUMNS
+from evkit.views.columns.column import Column, text
+from evkit.views.copied import framed
+from evkit.views.frame import POLARS, Frame, Frames, WindowLike, frame_of_chunks, groups_of, rows_of, view, window_of
 from evkit.views.json_path import is_json_path, json_path, shown_at
-from evkit.window import duration
+from evkit.views.pages import gathered
+from evkit.views.reading import reading
+from evkit.window import Window, duration
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +33,15 @@ DIMENSIONS = ("key", "event_type", "topic")
 
 # What a function is given of an event; `payload` only when it was asked for.
 _EVENT = (
-    "event_id", "event_type", "key", "topic", "partition", "created_at", "at", "failed", "dead", "dead_open", "pending",
-    "late", "delay_seconds", "pending_seconds", "lost", "payload",
+    text("event_id", ""), text("event_type", ""), text("key", ""), text("topic", ""), Column("partition", "int32", "", ""),
+    Column("created_at", "time", "", ""), Column("at", "time", "", ""),
+    *(Column(state, "bool", "", "") for state in ("failed", "dead", "dead_open", "pending", "late", "lost")),
+    Column("delay_seconds", "float64", "", ""), Column("pending_seconds", "float64", "", ""), text("payload", ""),
 )  # fmt: skip
+_COUNTED = (
+    *(c for c in _EVENT if c.name not in ("event_type", "key", "topic", "partition", "created_at", "payload")),
+    text("value", ""),
+)
 
 
 @view("impact")
@@ -82,64 +93,91 @@ def impact(
     """
     seen = window_of(window, system)
     asked: dict[str, Any] = {
-        "since": seen.start,
-        "until": seen.end,
-        "group": group,
         "topic": topic,
         "late_seconds": late_seconds(late),
         "lost": None if audit is None else _lost(audit, group),
     }
     if callable(by):
         name = getattr(by, "__name__", type(by).__name__)
-        rows = harm(_by_function(system, by, asked, payload, events_max))
-        rows = rows[: rows_max + 1]
+        events = _by_function(system, seen, group, by, asked, payload, events_max)
     else:
-        kind, path = _dimension(by)
         name = by
-        columns = COLUMNS["impact"][1:]
+        kind, path = _dimension(by)
         seen_as = None if path is None else shown_at(by, of_topic(system.settings.masking, topic))
         query = "impact" if path is None else "impact_by_path"
-        found = fetch(system, "events", query, columns, by=kind, path=path, rows_max=rows_max + 1, **asked)
-        rows = [dict(zip((c.name for c in columns), row, strict=True)) for row in found]
+        events = facts(system, seen, group, query, _COUNTED, asked | {"by": kind, "path": path})
         if seen_as is not None:
-            rows = [row | {"value": seen_as(row["value"])} for row in rows]
-    if len(rows) > rows_max:
+            events = events.with_columns(pl.Series("value", [seen_as(v) for v in events["value"]], dtype=pl.String))
+    made = harm(events).head(rows_max + 1)
+    if made.height > rows_max:
         log.warning("impact: only the %s values with the most harm are shown", f"{rows_max:,}")
-    return frame("impact", [{"dimension": name, **row} for row in rows[:rows_max]], frames)
+    made = made.head(rows_max).select(pl.lit(name).alias("dimension"), pl.all())
+    return frame_of_chunks("impact", [_cast(made)], frames)
 
 
-def harm(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of `impact` for events that each have a `value`: what its query does, for a value that Python knows."""
-    by_value: dict[str | None, list[Mapping[str, Any]]] = {}
-    for event in events:
-        by_value.setdefault(event["value"], []).append(event)
-    rows = []
-    for value, those in by_value.items():
-        harmed = [e["at"] for e in those if e["failed"] or e["dead"] or e["pending"] or e["late"] or e["lost"]]
-        if not harmed:
-            continue
-        delays = sorted(e["delay_seconds"] for e in those if e["delay_seconds"] is not None)
-        waits = [e["pending_seconds"] for e in those if e["pending_seconds"] is not None]
-        row: dict[str, Any] = {"value": value, "n_events": len(those), "n_harmed": len(harmed)}
-        row["n_lost"] = None if any(e["lost"] is None for e in those) else sum(e["lost"] for e in those)
-        row |= {f"n_{kind}": sum(e[kind] for e in those) for kind in ("late", "failed", "dead", "dead_open", "pending")}
-        row |= {
-            "delay_p95_seconds": delays[math.ceil(0.95 * len(delays)) - 1] if delays else None,
-            "delay_max_seconds": delays[-1] if delays else None,
-            "oldest_pending_seconds": max(waits, default=None),
-            "first_at": min(harmed),
-            "last_at": max(harmed),
-            "_waits_late": sum(e["pending"] and e["late"] for e in those),
-        }
-        rows.append(row)
-    return sorted(rows, key=_worst_first)
+def facts(
+    system: System,
+    seen: Window,
+    group: str | None,
+    query: str,
+    columns: Sequence[Column],
+    asked: Mapping[str, Any],
+    rows_max: int | None = None,
+) -> pl.DataFrame:
+    """What happened to the events of a window, the newest page first: rows of a query that has the SQL part `fact`."""
+    with system.reading() as connection:
+        given = {**asked, "since": seen.start, "group": group, "groups": groups_of(system, connection, group)}
+        given |= reading(system, connection, seen.start, seen.end, given["groups"])
+        until, day_before = given["until"], seen.start - timedelta(days=1)
+        ours = gathered(system, connection, "events", "ours", day_before, until, given)
+        given["ours"] = sorted({row["topic"] for row in ours})
+        how: Any = {"newest_first": True, "rows_max": rows_max}
+        return framed(system, connection, "events", query, columns, seen.start, until, given, **how)
 
 
-def _worst_first(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    counts = tuple(-row[name] for name in ("n_dead_open", "_waits_late", "n_dead", "n_late", "n_failed"))
-    counts = (-(row["n_lost"] or 0), *counts)
-    delay = row["delay_p95_seconds"]
-    return (*counts, delay is None, -(delay or 0.0), row["value"] is None, row["value"] or "")
+def harm(events: pl.DataFrame) -> pl.DataFrame:
+    """Events that each have a `value`, counted by it: those columns of `impact`, the worst first."""
+    harmed = pl.any_horizontal("failed", "dead", "pending", "late", pl.col("lost").fill_null(False))
+    delay = pl.col("delay_seconds")
+    return (
+        _one_each(events)
+        .with_columns(harmed=harmed)
+        .group_by("value")
+        .agg(
+            n_events=pl.len(),
+            n_harmed=pl.col("harmed").sum(),
+            **{f"n_{kind}": pl.col(kind).sum() for kind in ("late", "failed", "dead", "dead_open", "pending")},
+            n_lost=pl.when(pl.col("lost").is_not_null().all()).then(pl.col("lost").sum()),
+            delay_p95_seconds=delay.quantile(0.95, interpolation="equiprobable"),
+            delay_max_seconds=delay.max(),
+            oldest_pending_seconds=pl.col("pending_seconds").max(),
+            first_at=pl.col("at").filter("harmed").min(),
+            last_at=pl.col("at").filter("harmed").max(),
+            waits_late=(pl.col("pending") & pl.col("late")).sum(),
+        )
+        .filter(pl.col("n_harmed") > 0)
+        .sort(
+            "n_lost", "n_dead_open", "waits_late", "n_dead", "n_late", "n_failed", "delay_p95_seconds", "value",
+            descending=[True, True, True, True, True, True, True, False], nulls_last=True,
+        )
+    )  # fmt: skip
+
+
+def _one_each(events: pl.DataFrame) -> pl.DataFrame:
+    """An event of a topic that is not ours may be in two pages, when two groups handled it at different times."""
+    twice = pl.col("event_id").is_duplicated()
+    if not events.select(twice.any()).item():
+        return events
+    worst = [
+        pl.col(c).max()
+        for c in ("failed", "dead", "dead_open", "pending", "late", "lost", "delay_seconds", "pending_seconds")
+    ]
+    once = events.filter(twice).group_by("event_id").agg(pl.col("at", "value").min(), *worst)
+    return pl.concat([events.filter(~twice), once.select(events.columns)])
+
+
+def _cast(made: pl.DataFrame) -> pl.DataFrame:
+    return made.select(pl.col(c.name).cast(POLARS[c.dtype]) for c in COLUMNS["impact"])
 
 
 def _lost(audit: Any, group: str | None) -> list[str]:
@@ -173,19 +211,26 @@ def _dimension(by: str) -> tuple[str, str | None]:
 
 
 def _by_function(
-    system: System, by: Callable[[dict[str, Any]], object], asked: dict[str, Any], payload: bool, events_max: int
-) -> list[dict[str, Any]]:
-    columns = [Column(name, "string", "", "") for name in _EVENT]
+    system: System,
+    seen: Window,
+    group: str | None,
+    by: Callable[[dict[str, Any]], object],
+    asked: dict[str, Any],
+    payload: bool,
+    events_max: int,
+) -> pl.DataFrame:
     query = "impact_events_with_payload" if payload else "impact_events"
-    rows = fetch(system, "events", query, columns, rows_max=events_max + 1, **asked)
-    if len(rows) > events_max:
+    found = facts(system, seen, group, query, _EVENT, asked, events_max + 1)
+    found = found.sort("at", "event_id", descending=True)
+    if found.height > events_max:
         log.warning("impact: only the newest %s events of this window are counted", f"{events_max:,}")
-    events = [dict(zip(_EVENT, row, strict=True)) for row in rows[:events_max]]
-    for event in events:
-        inside = event.pop("payload")
-        given = {k: v for k, v in event.items() if k not in ("at", "pending_seconds")}
+        found = found.head(events_max)
+    values = []
+    for event in found.iter_rows(named=True):
+        given = {k: v for k, v in event.items() if k not in ("at", "pending_seconds", "payload")}
         if payload:
             under = applying(system.settings.masking, event["topic"], event["event_type"])
+            inside = event["payload"]
             given["payload"] = None if inside is None else masked_document(json.loads(inside), under)
         try:
             value = by(given)
@@ -195,6 +240,6 @@ def _by_function(
                 name="by",
                 value=by,
             ) from error
-        event["value"] = None if value is None else str(value)
-    log.info("impact: the function was asked about %s events", f"{len(events):,}")
-    return events
+        values.append(None if value is None else str(value))
+    log.info("impact: the function was asked about %s events", f"{len(values):,}")
+    return found.with_columns(pl.Series("value", values, dtype=pl.String)).select(c.name for c in _COUNTED)

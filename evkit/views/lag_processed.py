@@ -7,12 +7,19 @@ the topic, nor timestamps of records touch them.
 
 from __future__ import annotations
 
+import functools
+from bisect import bisect_left
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from psycopg.rows import dict_row
 
 from evkit.sql import named
 from evkit.system import System
 from evkit.views.end_offsets import UNKNOWN, End
 from evkit.views.offsets import Place
+from evkit.views.pages import gathered
 from evkit.views.track import Track
 
 SOURCE = "inbox"
@@ -21,6 +28,8 @@ _SQL = named("lag_processed")
 
 # How far before the window published events are looked at: a group that stood further back is not covered.
 LOOKBACK = timedelta(days=1)
+# Later than any moment, and above any offset.
+_NEVER = 2**63
 
 
 def processed(
@@ -33,63 +42,118 @@ def processed(
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     start, until = instants[0], instants[-1]
-    asked = {
-        "group": group,
-        "start": start,
-        "until": until,
-        "lookback": start - LOOKBACK,
-        "step": step,
-    }
+    earlier, end = start - LOOKBACK, until + timedelta(microseconds=1)
+    asked: dict[str, Any] = {"group": group, "start": start, "step": step, "moments": len(instants)}
+    made: dict[Place, Track] = {}
     with system.reading() as connection:
-        topics = [row[0] for row in connection.execute(_SQL["topics"], asked).fetchall() if topic in (None, row[0])]
+        pages = functools.partial(gathered, system, connection, "lag_processed")
+        newest = [row[0] for row in connection.execute(_SQL["newest_topics"], asked).fetchall()]
+        lately = [row["topic"] for row in pages("topics", start=earlier, end=until, parameters=asked)]
+        asked["topics"] = topics = sorted({t for t in [*newest, *lately] if topic in (None, t)})
         if not topics:
             return {}
-        rows = connection.execute(_SQL["steps"], asked | {"topics": topics}).fetchall()
-        unsure = {row[0] for row in connection.execute(_SQL["foreign_topics"], asked | {"topics": topics}).fetchall()}
-    steps: dict[Place, dict[str, list[tuple[int, int]]]] = {}
-    known: dict[Place, tuple[int, datetime | None]] = {}
-    for of_topic, partition, kind, n, offset, known_from in rows:
-        place = (of_topic, partition)
-        if kind == "from":
-            known[place] = (offset, known_from)
-        else:
-            steps.setdefault(place, {}).setdefault(kind, []).append((n, offset))
-    return {
-        place: _track(steps.get(place, {}), first, known_from, instants, is_exact=place[0] not in unsure)
-        for place, (first, known_from) in known.items()
-    }
+        found: dict[Place, _Partition] = {}
+        for row in pages("events", start=earlier, end=end, parameters=asked):
+            found.setdefault((row["topic"], row["partition"]), _Partition()).add(row)
+        unsure = {row["topic"] for row in pages("foreign_topics", start=earlier, end=until, parameters=asked)}
+        # Where the broker has put these is not known.
+        unsure |= {topic for topic, partition in found if partition < 0}
+        for (of_topic, number), partition in found.items():
+            if number < 0:
+                continue
+            at = {"topic": of_topic, "partition": number, "group": group, "position": partition.position}
+            connection.rollback()
+            before = connection.cursor(row_factory=dict_row).execute(_SQL["before"], at).fetchone() or {}
+            known_from = partition.begin(before, earlier)
+            if known_from is not None:
+                made[of_topic, number] = partition.track(instants, known_from, is_exact=of_topic not in unsure)
+    return made
 
 
-def _track(
-    steps: dict[str, list[tuple[int, int]]],
-    first: int,
-    known_from: datetime | None,
-    instants: list[datetime],
-    *,
-    is_exact: bool,
-) -> Track:
-    ends, positions = (_filled(steps.get(kind, []), first, len(instants)) for kind in ("end", "position"))
-    covered = [known_from is not None and at >= known_from for at in instants]
-    unsure = End(None, is_exact=False)
-    return Track(
-        SOURCE,
-        [position if is_known else None for position, is_known in zip(positions, covered, strict=True)],
-        [
-            (End(end) if is_exact else unsure) if is_known else UNKNOWN
-            for end, is_known in zip(ends, covered, strict=True)
-        ],
-        covered,
-    )
+class _Partition:
+    """What was published to one partition, some alike events a row, and how far the group had come.
+
+    Attributes:
+        position  of the oldest event in the outbox
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[_Alike] = []
+        self._seen: list[datetime] = []
+        self._from = self._first_seen = _NEVER
+        self.position = _NEVER
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """One row of the query `events`; pages come in the order of time."""
+        # It was the page's first event when the least of the others' is no earlier one.
+        previous = row["previous"] if row["previous"] is not None and row["previous"] < row["first"] else None
+        n = _NEVER if row["dealt_with_n"] is None else row["dealt_with_n"]
+        self._rows.append(_Alike(row["first"], row["last"], previous, row["published_n"], n))
+        self.position = min(self.position, row["position"])
+        if row["seen_at"] is not None:
+            self._seen.append(row["seen_at"])
+        if not row["is_before"]:
+            self._first_seen = min(self._first_seen, row["first"])
+
+    def begin(self, before: Mapping[str, Any], earliest: datetime) -> datetime | None:
+        """Since when it is known how far the group was; None when it is not known at all.
+
+        The group had dealt with all before, from where it began: it stands at the first one. Where it has left one of
+        them behind, it stands further back than anybody looks. Else it began at the first that it dealt with or tried,
+        and is known to be there since then.
+        """
+        done, left = before["dealt_with_offset"], before["left_offset"]
+        if before["has_tried"] or (None not in (done, left) and left > done):
+            return None
+        if done is not None:
+            self._from = min(row.first for row in self._rows)
+            dealt_with_at: datetime = before["dealt_with_at"]
+            return max(dealt_with_at, earliest)
+        if not self._seen:
+            return None
+        self._from = self._first_seen
+        self._rows = [row for row in self._rows if row.first >= self._from]
+        return min(self._seen)
+
+    def track(self, instants: list[datetime], known_from: datetime, *, is_exact: bool) -> Track:
+        count = len(instants)
+        ends, waiting = [self._from] * (count + 1), [_NEVER] * (count + 1)
+        previous: dict[int, int] = {}
+        for row in self._rows:
+            ends[row.published_n] = max(ends[row.published_n], row.last + 1)
+            n = min(row.dealt_with_n, count)
+            waiting[n] = min(waiting[n], row.first)
+            if row.previous is not None:
+                previous[row.first] = row.previous
+        lasts = sorted(row.last for row in self._rows)
+        positions = [0] * count
+        first_waiting = _NEVER
+        for n in range(count - 1, -1, -1):
+            # The first event that was dealt with after this moment, or not at all; the group stands behind the one before.
+            first_waiting = min(first_waiting, waiting[n + 1])
+            done = bisect_left(lasts, first_waiting)
+            behind = max(lasts[done - 1] if done else -1, previous.get(first_waiting, -1))
+            positions[n] = max(behind + 1, self._from)
+        for n in range(1, count):
+            ends[n] = max(ends[n], ends[n - 1])
+        covered = [at >= known_from for at in instants]
+        unsure = End(None, is_exact=False)
+        return Track(
+            SOURCE,
+            [position if is_known else None for position, is_known in zip(positions, covered, strict=True)],
+            [
+                (End(end) if is_exact else unsure) if is_known else UNKNOWN
+                for end, is_known in zip(ends[:count], covered, strict=True)
+            ],
+            covered,
+        )
 
 
-def _filled(steps: list[tuple[int, int]], first: int, count: int) -> list[int]:
-    """The highest offset up to each moment."""
-    found = [first] * count
-    highest, n = first, 0
-    for at, offset in steps:
-        while n < min(at, count):
-            found[n] = highest
-            n += 1
-        highest = max(highest, offset)
-    found[n:] = [highest] * (count - n)
-    return found
+class _Alike(NamedTuple):
+    """Events of a partition that were published between the same two moments, and dealt with between the same two."""
+
+    first: int
+    last: int
+    previous: int | None
+    published_n: int
+    dealt_with_n: int

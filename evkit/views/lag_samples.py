@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from evkit.errors import BrokerUnreachable
 from evkit.sql import named
@@ -15,6 +16,8 @@ from evkit.views.track import Track
 SOURCE = "sample"
 
 _SQL = named("sample")
+# Moments of so long are read in one transaction: no snapshot is held for long.
+_AT_ONCE = timedelta(hours=6)
 
 
 def cluster_of(system: System) -> str:
@@ -53,17 +56,16 @@ def sampled(
     Raises:
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
-    asked = {
-        "cluster_id": cluster,
-        "group": group,
-        "topic": topic,
-        "start": instants[0],
-        "step": step,
-        "until": instants[-1],
-        "last": len(instants) - 1,
-    }
+    asked = {"cluster_id": cluster, "group": group, "topic": topic, "start": instants[0], "step": step}
+    at_once = max(_AT_ONCE // step, 1)
+    rows: list[tuple[Any, ...]] = []
     with system.reading() as connection:
-        rows = connection.execute(_SQL["nearest"], asked).fetchall()
+        for first in range(0, len(instants), at_once):
+            last = min(first + at_once, len(instants)) - 1
+            page = {"first_n": first, "last_n": last, "first": instants[first], "last": instants[last]}
+            read = connection.execute(_SQL["nearest"], asked | page)
+            connection.rollback()  # no snapshot is held while objects are made of rows
+            rows += read.fetchall()
     found: dict[Place, Track] = {}
     for of_topic, partition, n, committed, end in rows:
         place = (of_topic, partition)

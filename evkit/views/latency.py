@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
+
+import polars as pl
 
 from evkit.system import System
 from evkit.views.columns import COLUMNS
-from evkit.views.frame import Frame, Frames, WindowLike, bucket_of, fetch, frame, view, window_of
+from evkit.views.columns.column import Column, text
+from evkit.views.copied import framed
+from evkit.views.frame import (
+    POLARS,
+    Frame,
+    Frames,
+    WindowLike,
+    bucket_of,
+    frame_of_chunks,
+    groups_of,
+    view,
+    window_of,
+)
+from evkit.views.reading import reading
+from evkit.window import Window, present
+
+# Waiting events are looked for so long before the window.
+LOOKBACK = timedelta(hours=1)
 
 
 @view("latency")
@@ -42,18 +62,35 @@ def latency(
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     seen = window_of(window, system)
-    rows = fetch(
-        system,
-        "latency",
-        "latency",
-        COLUMNS["latency"],
-        since=seen.start,
-        until=seen.end,
-        group=group,
-        by_event_type=by_event_type,
-        replays=replays,
+    handled, pending = _read(system, seen, group, by_event_type=by_event_type, replays=replays)
+    counted = handled.group_by(_PLACE).agg(
+        n=pl.col("seconds").count(), unmeasured_n=pl.col("seconds").null_count(), cut=percentile(0.99)
     )
-    return frame("latency", rows, frames)
+    waiting = pending.join(counted.select(*_PLACE, "cut"), on=_PLACE, how="left", nulls_equal=True)
+    waiting = waiting.with_columns(overdue=pl.col("seconds") > pl.col("cut").fill_null(-1.0))
+    late = waiting.filter("overdue")
+    spread = pl.concat([handled, late.select(handled.columns)]).filter(pl.col("seconds").is_not_null())
+    made = (
+        pl.concat([counted.select(_PLACE), pending.select(_PLACE)])
+        .unique()
+        .join(counted, on=_PLACE, how="left", nulls_equal=True)
+        .join(
+            waiting.group_by(_PLACE).agg(
+                pending_n=pl.len(),
+                oldest_pending_seconds=pl.col("seconds").max(),
+                overdue_n=pl.col("overdue").sum(),
+                overdue_least=pl.col("seconds").filter("overdue").min(),
+            ),
+            on=_PLACE,
+            how="left",
+            nulls_equal=True,
+        )
+        .join(spread.group_by(_PLACE).agg(*PERCENTILES), on=_PLACE, how="left", nulls_equal=True)
+        .with_columns(p99_is_lower_bound=(pl.col("p99_seconds") >= pl.col("overdue_least")).fill_null(value=False))
+        .with_columns(pl.col("n", "unmeasured_n", "pending_n", "overdue_n").fill_null(0))
+        .sort("group", "event_type", "replay")
+    )
+    return frame_of_chunks("latency", [_cast("latency", made)], frames)
 
 
 @view("latency_over_time")
@@ -86,15 +123,84 @@ def latency_over_time(
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     seen = window_of(window, system)
-    rows = fetch(
-        system,
-        "latency",
-        "latency_over_time",
-        COLUMNS["latency_over_time"],
-        since=seen.start,
-        until=seen.end,
-        group=group,
-        bucket=bucket_of(bucket, seen),
-        replays=replays,
+    length = bucket_of(bucket, seen)
+    handled, pending = _read(system, seen, group, bucket=length, by_written=True, replays=replays)
+    event = pl.concat(
+        [handled.with_columns(pending=pl.lit(value=False)), pending.with_columns(pending=pl.lit(value=True))]
     )
-    return frame("latency_over_time", rows, frames)
+    until = min(seen.end, present())
+    made = bucketed(event, ["group", "replay", "bucket_at"], length, seen.start, until)
+    made = made.sort("group", "replay", "bucket_at")
+    return frame_of_chunks("latency_over_time", [_cast("latency_over_time", made)], frames)
+
+
+def bucketed(
+    event: pl.DataFrame, place: list[str], length: timedelta, start: datetime, until: datetime
+) -> pl.DataFrame:
+    """Percentiles of the `seconds` of events in buckets of time, those that are `pending` with their age."""
+    begins, ends = pl.col("bucket_at"), pl.col("bucket_at") + length
+    return (
+        event.group_by(place)
+        .agg(
+            *PERCENTILES,
+            n=(~pl.col("pending")).sum().cast(pl.Int64),
+            pending_n=pl.col("pending").sum().cast(pl.Int64),
+            pending_least=pl.col("seconds").filter("pending").min(),
+        )
+        .with_columns(
+            bucket_seconds=(
+                pl.min_horizontal(ends, pl.lit(until)) - pl.max_horizontal(begins, pl.lit(start))
+            ).dt.total_microseconds()
+            / 1e6,
+            p99_is_lower_bound=(pl.col("p99_seconds") >= pl.col("pending_least")).fill_null(value=False),
+            partial=(begins < start) | (ends > until),
+        )
+    )
+
+
+def percentile(q: float) -> pl.Expr:
+    """PostgreSQL's percentile_disc: a value that was measured, no mean of two."""
+    return pl.col("seconds").quantile(q, interpolation="equiprobable")
+
+
+PERCENTILES = (
+    percentile(0.5).alias("p50_seconds"),
+    percentile(0.95).alias("p95_seconds"),
+    percentile(0.99).alias("p99_seconds"),
+    pl.col("seconds").max().alias("max_seconds"),
+)
+_PLACE = ["group", "event_type", "replay"]
+_EVENT = (
+    text("group", ""), text("event_type", ""), Column("replay", "bool", "", ""), Column("bucket_at", "time", "", ""),
+    Column("seconds", "float64", "", ""),
+)  # fmt: skip
+
+
+def _read(
+    system: System,
+    seen: Window,
+    group: str | None,
+    *,
+    by_event_type: bool = False,
+    by_written: bool = False,
+    bucket: timedelta | None = None,
+    replays: bool,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Handled events and, after them, those that wait, a row each: what is handled meanwhile is not counted twice."""
+    given: dict[str, Any] = {
+        "by_event_type": by_event_type,
+        "by_written": by_written,
+        "bucket": bucket,
+        "replays": replays,
+    }
+    with system.reading() as connection:
+        groups = groups_of(system, connection, group)
+        given |= {"since": seen.start, "groups": groups} | reading(system, connection, seen.start, seen.end, groups)
+        until = given["until"]
+        handled = framed(system, connection, "latency", "handled", _EVENT, seen.start, until, given)
+        earlier = seen.start if by_written else seen.start - LOOKBACK
+        return handled, framed(system, connection, "latency", "pending", _EVENT, earlier, until, given)
+
+
+def _cast(view: str, made: pl.DataFrame) -> pl.DataFrame:
+    return made.select(pl.col(c.name).cast(POLARS[c.dtype]) for c in COLUMNS[view])

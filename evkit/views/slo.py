@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from evkit import postgres
 from evkit.errors import InvalidParameter
-from evkit.sql import named
 from evkit.system import System
 from evkit.views.frame import Frame, Frames, frame, groups_of, view
+from evkit.views.pages import gathered
+from evkit.views.reading import reading
 from evkit.window import present
 
 Slo = Literal["freshness", "correctness", "relay", "completeness"]
@@ -112,27 +114,49 @@ def slo(
     asked = _checked(objectives or DEFAULT)
     end = present() if until is None else until
     lengths = sorted({float(s) for s in windows_seconds})
-    given: dict[str, Any] = {"until": end, "windows": lengths}
-    queries = named("slo")
+    given: dict[str, Any] = {"until": end, "sinces": [end - timedelta(seconds=s) for s in reversed(lengths)]}
     lines: list[dict[str, Any]] = []
+    start = end - timedelta(seconds=lengths[-1])
     with system.reading() as connection:
         groups = given["groups"] = groups_of(system, connection, group)
+        given |= reading(system, connection, start, end, groups) | {"until": end}
         topics: list[str] | None = None
         for objective in sorted(asked, key=lambda o: (SLOS.index(o.slo), o.subject)):
             if objective.slo == "relay" and topics is None:
-                topics = [row[0] for row in connection.execute(queries["topics"], given).fetchall()]
+                topics = sorted({r["topic"] for r in gathered(system, connection, "slo", "topics", start, end, given)})
             if objective.slo == "relay" and group is not None:
                 continue
             known = (topics or []) if objective.slo == "relay" else groups
             subjects = [s for s in known if objective.applies(s)]
-            rows = connection.execute(queries[objective.slo], given | {"target": objective.target_seconds}).fetchall()
-            counted = {(row[1] if objective.slo == "relay" else row[0], row[2]): row[3:] for row in rows}
+            counted = _counted(system, connection, objective, lengths, end, given)
             for subject in subjects:
                 lines += [_line(objective, subject, s, counted.get((subject, s), (0, 0, 0)), end) for s in lengths]
             if objective.names_one and not subjects and group is None:
                 lines += [_line(objective, objective.subject, s, (None, None, None), end) for s in lengths]
     lines.sort(key=lambda r: (SLOS.index(r["slo"]), r["group"] or "", r["topic"] or "", r["window_seconds"]))
     return frame("slo", lines, frames)
+
+
+def _counted(
+    system: System,
+    connection: postgres.Connection,
+    objective: Objective,
+    lengths: Sequence[float],
+    end: datetime,
+    given: Mapping[str, Any],
+) -> dict[tuple[str, float], tuple[int, int, int]]:
+    """Good, bad and unmeasured events of all pages, by subject and window."""
+    # What was written so long before the window is judged in it.
+    earlier = end - timedelta(seconds=lengths[-1] + objective.target_seconds)
+    asked = {**given, "target": objective.target_seconds}
+    counted: dict[tuple[str, float], tuple[int, int, int]] = {}
+    for row in gathered(system, connection, "slo", objective.slo, earlier, end, asked):
+        subject = row["topic" if objective.slo == "relay" else "group"]
+        # The windows end together: what is in one is in all that are longer.
+        for length in lengths[len(lengths) - row["ring"] :]:
+            good, bad, unmeasured = counted.get((subject, length), (0, 0, 0))
+            counted[subject, length] = (good + row["good"], bad + row["bad"], unmeasured + row["unmeasured"])
+    return counted
 
 
 # What `views.slo(system)` looks at when nobody has promised anything: what a service at ease keeps. No alarm comes of it.

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import functools
+import json
+from datetime import datetime, timedelta
+from typing import Any
 
+from psycopg.rows import dict_row
+
+from evkit import postgres
+from evkit.sql import named
 from evkit.system import System
-from evkit.views.columns import COLUMNS
-from evkit.views.frame import Frame, Frames, WindowLike, bucket_of, fetch, frame, view, window_of
+from evkit.views.frame import Frame, Frames, WindowLike, bucket_of, frame, groups_of, view, window_of
+from evkit.views.latency import LOOKBACK
+from evkit.views.pages import gathered
+from evkit.views.reading import frozen_end, reading
 
 
 @view("publish_rate")
@@ -37,16 +46,14 @@ def publish_rate(
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     seen = window_of(window, system)
-    rows = fetch(
-        system,
-        "throughput",
-        "publish_rate",
-        COLUMNS["publish_rate"],
-        since=seen.start,
-        until=seen.end,
-        bucket=bucket_of(bucket, seen),
-    )
-    return frame("publish_rate", rows, frames)
+    given: dict[str, Any] = {"bucket": bucket_of(bucket, seen), "since": seen.start}
+    with system.reading() as connection:
+        until = given["until"] = frozen_end(connection, seen.end)
+        pages = functools.partial(gathered, system, connection, "throughput", parameters=given)
+        counts = pages("written", start=seen.start, end=until) + pages("published", start=seen.start, end=until)
+        earlier = seen.start - max(seen.end - seen.start, timedelta(days=1))
+        topics = {row["topic"] for row in [*pages("topics", start=earlier, end=seen.start), *counts]}
+        return _summed(connection, "publish_rate", counts, given | {"topics": sorted(topics)}, frames)
 
 
 @view("throughput")
@@ -79,14 +86,19 @@ def throughput(
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     seen = window_of(window, system)
-    rows = fetch(
-        system,
-        "throughput",
-        "throughput",
-        COLUMNS["throughput"],
-        since=seen.start,
-        until=seen.end,
-        bucket=bucket_of(bucket, seen),
-        group=group,
-    )
-    return frame("throughput", rows, frames)
+    given: dict[str, Any] = {"bucket": bucket_of(bucket, seen), "since": seen.start}
+    with system.reading() as connection:
+        given["groups"] = groups_of(system, connection, group)
+        given |= reading(system, connection, seen.start, seen.end, given["groups"])
+        earlier = seen.start - LOOKBACK
+        counts = gathered(system, connection, "throughput", "dealt_with", earlier, given["until"], given)
+        return _summed(connection, "throughput", counts, given, frames)
+
+
+def _summed(
+    connection: postgres.Connection, name: str, counts: list[dict[str, Any]], given: dict[str, Any], frames: Frames
+) -> Frame:
+    """The counts of all pages, added up and filled with zeros by the query of the view's name."""
+    asked = given | {"counts": json.dumps(counts, default=datetime.isoformat)}
+    rows = connection.cursor(row_factory=dict_row).execute(named("throughput")[name], asked).fetchall()
+    return frame(name, rows, frames)

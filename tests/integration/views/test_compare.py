@@ -15,6 +15,9 @@ from evkit.window import Window
 def fill(past, prefix, start, seconds, *, per_second=2, mean=0.2, dies=0, version=None, group="billing"):
     """Events from `start` seconds ago on, handled after about `mean` seconds; every `dies`-th becomes a dead letter."""
     past.sql(
+        "SELECT setseed(0.5)"
+    )  # the same durations in every run: of measures that do not differ, some do by chance
+    past.sql(
         """
         WITH event AS (
             SELECT %(prefix)s || n AS id, n, %(at)s::timestamptz + n * %(step)s * interval '1 s' AS at,
