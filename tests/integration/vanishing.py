@@ -6,14 +6,65 @@ import math
 import threading
 from datetime import datetime
 
-from evkit import kafka
+from evkit import Consumer, Event, Relay, kafka, outbox, postgres, views
 from evkit.errors import BrokerRefused, BrokerUnreachable, EvkitError
 from evkit.settings import Settings
 from evkit.system import System
+from tests.integration.views.groups import commit
+from tests.integration.views.test_journey import FROM_KAFKA
 
 TIMEOUT_SECONDS = 1.0
 # Each question has its timeout, and a view asks about ten; nothing waits for longer than all of them.
 HANG_SECONDS = 90
+
+GROUP, TOPIC = "billing", "order"
+# Every view that asks Kafka, those among them that look into PostgreSQL too.
+ASKING = sorted(FROM_KAFKA | {"annotations", "audit", "audit_counts", "timeline"})
+_ARGUMENTS = {
+    "lag_history": {"group": GROUP, "source": "offsets_log"},
+    "rebalances": {"group": GROUP},
+    "offset_resets": {"group": GROUP},
+    "unread_keys": {"group": "theirs"},
+    "scan": {"topic": TOPIC},
+    "scan_plan": {"topic": TOPIC},
+    "scan_coverage": {"topic": TOPIC},
+    "journey": {"key": "k1"},
+}
+
+
+def filled(stack):
+    """Twenty events, all handled by one group, three by another; nothing happens any more."""
+    postgres.migrate(stack.postgres_dsn)
+    system = System(settings_of(stack))
+    kafka.create_topics(system.settings, {TOPIC: 2})
+    with system.writing() as connection:
+        outbox.write_many(connection, [Event("order.placed", f"k{i % 5}", {"i": i}, topic=TOPIC) for i in range(20)])
+    relay = Relay(system)
+    while relay.step():
+        pass
+    relay.close()
+    consumer = Consumer(GROUP, [TOPIC], system=system)
+    consumer.handler("order.placed")(lambda event, tx: None)
+    while consumer.counts.total < 20:
+        consumer.step(1.0)
+    consumer.close()
+    commit(system, "theirs", TOPIC, 3, 5)
+    return stack
+
+
+def seen(name, system):
+    """The rows of a view."""
+    return getattr(views, name)(system, **_ARGUMENTS.get(name, {})).to_dicts()
+
+
+def until_calm(name, system):
+    """The same once the broker is itself again, with the questions counted that it takes."""
+
+    def look():
+        system.questions = 0
+        return seen(name, system)
+
+    return once_awake(look)
 
 
 class Watched(System):
