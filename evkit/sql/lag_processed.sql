@@ -24,31 +24,46 @@ WITH published AS (
                                   AND a.generation = 0 AND a.disposition = 'dead'), i.received_at) END AS dealt_with_at
       FROM evkit.inbox i
      WHERE i.consumer_group = %(group)s AND i.generation = 0 AND i.topic = ANY (%(topics)s)
-       AND i.processed_at >= %(lookback)s
+       -- The relay may write down late what a group has dealt with already.
+       AND i.processed_at >= %(lookback)s::timestamptz - interval '1 hour'
+), tried AS (
+    SELECT a.event_id, min(a.failed_at) AS tried_at
+      FROM evkit.attempt a
+     WHERE a.consumer_group = %(group)s AND a.generation = 0 AND a.topic = ANY (%(topics)s) AND a.failed_at >= %(lookback)s
+     GROUP BY a.event_id
 ), event AS (
-    SELECT p.topic, p.partition, p."offset", p.position, p.published_at, h.dealt_with_at
-      FROM published p LEFT JOIN handled h ON h.event_id = p.id
+    SELECT p.topic, p.partition, p."offset", p.position, p.published_at, h.dealt_with_at,
+           least(h.dealt_with_at, t.tried_at) AS seen_at
+      FROM published p LEFT JOIN handled h ON h.event_id = p.id LEFT JOIN tried t ON t.event_id = p.id
      WHERE p.partition >= 0
 ), first AS (
     SELECT topic, partition, min("offset") AS "offset", min(position) AS position,
-           min("offset") FILTER (WHERE dealt_with_at IS NOT NULL) AS handled_offset
+           min("offset") FILTER (WHERE seen_at IS NOT NULL) AS seen_offset, min(seen_at) AS seen_at
       FROM event GROUP BY topic, partition
-), base AS (
-    -- The group had dealt with the one before: it stands at the first one. Else it began later, or it stands further back
-    -- than this looks, and nothing is known before the first that it dealt with.
-    SELECT f.topic, f.partition,
-           CASE WHEN before.processed_at IS NULL THEN f.handled_offset ELSE f."offset" END AS "offset",
-           greatest(before.processed_at, %(lookback)s) AS known_from,
-           before.processed_at IS NOT NULL AS is_whole
+), before AS (
+    -- The last twenty before: what the group has dealt with of them, and what it has left.
+    SELECT f.topic, f.partition, min(p."offset") FILTER (WHERE i.event_id IS NOT NULL) AS dealt_offset,
+           max(p."offset") FILTER (WHERE i.event_id IS NULL) AS left_offset, max(i.processed_at) AS dealt_with_at,
+           bool_or(i.event_id IS NULL AND EXISTS (
+               SELECT FROM evkit.attempt a
+                WHERE a.consumer_group = %(group)s AND a.event_id = p.id AND a.generation = 0)) AS has_tried
       FROM first f
-      LEFT JOIN LATERAL (
-           SELECT i.processed_at
-             FROM (SELECT o.id FROM evkit.publication p JOIN evkit.outbox o USING (position)
-                    WHERE p.position < f.position AND p.position >= f.position - 100000 AND p.partition = f.partition
-                      AND coalesce(o.topic, o.aggregatetype) = f.topic
-                    ORDER BY p.position DESC LIMIT 1) AS previous
-             JOIN evkit.inbox i ON i.consumer_group = %(group)s AND i.event_id = previous.id AND i.generation = 0
-           ) AS before ON true
+      CROSS JOIN LATERAL (
+           SELECT p."offset", o.id FROM evkit.publication p JOIN evkit.outbox o USING (position)
+            WHERE p.position < f.position AND p.position >= f.position - 100000 AND p.partition = f.partition
+              AND coalesce(o.topic, o.aggregatetype) = f.topic
+            ORDER BY p.position DESC LIMIT 20) AS p
+      LEFT JOIN evkit.inbox i ON i.consumer_group = %(group)s AND i.event_id = p.id AND i.generation = 0
+     GROUP BY f.topic, f.partition
+), base AS (
+    -- The group had dealt with all before, from where it began: it stands at the first one. Where it has left one of them
+    -- behind, it stands further back than this looks, and nothing is known. Else it began at the first that it dealt with or
+    -- tried, and is known to be there since then.
+    SELECT f.topic, f.partition,
+           CASE WHEN b.has_tried OR b.left_offset > b.dealt_offset THEN NULL
+                WHEN b.dealt_offset IS NOT NULL THEN f."offset" ELSE f.seen_offset END AS "offset",
+           CASE WHEN b.dealt_offset IS NOT NULL THEN greatest(b.dealt_with_at, %(lookback)s) ELSE f.seen_at END AS known_from
+      FROM first f LEFT JOIN before b USING (topic, partition)
 ), done AS (
     SELECT e.topic, e.partition, e."offset", e.published_at,
            max(coalesce(e.dealt_with_at, 'infinity')) OVER (PARTITION BY e.topic, e.partition ORDER BY e."offset") AS done_at
@@ -64,9 +79,7 @@ SELECT topic, partition, kind,
   FROM step WHERE at <= %(until)s
  GROUP BY topic, partition, kind, n
  UNION ALL
-SELECT b.topic, b.partition, 'from', 0, b."offset",
-       CASE WHEN b.is_whole THEN b.known_from
-            ELSE (SELECT min(done_at) FROM done d WHERE d.topic = b.topic AND d.partition = b.partition) END
+SELECT b.topic, b.partition, 'from', 0, b."offset", b.known_from
   FROM base b WHERE b."offset" IS NOT NULL
  ORDER BY 1, 2, 3, 4;
 
@@ -76,7 +89,7 @@ SELECT b.topic, b.partition, 'from', 0, b."offset",
 SELECT DISTINCT i.topic
   FROM evkit.inbox i
  WHERE i.consumer_group = %(group)s AND i.generation = 0 AND i.topic = ANY (%(topics)s)
-   AND i.processed_at >= %(start)s AND i.processed_at < %(until)s
+   AND i.processed_at >= %(lookback)s AND i.processed_at < %(until)s
    AND NOT EXISTS (SELECT FROM evkit.outbox o WHERE o.id = i.event_id)
  UNION
 SELECT DISTINCT coalesce(o.topic, o.aggregatetype)

@@ -59,8 +59,9 @@ SELECT consumer_group FROM copied WHERE consumer_group IS NOT NULL
  ORDER BY 1;
 
 -- name: nearest
--- Of each partition and moment, the sample that is nearest to it: moments are numbered from 0, `step` apart, and a sample
--- speaks for at most as long as the next one was due. A sample between two moments can be the nearest one of both.
+-- Of each partition and moment, the sample that is nearest to it: moments are numbered from 0, `step` apart. A sample speaks
+-- for the time until the next one was due, and for half of that before it, where it is nearer than the one before; for more
+-- there was none, and nobody knows. A sample between two moments can be the nearest one of both.
 WITH sample AS (
     SELECT s.topic, s.partition, s.committed_offset, s.end_offset, s.every_seconds,
            extract(epoch FROM s.sampled_at - %(start)s)::float8 AS second,
@@ -72,7 +73,7 @@ WITH sample AS (
        AND s.sampled_at < %(until)s::timestamptz + interval '1 hour'
 ), numbered AS (
     SELECT topic, partition, committed_offset, end_offset, second, step,
-           greatest(ceil((second - every_seconds) / step), 0)::bigint AS first_n,
+           greatest(ceil((second - every_seconds / 2) / step), 0)::bigint AS first_n,
            least(floor((second + every_seconds) / step), %(last)s)::bigint AS last_n
       FROM sample
 ), candidate AS (
