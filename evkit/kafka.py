@@ -6,6 +6,7 @@ gives in evkit.toml wins, except where a promise would break.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections import deque
@@ -37,8 +38,8 @@ from evkit.errors import BrokerRefused, BrokerUnreachable, EvkitError, UnknownTo
 from evkit.settings import Settings
 
 __all__ = [
-    "OFFSET_BEGINNING", "TIMESTAMP_CREATE_TIME", "TIMESTAMP_LOG_APPEND_TIME", "AdminClient", "KafkaError", "KafkaException",
-    "Message", "OffsetSpec", "TopicPartition",
+    "OFFSET_BEGINNING", "OFFSET_INVALID", "TIMESTAMP_CREATE_TIME", "TIMESTAMP_LOG_APPEND_TIME", "AdminClient", "KafkaError",
+    "KafkaException", "Message", "OffsetSpec", "TopicPartition",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -326,6 +327,8 @@ def committed(
         while True:
             try:
                 answers = asker.committed(list(partitions), timeout=max(until - time.monotonic(), 0.1))
+                for refused in (tp.error for tp in answers if tp.error is not None):
+                    raise KafkaException(refused)
                 return {(tp.topic, tp.partition): tp.offset for tp in answers if tp.offset >= 0}
             except KafkaException as error:
                 if not is_not_ready(error.args[0]) or time.monotonic() > until:
@@ -354,35 +357,34 @@ def refresh_leaders(client: AdminClient) -> None:
         log.info("no leaders yet: %s", error)
 
 
-def ask_stable_ends(
-    client: AdminClient, places: Iterable[tuple[str, int]], timeout_seconds: float = 60.0
+def list_offsets(
+    client: AdminClient, request: Mapping[TopicPartition, OffsetSpec], **options: Any
 ) -> dict[TopicPartition, Future[ListOffsetsResultInfo]]:
-    """Ask where partitions end for who reads committed records, without waiting for the answer.
-
-    The future of each partition has what `told_offset` takes, or the error.
-    """
-    request = {TopicPartition(*place): OffsetSpec.latest() for place in places}  # type: ignore[no-untyped-call]
+    """What an admin client's own says: of each partition the answer, or KafkaException where the broker refuses or does not
+    answer in time. Waits for nothing. To the client itself the latter is an answer, an offset of -1001, which every
+    comparison takes for a small one: nobody else asks it."""
     if not request:
         return {}
-    return client.list_offsets(
-        request, isolation_level=ck.IsolationLevel.READ_COMMITTED, request_timeout=timeout_seconds
-    )
-
-
-def told_offset(asked: Future[ListOffsetsResultInfo]) -> ListOffsetsResultInfo:
-    """The answer of `list_offsets` for a partition, waited for; or KafkaException: the broker refuses, or did not answer in
-    time, which is no error to the client: it gives an invalid offset, which is no number."""
-    told = asked.result()
-    if told.offset == OFFSET_INVALID:
-        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+    told: dict[TopicPartition, Future[ListOffsetsResultInfo]] = {}
+    for place, asked in client.list_offsets(dict(request), **options).items():
+        told[place] = Future()
+        asked.add_done_callback(functools.partial(_tell, told[place]))
     return told
+
+
+def _tell(future: Future[Any], asked: Future[Any]) -> None:
+    error = asked.exception()
+    if error is None and asked.result().offset == OFFSET_INVALID:
+        error = KafkaException(KafkaError(KafkaError._TIMED_OUT))
+    if error is None:
+        future.set_result(asked.result())
+    else:
+        future.set_exception(error)
 
 
 def was_answered(asked: Future[Any]) -> bool:
     """Whether a broker has answered; a refusal is an answer too."""
     error = asked.exception()
-    if error is None and getattr(asked.result(), "offset", None) == OFFSET_INVALID:
-        return False
     cause = error.args[0] if isinstance(error, KafkaException) else None
     return error is None or (isinstance(cause, KafkaError) and cause.code() not in _NO_ANSWER)
 
@@ -472,12 +474,12 @@ def offsets(
     if not wanted:
         return {}
     client = admin(settings) if client is None else client
-    asked = client.list_offsets(wanted, request_timeout=settings.kafka_timeout_seconds)
+    asked = list_offsets(client, wanted, request_timeout=settings.kafka_timeout_seconds)
     if any(is_moved(future) for future in asked.values()):
         refresh_leaders(client)
-        asked = client.list_offsets(wanted, request_timeout=settings.kafka_timeout_seconds)
+        asked = list_offsets(client, wanted, request_timeout=settings.kafka_timeout_seconds)
     try:
-        return {(tp.topic, tp.partition): told_offset(future).offset for tp, future in asked.items()}
+        return {(tp.topic, tp.partition): future.result().offset for tp, future in asked.items()}
     except KafkaException as error:
         raise failed(settings, error, client) from None
 

@@ -179,16 +179,26 @@ def stable_ends(
         BrokerUnreachable, BrokerRefused.
     """
     places = [(tp.topic, tp.partition) for tp in partitions]
-    asked = kafka.ask_stable_ends(client, places)
+    asked = ask_stable_ends(client, places)
     answers = [_waited_for_leader(settings, future, client) for future in asked.values()]
     if any(answer is None for answer in answers):
         kafka.refresh_leaders(client)
-        asked = kafka.ask_stable_ends(client, places)
+        asked = ask_stable_ends(client, places)
         answers = [_waited(settings, future, client) for future in asked.values()]
     try:
-        return {(tp.topic, tp.partition): kafka.told_offset(future).offset for tp, future in asked.items()}
+        return {(tp.topic, tp.partition): future.result().offset for tp, future in asked.items()}
     except KafkaException as error:
         raise kafka.failed(settings, error, client) from None
+
+
+def ask_stable_ends(
+    client: AdminClient, places: Iterable[tuple[str, int]], timeout_seconds: float = 60.0
+) -> dict[TopicPartition, Future[Any]]:
+    """Ask where partitions end for who reads committed records; as `kafka.list_offsets`, which waits for nothing."""
+    request = {TopicPartition(*place): OffsetSpec.latest() for place in places}  # type: ignore[no-untyped-call]
+    return kafka.list_offsets(
+        client, request, isolation_level=ck.IsolationLevel.READ_COMMITTED, request_timeout=timeout_seconds
+    )
 
 
 def told_offsets(
@@ -201,16 +211,15 @@ def told_offsets(
         BrokerUnreachable: no place has answered within `settings.kafka_timeout_seconds`. BrokerRefused.
     """
     if spec is None:
-        futures = kafka.ask_stable_ends(client, places, settings.kafka_timeout_seconds)
-    elif request := {TopicPartition(*place): spec for place in places}:
-        futures = client.list_offsets(request, request_timeout=settings.kafka_timeout_seconds)
+        futures = ask_stable_ends(client, places, settings.kafka_timeout_seconds)
     else:
-        return {}
+        request = {TopicPartition(*place): spec for place in places}
+        futures = kafka.list_offsets(client, request, request_timeout=settings.kafka_timeout_seconds)
     found: dict[tuple[str, int], Any] = {}
     failed: KafkaException | None = None
     for tp, future in futures.items():
         try:
-            found[tp.topic, tp.partition] = kafka.told_offset(future)
+            found[tp.topic, tp.partition] = future.result()
         except KafkaException as error:
             failed = error
             log.info("no offset of %s [%s]: %s", tp.topic, tp.partition, error)

@@ -5,14 +5,15 @@
     event_type = "order.*"
     field = "customer.email"           # or items.*.note, **.iban (at any depth); or header = "tenant"
     action = "mask"                    # ***; remove takes the field out; replace puts `replacement` there; hash: see below
+    errors = "hide"                    # what errors say of such an event: see below
 
 `hash` puts `hash:` and a keyed hash there (HMAC-SHA-256 with the profile's `masking_key`, its first 96 bits): equal values
 stay equal, and who has not the key cannot find a value by trying out all names or numbers that there are.
 
 Views apply them before there is a frame, and `evkit dlq` before it prints or writes a letter. A record whose event type
 cannot be told is under every policy of its topic. A path that is not there masks nothing; a value that cannot be read as
-JSON while a policy applies to it is withheld whole, for nobody can say what is in it. Names of fields, keys of records and
-what a handler wrote into its error are no payload; of an error that is shown beside its payload, what it quotes is hidden.
+JSON while a policy applies to it is withheld whole, for nobody can say what is in it. Names of fields and keys of records
+are no payload. An error may quote the payload in any form; `errors` says what is shown of it, in `evkit/error_texts.py`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ from evkit.fields import Steps, steps_of
 
 MASK = "***"
 MASKED, WITHHELD = "masked", "withheld"
+# What evkit's tables have for the type of a record that is no event, and of one that a decode function passed over.
+UNKNOWN_TYPE, PASSED_OVER = "(unknown)", "(passed over)"
+Headers = Iterable[tuple[str, bytes | None]]
 
 HASHED = "hash:"
 NO_KEY = (
@@ -53,6 +57,8 @@ class Policy(BaseModel):
         header             name of a header, in place of `field`
         action             mask, remove, replace or hash
         replacement        what `replace` puts there
+        errors             hide (what errors say of an event with such a field or header), replace (only the value itself,
+                           wherever an error quotes it letter for letter), or show
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +69,7 @@ class Policy(BaseModel):
     header: str | None = None
     action: Literal["mask", "remove", "replace", "hash"] = "mask"
     replacement: str | None = None
+    errors: Literal["hide", "replace", "show"] = "hide"
     _key: bytes = PrivateAttr(default=b"")
 
     @model_validator(mode="after")
@@ -107,6 +114,8 @@ class Policy(BaseModel):
 
 def applying(policies: Iterable[Policy], topic: str, event_type: str | None) -> tuple[Policy, ...]:
     """The policies that a record is under."""
+    if event_type in (UNKNOWN_TYPE, PASSED_OVER):
+        event_type = None
     return tuple(
         p
         for p in policies
@@ -155,9 +164,7 @@ def masked_value(
         return None, WITHHELD
 
 
-def masked_headers(
-    headers: Iterable[tuple[str, bytes | None]], policies: Sequence[Policy]
-) -> list[tuple[str, bytes | None]]:
+def masked_headers(headers: Headers, policies: Sequence[Policy]) -> list[tuple[str, bytes | None]]:
     """Headers as they may be seen."""
     of_name = {p.header: p for p in policies if p.header is not None}
     found: list[tuple[str, bytes | None]] = []
@@ -170,7 +177,7 @@ def masked_headers(
     return found
 
 
-def hidden_headers(headers: Iterable[tuple[str, bytes | None]], policies: Sequence[Policy]) -> list[str]:
+def hidden_headers(headers: Headers, policies: Sequence[Policy]) -> list[str]:
     """What policies hide of headers, as text: an error may quote it."""
     names = {p.header for p in policies}
     texts = [

@@ -45,11 +45,13 @@ def record_at(settings: Settings, topic: str, partition: int, offset: int) -> Re
         until = time.monotonic() + settings.kafka_timeout_seconds
         while (left := until - time.monotonic()) > 0:
             message = reader.poll(left)
-            if message is None or message.error() is not None:
+            if message is None or message.topic() is None:
+                continue  # nothing, or that a broker is away: no word of this record
+            if message.error() is not None:
                 return None  # out of the topic's range, at its end, or not in this topic: nothing of it is here
             found = record_of(message, datetime.now(UTC))
             return found if found.offset == offset else None
-        return None
+        raise failed(settings, KafkaException(KafkaError(KafkaError._TIMED_OUT)))
     finally:
         reader.close()
 

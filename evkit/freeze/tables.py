@@ -28,7 +28,8 @@ from psycopg import sql as compose
 
 from evkit import postgres
 from evkit.freeze.manifest import File, Missing, path_of, sha256
-from evkit.masking import MASK
+from evkit.freeze.masked_errors import errors_as_seen
+from evkit.masking import MASK, Policy
 from evkit.postgres import integer_array, text_array
 from evkit.sql import named
 from evkit.system import System
@@ -67,7 +68,7 @@ _WITHOUT_PAYLOADS = {
     ("dead_letter", "header_values"): _NO_VALUES,
     ("dead_letter", "edit"): "t.edit - 'difference'",
     # A stack quotes values, and what a framework has said of a letter has a stack of its own; views show neither but
-    # beside a payload. The message stays: it is what a failure is recognised by.
+    # beside a payload. The message stays, where no policy is about the event: it is what a failure is recognised by.
     ("dead_letter", "stack_trace"): "''::text",
     ("dead_letter", "source_facts"): "NULL::jsonb",
     ("attempt", "stack_trace"): "''::text",
@@ -81,7 +82,7 @@ _MASKED_HEADERS = """CASE WHEN t.headers IS NOT NULL THEN (
 # What may be about people in a freeze; keys and ids are whatever the service takes for them.
 _PERSONAL = (
     "keys and ids of events and records",
-    "error messages, which may quote a payload",
+    "error messages of events that no policy is about, which may quote a payload",
     "headers that no policy names",
     "who acted, with notes, reasons and tickets",
     "names, client addresses and hosts of database sessions and group members",
@@ -178,6 +179,7 @@ def copy(
     """
     with system.reading() as connection:
         copy = _Copy(connection, window, folder, payloads, progress)
+        copy.policies = system.settings.masking
         copy.masked_headers = sorted({p.header for p in system.settings.masking if p.header is not None})
         return copy.run()
 
@@ -215,6 +217,7 @@ class _Copy:
         self.copied = Copied(at=at, migration=migration)
         self._open: dict[str, _Rows] = {}
         self.masked_headers: list[str] = []
+        self.policies: tuple[Policy, ...] = ()
 
     def run(self) -> Copied:
         try:
@@ -421,6 +424,8 @@ class _Rows:
                 true_values=["t"], false_values=["f"],
             ),
         )  # fmt: skip
+        if not self._copy.payloads and self._copy.policies and "error_message" in table.column_names:
+            table = errors_as_seen(table, self._copy.policies)
         least, most = _PAGE_ROWS
         self._page_rows = min(max(table.num_rows * _PAGE_BYTES // size, least), most)
         return table

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -24,6 +24,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from evkit import postgres
+from evkit.error_texts import message_of
 from evkit.errors import SchemaMismatch, UnknownGroup, UsageError
 from evkit.runtime import audit
 from evkit.runtime.failure import Failure, chain
@@ -229,11 +230,15 @@ class BreakerState:
 def breakers(system: System, group: str | None = None, *, only_open: bool = False) -> list[BreakerState]:
     """Handlers that are held or were, the open ones first. Changes nothing."""
     with system.reading() as connection:
-        return (
+        found = (
             connection.cursor(row_factory=class_row(BreakerState))
             .execute(_SQL["breakers"], {"group": group, "state": "open" if only_open else None})
             .fetchall()
         )
+    if not (policies := system.settings.masking):
+        return found
+    # Nobody wrote down which event it was: it is under every policy.
+    return [replace(b, error_message=message_of(b.error_message, policies, None, None) or "") for b in found]
 
 
 def to_close(system: System, group: str, handler: str | None = None) -> list[str]:

@@ -73,7 +73,7 @@ class Decisions:
             self._take_answers()
         if self._waiting and not self._asked:
             places = {place for ends in self._waiting.values() for place in ends}
-            self._asked = kafka.ask_stable_ends(self._admin, sorted(places))
+            self._asked = kafka_admin.ask_stable_ends(self._admin, sorted(places))
 
     def _take_answers(self) -> None:
         asked, self._asked = self._asked, {}

@@ -14,12 +14,9 @@ from evkit import decoding, kafka
 from evkit.errors import NoHandler, RedriveRefused, Undecodable
 from evkit.event import TARGET_GROUP, Event, look
 from evkit.kafka import Record
+from evkit.masking import PASSED_OVER, UNKNOWN_TYPE
 from evkit.runtime.failure import storable
 from evkit.runtime.handler import Handler, Handlers
-
-# Type in the inbox of a record that the consumer's decode function has passed over, and of one that is no event.
-PASSED_OVER = "(passed over)"
-UNKNOWN = "(unknown)"
 
 
 @dataclass(slots=True)
@@ -51,7 +48,7 @@ class Delivery:
             claimed = (None, None) if handlers.decode else decoding.identity(record)
             if _is_for_another(record, handlers):
                 return cls._without_event(record, claimed, PASSED_OVER, None)
-            return cls._without_event(record, claimed, UNKNOWN, problem)
+            return cls._without_event(record, claimed, UNKNOWN_TYPE, problem)
         if event is None:
             return cls._without_event(record, (None, None), PASSED_OVER, None)
         # What a decode function makes of the headers is its own matter; ours keeps this one.

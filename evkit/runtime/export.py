@@ -120,7 +120,7 @@ def export(
         with system.writing("evkit dlq export") as connection:
             audit.end(connection, audit.begin(connection, "dead_letters.export_unmasked", str(out), told, reason), {})
     policies = () if unmasked else system.settings.masking
-    letters = (rows(as_seen(letter, policies)[0]) for letter in records(system, selection))
+    letters = (rows(as_seen(letter, policies)[0]) for letter in records(system, selection, unmasked=unmasked))
     if not isinstance(out, Path):
         if format == "parquet":
             raise UsageError("Parquet is no text: give a file (--out FILE)")

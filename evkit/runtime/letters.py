@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from psycopg.rows import class_row, dict_row
 
 from evkit import postgres
-from evkit.errors import UnknownGroup, UnknownLetter
+from evkit.error_texts import message_of
+from evkit.errors import InvalidParameter, UnknownGroup, UnknownLetter
+from evkit.masking import of_topic
 from evkit.sql import named
 from evkit.system import System
 
@@ -157,18 +159,24 @@ class Selection:
 def letters(
     system: System, selection: Selection | None = None, *, letters_max: int | None = LETTERS_MAX
 ) -> list[DeadLetter]:
-    """Letters of a selection, the one that failed first at the top; without payloads. Changes nothing.
+    """Letters of a selection, the one that failed first at the top; without payloads, and without what errors say of events
+    that a masking policy may be about (`evkit.error_texts`). Changes nothing.
 
     Raises:
         UnknownGroup: the selection names a group that neither the cluster's nor evkit's tables know.
+        InvalidParameter: it has a text, and a masking policy may be about one of the letters.
         DatabaseUnreachable, NotMigrated.
     """
     selection = selection or Selection()
+    _require_searchable(system, selection)
     with system.reading() as connection:
         if selection.group is not None:
             require_group(connection, selection.group)
         cursor = connection.cursor(row_factory=class_row(DeadLetter))
-        return cursor.execute(_SQL["letters"], selection.parameters(letters_max)).fetchall()
+        found = cursor.execute(_SQL["letters"], selection.parameters(letters_max)).fetchall()
+    if not (policies := system.settings.masking):
+        return found
+    return [replace(x, error_message=message_of(x.error_message, policies, x.topic, x.event_type) or "") for x in found]
 
 
 def require_group(connection: postgres.Connection, group: str) -> None:
@@ -183,20 +191,24 @@ def ids_of(system: System, selection: Selection) -> list[int]:
 
     Raises: see `letters`.
     """
+    _require_searchable(system, selection)
     with system.reading() as connection:
         if selection.group is not None:
             require_group(connection, selection.group)
         return [row[0] for row in connection.execute(_SQL["letter_ids"], selection.parameters(None)).fetchall()]
 
 
-def records(system: System, selection: Selection | None = None) -> Iterator[FullLetter]:
+def records(system: System, selection: Selection | None = None, *, unmasked: bool = False) -> Iterator[FullLetter]:
     """All letters of a selection with their records (without attempts), the one that failed first at the top.
 
-    One snapshot, read as it is asked for: a million letters take no more memory than a thousand. Changes nothing.
+    One snapshot, read as it is asked for: a million letters take no more memory than a thousand. Changes nothing. With
+    `unmasked`, for who may see all of them, a text may also be found in what policies hide.
 
     Raises: see `letters`; at the first letter.
     """
     selection = selection or Selection()
+    if not unmasked:
+        _require_searchable(system, selection)
     with system.reading() as connection:
         if selection.group is not None:
             require_group(connection, selection.group)
@@ -218,7 +230,7 @@ def groups(
 
     The keys are the columns of `views.dead_letter_groups`, which see, beside them n_letters (of the asked states). Counted
     (n_keys, n_event_types, the sample) are the open letters where there are any. `since` and `until` say what n_new counts;
-    default: the last hour.
+    default: the last hour. Messages as in `letters`.
 
     Raises: see `letters`.
     """
@@ -234,7 +246,11 @@ def groups(
     with system.reading() as connection:
         if group is not None:
             require_group(connection, group)
-        return connection.cursor(row_factory=dict_row).execute(_SQL["groups"], values).fetchall()
+        found = connection.cursor(row_factory=dict_row).execute(_SQL["groups"], values).fetchall()
+    for row in found:
+        of = row.pop("topic"), row.pop("event_type")
+        row["error_message"] = message_of(row["error_message"], system.settings.masking, *of)
+    return found
 
 
 def show(system: System, letter_id: int) -> FullLetter:
@@ -253,6 +269,21 @@ def show(system: System, letter_id: int) -> FullLetter:
             {"group": row["consumer_group"], "event_id": row["event_id"], "generation": row["generation"]},
         ).fetchall()
         return FullLetter(**row, attempts=attempts)
+
+
+def _require_searchable(system: System, selection: Selection) -> None:
+    """Raise InvalidParameter when a text would be looked for in what policies hide: who finds it there has seen it."""
+    if selection.text is None:
+        return
+    for policy in of_topic(system.settings.masking, selection.topic):
+        if policy.field is not None or policy.errors != "show":
+            what = f"field '{policy.field}'" if policy.header is None else f"header '{policy.header}'"
+            raise InvalidParameter(
+                f"letters cannot be searched for a text: the masking policy of {what} hides some of what payloads and "
+                "errors say; leave the text away, or name a topic that no policy is about",
+                name="text",
+                value=selection.text,
+            )
 
 
 def known_ids(connection: postgres.Connection) -> list[str]:

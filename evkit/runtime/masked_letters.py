@@ -1,7 +1,7 @@
 """letters → letters as policies let them be seen (`evkit.masking`): what is printed or written to a file.
 
-Hidden are fields and headers that policies name, in the record, in differences and wherever an error quotes them. Redrives,
-edits and imports take the letters themselves.
+Hidden are fields and headers that policies name, in the record, in differences and in what errors say
+(`evkit.error_texts`). Redrives, edits and imports take the letters themselves.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from evkit.error_texts import quoted
 from evkit.foreign import ForeignLetter
 from evkit.masking import (
     MASK,
     MASKED,
-    WITHHELD,
     Policy,
     applying,
     hidden_headers,
@@ -26,9 +26,6 @@ from evkit.masking import (
 from evkit.runtime.letters import FullLetter
 from evkit.runtime.payload import Change
 
-# What stands for a stack that may quote a value nobody could look into.
-_WITHHELD_STACK = "(withheld: policies apply to the value, and it is no JSON)"
-
 
 def as_seen(letter: FullLetter, policies: Iterable[Policy]) -> tuple[FullLetter, str | None]:
     """A letter as it may be seen, and whether its value is `masked` or `withheld`; itself and None: no policy applies."""
@@ -38,15 +35,20 @@ def as_seen(letter: FullLetter, policies: Iterable[Policy]) -> tuple[FullLetter,
     hidden = hidden_headers(letter.headers, under)
     value, state = masked_value(letter.raw_value, under, hidden)
     headers = masked_headers(letter.headers, under)
+    # An edited letter has the error of the payload before the edit.
+    said = quoted(letter.raw_value, letter.headers, under, is_own=letter.edited_from is None)
     seen = replace(
         letter,
         raw_value=value,
         header_names=[name for name, _ in headers],
         header_values=[content for _, content in headers],
-        error_message=_without(letter.error_message, hidden),
-        stack_trace=_WITHHELD_STACK if state == WITHHELD else _without(letter.stack_trace, hidden),
-        attempts=_without(letter.attempts, hidden),
-        source_facts=_without(letter.source_facts, hidden),
+        error_message=said.message(letter.error_message) or "",
+        stack_trace=said.stack(letter.stack_trace) or "",
+        attempts=[
+            _without(attempt, hidden) | {"error_message": said.message(attempt["error_message"])}
+            for attempt in letter.attempts
+        ],
+        source_facts=_without(said.facts(letter.source_facts), hidden),
         edit=_edit_as_seen(letter.edit, hidden),
     )
     return seen, state or MASKED
@@ -63,16 +65,17 @@ def foreign_as_seen(letter: ForeignLetter, policies: Sequence[Policy]) -> Foreig
     if not under:
         return letter
     hidden = hidden_headers(letter.headers, under)
-    value, state = masked_value(letter.found.value, under, hidden)
+    value, _ = masked_value(letter.found.value, under, hidden)
+    said = quoted(letter.found.value, letter.headers, under)
     found = letter.found._replace(value=value, headers=masked_headers(letter.found.headers, under))
     return replace(
         letter,
         found=found,
         headers=masked_headers(letter.headers, under),
-        error_message=masked_text(letter.error_message, hidden),
-        stack_trace=_WITHHELD_STACK if state == WITHHELD else masked_text(letter.stack_trace, hidden),
-        root_cause=masked_text(letter.root_cause, hidden),
-        facts=_without(letter.facts, hidden),
+        error_message=said.message(letter.error_message),
+        stack_trace=said.stack(letter.stack_trace),
+        root_cause=said.titled(letter.root_cause),
+        facts=_without(said.facts(letter.facts), hidden),
         problems=tuple(_without(list(letter.problems), hidden)),
         known_fingerprint=letter.fingerprint,
     )

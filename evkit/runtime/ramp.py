@@ -414,9 +414,10 @@ class Execution:
             self._count(1)
             self._stage_failed += 1
         if stops:
-            said = f"{failure.error_class}: {failure.error_message[:200]}"
+            # Without its message, which may quote the payload: here no masking policy would find it.
             why = "failed through nobody's fault" if held else "failed again in the same way"
-            raise _End("stopped", f"letter {item.letter_id} {why} ({said})")
+            more = f"{failure.error_class}; `evkit dlq show {item.letter_id}`"
+            raise _End("stopped", f"letter {item.letter_id} {why} ({more})")
 
 
 def _call(connection: postgres.Connection, inbox: Inbox, letters: list[_Letter]) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from psycopg.rows import dict_row
 
 from evkit import postgres
+from evkit.error_texts import message_of
 from evkit.errors import RedriveRefused
 from evkit.event import new_id
 from evkit.runtime import audit, redrive_run
@@ -205,8 +206,8 @@ def run_letters(system: System, redrive_id: str) -> list[dict[str, Any]]:
 
     The keys: letter_id; state (waiting, resolved, released: only what was behind it, sent, failed, skipped); released,
     how many events behind it were handled; failed_behind, the letter of the one that was not; why it was skipped;
-    error_class and error_message of its last failure, as the letter has them now; tail_left, whether it is through and
-    what waits behind it is still to run.
+    error_class and error_message of its last failure, as the letter has them now and masking policies let them be seen;
+    tail_left, whether it is through and what waits behind it is still to run.
 
     Raises:
         UnknownRedrive.
@@ -214,7 +215,11 @@ def run_letters(system: System, redrive_id: str) -> list[dict[str, Any]]:
     with system.reading() as connection:
         read_run(connection, redrive_id)
         cursor = connection.cursor(row_factory=dict_row)
-        return cursor.execute(_SQL["run_letters"], {"redrive_id": redrive_id}).fetchall()
+        found = cursor.execute(_SQL["run_letters"], {"redrive_id": redrive_id}).fetchall()
+    for row in found:
+        of = row.pop("topic"), row.pop("event_type")
+        row["error_message"] = message_of(row["error_message"], system.settings.masking, *of)
+    return found
 
 
 # --- what these are made of -------------------------------------------------------------------------------------------

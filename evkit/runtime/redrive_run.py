@@ -15,8 +15,8 @@ from psycopg.rows import class_row
 
 from evkit import postgres
 from evkit.errors import RedriveRefused, UnknownRedrive
+from evkit.masking import UNKNOWN_TYPE
 from evkit.runtime import audit
-from evkit.runtime.delivery import UNKNOWN
 from evkit.runtime.handler import Handlers
 from evkit.runtime.inbox import Inbox
 from evkit.sql import named
@@ -122,7 +122,7 @@ def read_result(connection: postgres.Connection, redrive_id: str) -> RedriveResu
         "resolved": result.resolved, "failed": result.failed, "skipped": result.skipped, "waiting": result.not_tried,
         "sent": result.sent,
     }  # fmt: skip
-    for letter_id, state, released, failed_behind, why, _, _, tail_left in connection.execute(
+    for letter_id, state, released, failed_behind, why, _, _, tail_left, *_ in connection.execute(
         _SQL["run_letters"], {"redrive_id": redrive_id}
     ).fetchall():
         if state in lists:
@@ -175,7 +175,7 @@ def require_handlers(connection: postgres.Connection, redrive_id: str, inbox: In
 def require_handler(handlers: Handlers, group: str, event_type: str, letters: int, letter_id: int) -> None:
     """Raise RedriveRefused when these handlers have none for a type, which some letters have."""
     # What could not be decoded has no type that says anything.
-    if event_type != UNKNOWN and not handlers.knows(event_type):
+    if event_type != UNKNOWN_TYPE and not handlers.knows(event_type):
         raise RedriveRefused(
             f"this application has no handler for '{event_type}' in group '{group}', and {letters} of the letters are of "
             f"that type (the first is {letter_id}): give the application that has one, or leave them out"

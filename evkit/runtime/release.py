@@ -12,13 +12,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from psycopg.rows import class_row
 
 from evkit import postgres
+from evkit.error_texts import message_of
 from evkit.kafka import Record
 from evkit.runtime.attempt import attempt_values, letter_values
 from evkit.runtime.delivery import Delivery
@@ -87,9 +88,12 @@ def parked_keys(
     """Keys whose events wait behind a dead letter, the longest parked first. Changes nothing."""
     with system.reading() as connection:
         cursor = connection.cursor(row_factory=class_row(ParkedKey))
-        return cursor.execute(
+        found = cursor.execute(
             _SQL["keys"], {"group": group, "key": key, "topic": topic, "letters": letters, "keys_max": keys_max}
         ).fetchall()
+    if not (policies := system.settings.masking):
+        return found
+    return [replace(k, error_message=message_of(k.error_message, policies, k.topic, None)) for k in found]
 
 
 def lock(connection: postgres.Connection, key: ParkedKey) -> bool:

@@ -33,6 +33,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from evkit import kafka_admin, postgres
+from evkit.error_texts import message_of
 from evkit.errors import EvkitError, ReplayRefused, UnknownReplay, UsageError
 from evkit.event import new_id
 from evkit.runtime import audit, group_pause
@@ -412,8 +413,10 @@ def status(system: System, replay_id: str) -> dict[str, Any]:
             }
             for s in _stretches(connection, replay_id)
         ]
-        cursor = connection.cursor(row_factory=dict_row)
-        return row | {"ranges": ranges, "failures": cursor.execute(_SQL["failures"], (replay_id,)).fetchall()}
+        failures = connection.cursor(row_factory=dict_row).execute(_SQL["failures"], (replay_id,)).fetchall()
+    for each in failures:
+        each["error_message"] = message_of(each["error_message"], system.settings.masking, each["topic"], None)
+    return row | {"ranges": ranges, "failures": failures}
 
 
 def stop(system: System, replay_id: str, *, reason: str | None = None) -> str:

@@ -6,6 +6,7 @@ reads the records can say how many a replay would hand over, so a plan reads the
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -168,7 +169,7 @@ def survey(
     Reads with assign(): joins no group, commits nothing.
 
     Raises:
-        KafkaException: the client cannot go on.
+        BrokerUnreachable: nothing came for `settings.kafka_timeout_seconds`. KafkaException: the client cannot go on.
     """
     topics = sorted({topic for topic, _ in stretches})
     parked = set(connection.execute(_SQL["parked_keys"], {"group": group, "topics": topics}).fetchall())
@@ -177,9 +178,13 @@ def survey(
     client = kafka.consumer(system.settings, "evkit-replay-plan", **{"enable.partition.eof": True})
     try:
         client.assign([TopicPartition(*place, stretches[place][0]) for place in sorted(left)])
+        heard_at = time.monotonic()
         while left:
             now = datetime.now(UTC)
-            for message in client.consume(_CHUNK, 0.2):
+            messages = client.consume(_CHUNK, 0.2)
+            if not messages and time.monotonic() - heard_at > system.settings.kafka_timeout_seconds:
+                raise kafka.failed(system.settings, kafka.KafkaException(kafka.KafkaError(kafka.KafkaError._TIMED_OUT)))
+            for message in messages:
                 place = (str(message.topic()), int(message.partition() or 0))
                 error = message.error()
                 if error is None:
@@ -194,6 +199,8 @@ def survey(
                     raise kafka.KafkaException(error)
             for counting in counted.values():
                 counting.look_up(connection)
+            if messages:
+                heard_at = time.monotonic()  # not before: the look-up may take long
     finally:
         client.close()
     return {place: counting.finished() for place, counting in counted.items()}

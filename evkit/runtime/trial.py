@@ -15,8 +15,9 @@ from psycopg import sql as compose
 from psycopg.pq import TransactionStatus
 
 from evkit import postgres
+from evkit.error_texts import Quoted, quoted
 from evkit.errors import RedriveRefused
-from evkit.masking import applying, hidden_headers, masked_document, masked_text, masked_value
+from evkit.masking import applying, hidden_headers, masked_document, masked_value
 from evkit.runtime.failure import Failure
 from evkit.runtime.letters import show
 from evkit.runtime.masked_letters import rows_as_seen
@@ -82,7 +83,7 @@ def try_redrive(system: System, letter_id: int, consumer: Consumer) -> Trial:
     """Run an open letter's handler in a transaction that is rolled back, and tell what it would have done.
 
     What policies hide (`evkit.masking`) of the letter and of follow-up events is hidden there, and wherever the same text
-    stands in rows and errors.
+    stands in rows; of errors see `evkit.error_texts`.
 
     Side effects: none in PostgreSQL (numbers of sequences apart); work outside PostgreSQL happens.
 
@@ -96,6 +97,7 @@ def try_redrive(system: System, letter_id: int, consumer: Consumer) -> Trial:
     of_letter = applying(policies, letter.topic, letter.event_type or None)
     hidden = hidden_headers(letter.headers, of_letter)
     masked_value(letter.raw_value, of_letter, hidden)
+    said = quoted(letter.raw_value, letter.headers, of_letter)
     if letter.consumer_group != consumer.group:
         raise RedriveRefused(
             f"letter {letter_id} is of group '{letter.consumer_group}', the given consumer is of '{consumer.group}'"
@@ -137,13 +139,14 @@ def try_redrive(system: System, letter_id: int, consumer: Consumer) -> Trial:
                 seen = masked_document(payload, applying(policies, topic, kind), hidden)
                 follow_ups.append({"type": kind, "key": key, "topic": topic, "payload": _cut(seen)})
             tables = _tables(connection, hidden)
+        said = Quoted(said.is_hidden, (*said.texts, *hidden))
         return Trial(
             letter_id,
             delivery.handler.name if delivery.handler else None,
             failure is None,
             seconds,
-            None if failure is None else masked_text(f"{failure.error_class}: {failure.error_message}", hidden),
-            None if failure is None else masked_text(failure.stack_trace, hidden),
+            None if failure is None else f"{failure.error_class}: {said.message(failure.error_message)}",
+            None if failure is None else said.stack(failure.stack_trace),
             tables,
             follow_ups,
         )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
-from evkit import kafka
+from evkit import kafka, kafka_admin
 from evkit.kafka import TopicPartition
 from evkit.runtime.assignment import Place
 
@@ -55,7 +55,7 @@ class Watchdog:
             self._judge(client, asked, set(idle), ended_at)
         elif not self._asked and time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + LOOK_SECONDS
-            self._asked = kafka.ask_stable_ends(self._admin, idle)
+            self._asked = kafka_admin.ask_stable_ends(self._admin, idle)
 
     def sentences(self) -> list[str]:
         """What is stuck, for people."""

@@ -278,7 +278,8 @@ SELECT k.consumer_group AS "group", k.fingerprint, newest.error_class || coalesc
                 WHERE r.state = 'resolved' AND r.consumer_group = k.consumer_group AND r.fingerprint = k.fingerprint
                   AND r.state_changed_at < k.newest_open_at) AS regressed,
        k.last_id AS sample_letter_id,
-       CASE WHEN k.n_keys <= %(poison_keys_max)s THEN 'poison' ELSE 'systemic' END AS spread, k.replay
+       CASE WHEN k.n_keys <= %(poison_keys_max)s THEN 'poison' ELSE 'systemic' END AS spread, k.replay,
+       newest.topic, newest.event_type
   FROM keyed k
   JOIN evkit.dead_letter oldest ON oldest.letter_id = k.first_id
   JOIN evkit.dead_letter newest ON newest.letter_id = k.last_id
@@ -311,7 +312,7 @@ SELECT letter_id, consumer_group AS "group", state, event_type, event_id, key, t
 
 -- name: view_payloads
 -- What the letters of these ids held, for those who asked for it.
-SELECT letter_id, raw_value, header_names, header_values, stack_trace
+SELECT letter_id, raw_value, header_names, header_values, stack_trace, edited_from IS NOT NULL AS edited
   FROM evkit.dead_letter
  WHERE letter_id = ANY (%(ids)s::bigint[]);
 

@@ -47,7 +47,8 @@ SELECT r.redrive_id, r.consumer_group,
 -- Everything of a run, in its order.
 SELECT i.letter_id,
        CASE WHEN i.state = 'tail' THEN CASE WHEN i.settled_at IS NULL THEN 'waiting' ELSE 'resolved' END ELSE i.state END AS state,
-       i.released, i.failed_behind, i.why, l.error_class, l.error_message, i.state = 'tail' AND i.settled_at IS NOT NULL AS tail_left
+       i.released, i.failed_behind, i.why, l.error_class, l.error_message, i.state = 'tail' AND i.settled_at IS NOT NULL AS tail_left,
+       l.topic, l.event_type
   FROM evkit.redrive_letter i LEFT JOIN evkit.dead_letter l USING (letter_id)
  WHERE i.redrive_id = %(redrive_id)s ORDER BY i.position;
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from evkit.error_texts import message_of
 from evkit.system import System
 from evkit.views.columns import COLUMNS
 from evkit.views.frame import Frame, Frames, fetch, frame, view
@@ -23,4 +24,8 @@ def breakers(system: System, *, group: str | None = None, frames: Frames = "pola
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     rows = fetch(system, "breaker", "breakers_now", COLUMNS["breakers"], group=group)
+    # Which event it was is not known: it is under every policy.
+    message = [c.name for c in COLUMNS["breakers"]].index("error_message")
+    for row in rows:
+        row[message] = message_of(row[message], system.settings.masking, None, None)
     return frame("breakers", rows, frames)

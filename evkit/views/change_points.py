@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from evkit.errors import InvalidParameter, closest
+from evkit.errors import BrokerRefused, BrokerUnreachable, InvalidParameter, NoPostgres, UnknownGroup, closest
 from evkit.system import System
 from evkit.views.change_point_search import PENALTY, ChangePoint, Kind
 from evkit.views.change_point_search import change_points as search
-from evkit.views.columns.timeline import MEASURES
+from evkit.views.change_points_of_kafka import told_by_kafka
+from evkit.views.columns.timeline import MEASURES, MEASURES_OF_KAFKA
 from evkit.views.errors import error_rate
-from evkit.views.frame import Frame, Frames, WindowLike, bucket_of, frame, rows_of, view, window_of
+from evkit.views.frame import Frame, Frames, WindowLike, bucket_of, frame, groups_of, rows_of, view, window_of
 from evkit.views.latency import latency_over_time
 from evkit.views.relay_lag import relay_lag_over_time
 from evkit.views.throughput import publish_rate, throughput
@@ -23,6 +24,7 @@ from evkit.window import Window, present
 # How each measure is called in a sentence, and its unit.
 _SAID = {
     "publish_rate": ("publish rate", "1/s"),
+    "append_rate": ("append rate", "1/s"),
     "error_ratio": ("error ratio", "0..1"),
     "latency_p50": ("median latency", "s"),
     "latency_p99": ("p99 latency", "s"),
@@ -65,10 +67,14 @@ def change_points(
     and dead letters per minute (by group), the lag as evkit's tables have it (by group and topic) and the p99 of the relay
     lag. What counts as a change, and how noise is told from it: `evkit.views.change_point_search`.
 
+    A group that is asked for and that evkit's tables do not know is one of Kafka's: then they are the lag of `lag_history`,
+    from whichever source knows most of it, and the append rate of its topics, from the timestamps of their records.
+
     Args:
         window    a `Window`, or a length that ends now ("2h"); default: the last hour
         group     one consumer group; publish rate and relay lag, which have none, stay in; default: all
-        measures  which of publish_rate, error_ratio, latency_p50, latency_p99, lag, relay_lag, dead_letters; default: all
+        measures  which of publish_rate, error_ratio, latency_p50, latency_p99, lag, relay_lag, dead_letters, and for a
+                  group that only Kafka knows lag and append_rate; default: all
         bucket    length of a bucket ("30s"), and so how exact a time is; default: a round one that makes at most 120
         penalty   how much proof a change needs; more finds less (3: see `change_point_search`)
 
@@ -79,13 +85,14 @@ def change_points(
     events were written, as in `latency_over_time`: a change of them is when those events were written, not when it showed.
 
     Raises:
-        UnknownGroup: evkit's tables know no such group; the closest names are in `suggestions`.
+        UnknownGroup: neither evkit's tables nor Kafka know such a group, or Kafka does not say; the closest names are in
+            `suggestions`.
         InvalidParameter, UnknownIncident: window, bucket or a measure cannot be read.
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
-    wanted = MEASURES if measures is None else tuple(measures)
+    wanted = (*MEASURES, *MEASURES_OF_KAFKA) if measures is None else tuple(measures)
     for name in wanted:
-        if name not in MEASURES:
+        if name not in (*MEASURES, *MEASURES_OF_KAFKA):
             hint = " or ".join(closest(name, MEASURES)) or ", ".join(MEASURES)
             raise InvalidParameter(f"'{name}' is no measure of a change: take {hint}", name="measures", value=name)
     if penalty <= 0:
@@ -93,11 +100,36 @@ def change_points(
     seen = window_of(window, system)
     length = bucket_of(bucket, seen)
     rows = []
-    for series in _series(system, seen, group, wanted, length):
+    told = _of_kafka(system, seen, group, wanted, length) if group is not None else None
+    for series in _series(system, seen, group, wanted, length) if told is None else told:
         for found in search(series.times, series.values, series.kind, of=series.of, penalty=penalty):
             rows.append(_row(series, found, length))
     rows.sort(key=lambda row: (row["at"], row["measure"], row["group"] or "", row["topic"] or ""))
     return frame("change_points", rows, frames)
+
+
+def _of_kafka(
+    system: System, seen: Window, group: str, wanted: Sequence[str], length: timedelta
+) -> list[_Series] | None:
+    """The series of a group that only Kafka knows; None: evkit's tables know it."""
+    unknown: UnknownGroup | NoPostgres
+    try:
+        with system.reading() as connection:
+            groups_of(system, connection, group)
+        return None
+    except (UnknownGroup, NoPostgres) as error:
+        unknown = error
+    try:
+        return [
+            _Series(measure, group, topic, "amount", times, values)
+            if measure == "lag"
+            else _Series(measure, None, topic, "count", times, values, [seconds] * len(times))
+            for measure, topic, times, values, seconds in told_by_kafka(system, seen, group, wanted, length)
+        ]
+    except (UnknownGroup, BrokerUnreachable, BrokerRefused) as error:
+        if isinstance(unknown, UnknownGroup):
+            raise unknown from error
+        raise
 
 
 def _series(  # noqa: PLR0912 - one branch for each measure

@@ -8,14 +8,17 @@ from typing import Any
 
 import polars as pl
 
+from evkit.error_texts import message_of, quoted
 from evkit.errors import InvalidParameter, closest
-from evkit.masking import MASKED, WITHHELD, applying, masked_headers, masked_text, masked_value
+from evkit.masking import MASKED, WITHHELD, applying, masked_headers, masked_value
 from evkit.sql import named
 from evkit.system import System
 from evkit.views.columns import COLUMNS, DEAD_LETTERS_PAYLOAD
+from evkit.views.columns.column import EVENT_TYPE, TOPIC
 from evkit.views.copied import copied
 from evkit.views.errors import ROWS_MAX
 from evkit.views.frame import POLARS, Frame, Frames, WindowLike, fetch, frame, handed, view, window_of
+from evkit.views.masked_errors import errors_as_seen
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +50,8 @@ def dead_letters(
 
     Columns: see columns/
 
-    Sorted by the first failure, the longest waiting first.
+    Sorted by the first failure, the longest waiting first. `error_message` says that it is hidden where a masking policy
+    may be about the event; with `payload`, only where it hides something of this one (`evkit.error_texts`).
 
     Raises:
         UnknownGroup: evkit's tables know no such group; the closest names are in `suggestions`.
@@ -77,10 +81,11 @@ def dead_letters(
     if made.height > rows_max:
         log.warning("dead_letters: only the %s letters that wait longest are shown", f"{rows_max:,}")
         made = made.head(rows_max)
-    return handed(_with_payloads(system, made) if payload else made, frames)
+    seen_alone = errors_as_seen(made, system.settings.masking)
+    return handed(_with_payloads(system, made, seen_alone) if payload else seen_alone, frames)
 
 
-def _with_payloads(system: System, made: pl.DataFrame) -> pl.DataFrame:
+def _with_payloads(system: System, made: pl.DataFrame, seen_alone: pl.DataFrame) -> pl.DataFrame:
     """Payloads as the policies let them be seen, beside their letters; null where a letter was deleted since."""
     held = _payloads(system, made["letter_id"].to_list())
     rows = [
@@ -88,32 +93,34 @@ def _with_payloads(system: System, made: pl.DataFrame) -> pl.DataFrame:
     ]
     schema = {"letter_id": POLARS["int64"], "shown_message": POLARS["string"]}
     shown = pl.DataFrame(rows, schema=schema | {c.name: POLARS[c.dtype] for c in DEAD_LETTERS_PAYLOAD}, orient="row")
-    beside = made.join(shown, "letter_id", "left", maintain_order="left")
+    beside = seen_alone.join(shown, "letter_id", "left", maintain_order="left")
     message = pl.when(pl.col("letter_id").is_in(list(held))).then("shown_message").otherwise("error_message")
     return beside.with_columns(error_message=message).drop("shown_message")
 
 
 def _masked(
-    system: System, row: dict[str, Any], held: tuple[bytes | None, list[tuple[str, Any]], str | None]
+    system: System, row: dict[str, Any], held: tuple[bytes | None, list[tuple[str, Any]], str | None, bool]
 ) -> list[Any]:
-    value, headers, stack = held
+    raw, headers, stack, edited = held
     policies = applying(system.settings.masking, row["topic"], row["event_type"] or None)
-    hidden: list[str] = []
-    value, state = masked_value(value, policies, hidden)
+    value, state = masked_value(raw, policies)
     state = state or (MASKED if policies else None)
-    # The error may quote what is hidden; of a value that nobody could read, nobody knows what it quotes.
-    message = masked_text(row["error_message"], hidden)
-    stack = None if state == WITHHELD else masked_text(stack, hidden)
+    # An edited letter has the error of the payload before the edit.
+    said = quoted(raw, headers, policies, is_own=not edited)
+    message = said.message(row["error_message"])
+    stack = None if state == WITHHELD else said.stack(stack)
     shown = [[name, _readable(of)] for name, of in masked_headers(headers, policies)]
     return [row["letter_id"], message, _readable(value), json.dumps(shown, ensure_ascii=False), stack, state]
 
 
-def _payloads(system: System, ids: list[int]) -> dict[int, tuple[bytes | None, list[tuple[str, Any]], str | None]]:
+def _payloads(
+    system: System, ids: list[int]
+) -> dict[int, tuple[bytes | None, list[tuple[str, Any]], str | None, bool]]:
     with system.reading() as connection:
         found = connection.execute(named("dead_letters")["view_payloads"], {"ids": ids}).fetchall()
     return {
-        letter_id: (None if value is None else bytes(value), list(zip(names, values, strict=True)), stack)
-        for letter_id, value, names, values, stack in found
+        letter_id: (None if value is None else bytes(value), list(zip(names, values, strict=True)), stack, edited)
+        for letter_id, value, names, values, stack, edited in found
     }
 
 
@@ -151,7 +158,7 @@ def dead_letter_groups(
         system,
         "dead_letters",
         "groups",
-        COLUMNS["dead_letter_groups"],
+        (*COLUMNS["dead_letter_groups"], TOPIC, EVENT_TYPE),
         since=seen.start,
         until=seen.end,
         group=group,
@@ -159,7 +166,11 @@ def dead_letter_groups(
         groups_max=None,
         poison_keys_max=POISON_KEYS_MAX,
     )
-    return frame("dead_letter_groups", rows, frames)
+    # The message is of one letter, whose topic and type are last.
+    message = [c.name for c in COLUMNS["dead_letter_groups"]].index("error_message")
+    for row in rows:
+        row[message] = message_of(row[message], system.settings.masking, *row[-2:])
+    return frame("dead_letter_groups", [row[:-2] for row in rows], frames)
 
 
 @view("dead_letter_count")

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from evkit import kafka
-from evkit.kafka import KafkaError, KafkaException, OffsetSpec, TopicPartition
+from evkit.kafka import OFFSET_INVALID, KafkaError, KafkaException, OffsetSpec, TopicPartition
 from evkit.system import System
 from evkit.views.offsets import Place, offsets_of
 
@@ -82,7 +82,7 @@ def after(system: System, asker: Any, places: Iterable[Place], at: datetime) -> 
         answers = asker.offsets_for_times(asked, timeout=system.settings.kafka_timeout_seconds)
     except KafkaException as error:
         raise kafka.failed(system.settings, error) from None
-    return {(tp.topic, tp.partition): tp.offset for tp in answers if tp.error is None}
+    return {(tp.topic, tp.partition): tp.offset for tp in answers if tp.error is None and tp.offset != OFFSET_INVALID}
 
 
 def end_of(answer: int, start: int, now: int, at: datetime, ahead: tuple[int, datetime] | None) -> End:
@@ -107,14 +107,15 @@ def stamped_ahead(system: System, ends: Mapping[Place, int]) -> dict[Place, tupl
     return {
         p: (n.offset, datetime.fromtimestamp(n.timestamp / 1000, UTC))
         for p, n in suspects.items()
-        if any(millis(at) < n.timestamp for at in tails[p])
+        # A tail that could not be read may have such a record.
+        if tails[p] is None or any(millis(at) < n.timestamp for at in tails[p] or ())
     }
 
 
-def _tails(system: System, ranges: Mapping[Place, tuple[int, int]]) -> dict[Place, list[datetime]]:
-    """Timestamps of the records in these ranges of offsets."""
+def _tails(system: System, ranges: Mapping[Place, tuple[int, int]]) -> dict[Place, list[datetime] | None]:
+    """Timestamps of the records in these ranges of offsets; None where not all could be read."""
     found: dict[Place, list[datetime]] = {place: [] for place in ranges}
-    left = set(ranges)
+    left, refused = set(ranges), set[Place]()
     reader = kafka.consumer(system.settings, "evkit-views", **{"enable.partition.eof": True})
     try:
         reader.assign([TopicPartition(*place, start) for place, (start, _) in ranges.items()])
@@ -131,11 +132,14 @@ def _tails(system: System, ranges: Mapping[Place, tuple[int, int]]) -> dict[Plac
                     found[place].append(record.timestamp)
                 if record.offset >= ranges[place][1] - 1:
                     left.discard(place)
-            elif error.code() == KafkaError._PARTITION_EOF or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            elif error.code() == KafkaError._PARTITION_EOF:
                 left.discard(place)
+            elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED and place in left:
+                left.discard(place)
+                refused.add(place)
     finally:
         reader.close()
-    return found
+    return {place: None if place in left or place in refused else stamps for place, stamps in found.items()}
 
 
 def millis(at: datetime) -> int:

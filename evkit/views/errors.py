@@ -11,6 +11,7 @@ from evkit.system import System
 from evkit.views.columns import COLUMNS
 from evkit.views.copied import copied
 from evkit.views.frame import Frame, Frames, WindowLike, bucket_of, fetch, frame, handed, view, window_of
+from evkit.views.masked_errors import errors_as_seen
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,8 @@ def errors(
 
     Columns: see columns/
 
-    Sorted by time, the newest first.
+    Sorted by time, the newest first. `error_message` says that it is hidden where a masking policy may be about the event
+    (`evkit.error_texts`).
 
     Raises:
         UnknownGroup: evkit's tables know no such group; the closest names are in `suggestions`.
@@ -125,4 +127,4 @@ def errors(
     )
     if made.height > rows_max:
         log.warning("errors: only the newest %s failed attempts of this window are shown", f"{rows_max:,}")
-    return handed(made.head(rows_max), frames)
+    return handed(errors_as_seen(made.head(rows_max), system.settings.masking), frames)

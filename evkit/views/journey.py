@@ -8,11 +8,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from evkit import postgres
+from evkit.error_texts import message_of
 from evkit.errors import InvalidParameter, UnknownBusinessId, UnknownEvent, UnknownKey
+from evkit.masking import Policy
 from evkit.sql import named
 from evkit.system import System
 from evkit.views.frame import Frame, Frames, WindowLike, frame, groups_of, view, window_of
-from evkit.views.json_path import is_json_path, path_and_value
+from evkit.views.json_path import is_json_path, path_and_value, require_shown
 from evkit.window import Window
 
 log = logging.getLogger(__name__)
@@ -64,7 +66,8 @@ def journey(
 
     Raises:
         UnknownEvent, UnknownKey, UnknownBusinessId: no table knows it; near matches are in `suggestions`.
-        InvalidParameter: none or several of event_id, key and business_id; a path or window that cannot be read.
+        InvalidParameter: none or several of event_id, key and business_id; a path or window that cannot be read; a
+            masking policy hides what is at the path.
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     if sum(given is not None for given in (event_id, key, business_id)) != 1:
@@ -79,7 +82,7 @@ def journey(
             ids = _of_key(connection, key, seen, rows_max)
         else:
             assert business_id is not None
-            ids = _of_business(connection, business_id, seen, rows_max)
+            ids = _of_business(connection, business_id, seen, rows_max, system.settings.masking)
         cursor = connection.execute(
             named("journey")["journey"],
             {"event_ids": ids, "groups": groups_of(system, connection), "rows_max": rows_max + 1},
@@ -96,6 +99,8 @@ def journey(
             row["step"] = step
     for row, why in zip(rows, impossible(rows), strict=True):
         row["impossible"] = why
+        if row["stage"] == "attempt_failed":
+            row["detail"] = message_of(row["detail"], system.settings.masking, row["topic"], row["event_type"])
     return frame("journey", rows, frames)
 
 
@@ -167,10 +172,13 @@ def _of_key(connection: postgres.Connection, key: str, seen: Window | None, rows
     return found
 
 
-def _of_business(connection: postgres.Connection, business_id: str, seen: Window | None, rows_max: int) -> list[str]:
+def _of_business(
+    connection: postgres.Connection, business_id: str, seen: Window | None, rows_max: int, policies: Sequence[Policy]
+) -> list[str]:
     queries = named("journey")
     if is_json_path(business_id):
         path, value = path_and_value(business_id)
+        require_shown(path, policies)
         back = seen or Window.last(_SEARCH_BACK)
         limits = {"path": path, "value": value, "since": back.start, "until": back.end, "rows_max": rows_max}
         return [row[0] for row in connection.execute(queries["events_of_payload"], limits).fetchall()]

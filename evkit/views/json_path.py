@@ -63,15 +63,27 @@ def shown_at(path: str, policies: Sequence[Policy]) -> Callable[[str | None], st
     Raises:
         InvalidParameter: a policy hides it, or something of it.
     """
-    steps = [f["name"] or f["quoted"] or str(int(f["index"])) for f in _STEP.finditer(json_path(path))]
-    found = hides(policies, tuple(steps))
+    found = _hiding(path, policies)
     for policy, is_whole in found:
         if policy.action != "hash" or not is_whole:
             raise InvalidParameter(
-                f"'{path}' is hidden by the masking policy of field '{policy.field}' ({policy.action}): events cannot be "
-                "told apart by it",
-                name="path",
-                value=path,
+                f"{_hidden(path, policy)}: events cannot be told apart by it", name="path", value=path
             )
     hashing = [policy for policy, _ in found]
     return lambda value: value if value is None or not hashing else hashing[0].shown(value)
+
+
+def require_shown(path: str, policies: Sequence[Policy]) -> None:
+    """Raise InvalidParameter when a policy hides the value at a path, or something of it: who may name a value and is told
+    which events have it knows it, hashed or not."""
+    for policy, _ in _hiding(path, policies):
+        raise InvalidParameter(f"{_hidden(path, policy)}: events cannot be looked for by it", name="path", value=path)
+
+
+def _hiding(path: str, policies: Sequence[Policy]) -> list[tuple[Policy, bool]]:
+    steps = [f["name"] or f["quoted"] or str(int(f["index"])) for f in _STEP.finditer(json_path(path))]
+    return hides(policies, tuple(steps))
+
+
+def _hidden(path: str, policy: Policy) -> str:
+    return f"'{path}' is hidden by the masking policy of field '{policy.field}' ({policy.action})"

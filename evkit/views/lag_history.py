@@ -59,11 +59,13 @@ def lag_history(
     offsets_log  what the group committed, from Kafka's `__consumer_offsets`, against the timestamps of the topic's records.
                  Nothing has to have been sampled. Kafka compacts it: days, or minutes for who commits every record.
     commit_log   the same, from the copy that `evkit sample` has made of it: as far back as that was kept.
-    sample       what `evkit sample` has measured; each moment has the sample nearest to it, so half the sampler's distance
-                 off at most. Knows ends of topics whose records are gone.
+    sample       what `evkit sample` has measured; each moment has the sample nearest to it: half the sampler's distance
+                 off, at the end of a row of samples up to the whole. Knows ends of topics whose records are gone.
     inbox        evkit's own tables, for evkit's groups: the first event that the group had not *handled*, against what the
                  relay had *published*. So committed_offset is then the position handled, which the committed one follows.
-                 An event that was dead, skipped or parked was dealt with. The events of a batch have one time, when their
+                 An event that was dead, skipped or parked was dealt with. A group whose past is not there is taken to
+                 have begun at the first event that it dealt with or tried, and one that has left an event behind for
+                 longer than a day is not covered. The events of a batch have one time, when their
                  handlers were expected to be through: off by as much as a batch takes.
 
     Not one of them answers everywhere, and a row without lag says why: `covered` is false (the source does not know what

@@ -46,7 +46,8 @@ def timeline(
     Columns: see columns/
 
     Sorted by time; what changed and what was written down in the same moment, the latter first. Empty, with these columns,
-    when nothing is known and nothing changed. Of a group that only Kafka knows there are no change points, with a warning.
+    when nothing is known and nothing changed. Of a group that only Kafka knows, changes are those of its lag and of the
+    append rate of its topics; where Kafka does not know it either, there are none, with a warning.
 
     Raises: see `annotations` and `change_points`.
     """
@@ -55,7 +56,7 @@ def timeline(
     try:
         changes = rows_of(change_points(system, seen, group=group, bucket=bucket), "change_points")
     except UnknownGroup as error:  # annotations know it: from Kafka, or from what was written down
-        log.warning("timeline: change points are missing, for they are of evkit's tables: %s", error)
+        log.warning("timeline: change points are missing, for neither evkit's tables nor Kafka tell of it: %s", error)
         changes = []
     return frame("timeline", merged(known, changes), frames)
 

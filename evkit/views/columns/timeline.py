@@ -5,6 +5,8 @@ from __future__ import annotations
 from evkit.views.columns.column import Column, count, flag, seconds, text, time
 
 MEASURES = ("publish_rate", "error_ratio", "latency_p50", "latency_p99", "lag", "relay_lag", "dead_letters")
+# Of a group that only Kafka knows; beside its lag.
+MEASURES_OF_KAFKA = ("append_rate",)
 
 ANNOTATIONS = (
     time("at", "when it was, or began"),
@@ -25,7 +27,7 @@ ANNOTATIONS = (
 CHANGE_POINTS = (
     time("at", "start of the first bucket that is different"),
     time("until", "start of the bucket where a change that took a while was complete; null for a step"),
-    text("measure", "publish_rate, error_ratio, latency_p50, latency_p99, lag, relay_lag or dead_letters"),
+    text("measure", "publish_rate, append_rate, error_ratio, latency_p50, latency_p99, lag, relay_lag or dead_letters"),
     text("group", "consumer group; null where the measure has none"),
     text("topic", "topic; null where the measure has none"),
     text("direction", "rose or fell"),

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
 import types
+from datetime import timedelta
 
+import polars as pl
 import pytest
 from typer.testing import CliRunner
 
 from evkit import Consumer, Event, Relay, Retry, dead_letters, outbox, views
 from evkit.cli import app
+from evkit.error_texts import HIDDEN
 from evkit.errors import InvalidParameter
+from evkit.window import Window
 
 SECRET, OTHER, TENANT = "ada.lovelace@example.com", "grace@example.com", "tenant-4711-acme"
+MADE_OF_IT = "ADA.LOVELACE"
+SEEN = (SECRET, OTHER, TENANT, MADE_OF_IT)
 KEY = "a key that nobody guesses"
 
 
@@ -42,7 +49,7 @@ def died(evkit_system, evkit_topic, evkit_group, tmp_path, monkeypatch, request)
         tx.execute("INSERT INTO mailed VALUES (%s, %s)", (event.id, address))
         outbox.write(tx, Event("mail.sent", event.key, {"customer": {"email": address}}, topic=topic))
         if event.payload["is_bad"] and not bill.is_cured:
-            raise ValueError(f"no mail to {address} of {event.headers['tenant']}")
+            raise ValueError(f"no mail to {address} ({address.upper()[:12]}…) of {event.headers['tenant']}")
 
     bill.is_cured = False
     consumer = Consumer(group, [topic], system=evkit_system, retry=Retry(attempts=1), breaker=None)
@@ -69,7 +76,27 @@ def died(evkit_system, evkit_topic, evkit_group, tmp_path, monkeypatch, request)
         return connect("test")
 
     (letter,) = dead_letters.letters(evkit_system, dead_letters.Selection(group=group))
-    return types.SimpleNamespace(system=system, letter_id=letter.letter_id, group=group, topic=topic, handler=bill,
+    redriven = dead_letters.redrive(
+        evkit_system, dead_letters.plan_redrive(evkit_system, dead_letters.Selection(group=group)), module.consumer
+    )
+    assert redriven.failed == [letter.letter_id]
+    with evkit_system.writing() as connection:
+        failed = (group, "bill", letter.fingerprint, letter.error_class, letter.error_message)
+        connection.execute(
+            "INSERT INTO evkit.breaker (consumer_group, handler, state, fingerprint, error_class, error_message, keys,"
+            " probe_at) VALUES (%s, %s, 'open', %s, %s, %s, 9, now())",
+            failed,
+        )  # fmt: skip
+        connection.execute(
+            "INSERT INTO evkit.replay_run (replay_id, consumer_group, topics, from_time, dedupe, generation, ranges, actor)"
+            " VALUES ('replay-1', %s, %s, now(), 'dry', 0, '[]', 'ada')", (group, [topic]),
+        )  # fmt: skip
+        connection.execute(
+            "INSERT INTO evkit.replay_failure VALUES ('replay-1', %s, 1, %s, %s, 'bill', %s, %s, 0, 1)",
+            (letter.fingerprint, letter.error_class, letter.error_message, letter.event_id, topic),
+        )
+    return types.SimpleNamespace(system=system, letter_id=letter.letter_id, event_id=letter.event_id,
+                                 redrive_id=redriven.redrive_id, group=group, topic=topic, handler=bill,
                                  dlt=evkit_topic("dlt"), shop=f"{module.__name__}:consumer", folder=tmp_path)  # fmt: skip
 
 
@@ -97,6 +124,33 @@ def commands(died):
         yield ("dlq", "foreign", "--topic", died.dlt, "--dialect", "spring", "--format", form)
 
 
+def errors(died):
+    """Every command that prints what an error says, without its payload."""
+    for form in ("table", "json"):
+        yield ("dlq", "redrives", died.redrive_id, "--format", form)
+        yield ("replay", "status", "replay-1", "--format", form)
+        for name in ("list", "groups", "parked"):
+            yield ("dlq", name, "--format", form)
+        for name in ("errors", "dead_letters", "dead_letter_groups", "breakers"):
+            yield ("view", name, "--wide", "--format", form)
+        yield ("journey", died.event_id, "--wide", "--format", form)
+        yield ("breaker", "list", "--format", form)
+    yield ("triage", "--group", died.group, "--format", "json")
+
+
+def test_no_list_prints_what_an_error_quotes_of_a_hidden_value(died):
+    died.system()
+    told = {words: run(*words) for words in errors(died)}
+    died.system({"field": "customer.email", "topic": died.topic}, {"header": "tenant", "event_type": "order.*"})
+    hidden = {words: run(*words) for words in errors(died)}
+
+    for words, output in told.items():
+        assert any(text in output for text in SEEN), ("the test looks at the wrong ones", words)
+        assert not any(text in hidden[words] for text in SEEN), words
+        assert "ValueError" in hidden[words], "the class stays"
+    assert "by a masking policy" in hidden["dlq", "list", "--format", "json"]
+
+
 @pytest.mark.parametrize("action", ["mask", "remove", "replace", "hash"])
 def test_no_command_prints_what_a_policy_hides(died, action, evkit_stack):
     died.system(*policies(action))
@@ -105,7 +159,7 @@ def test_no_command_prints_what_a_policy_hides(died, action, evkit_stack):
     printed = {words: run(*words) for words in commands(died)}
 
     for words, output in printed.items():
-        assert not re.search("|".join(map(re.escape, (SECRET, OTHER, TENANT))), output), words
+        assert not re.search("|".join(map(re.escape, SEEN)), output), words
         assert "error" not in output.lower().splitlines()[0:1], words
     shown = {"mask": "***", "replace": "n/a", "hash": "hash:", "remove": ""}[action]
     assert shown in printed["dlq", "show", died.letter_id, "--format", "table"]
@@ -118,7 +172,7 @@ def test_without_policies_they_print_it_so_that_the_test_above_looks_at_the_righ
 
     for words in commands(died):
         output = run(*words)
-        assert any(text in output for text in (SECRET, OTHER, TENANT)), words
+        assert any(text in output for text in SEEN), words
 
 
 def foreign_letter(died, evkit_stack):
@@ -134,6 +188,70 @@ def foreign_letter(died, evkit_stack):
                  ("kafka_dlt-exception-stacktrace", f"java.lang.Exception: {SECRET}\n\tat a.B.c(B.java:1)".encode())],
     )  # fmt: skip
     assert producer.flush(10) == 0
+
+
+def test_where_something_is_hidden_an_error_says_so_and_keeps_class_and_places(died):
+    system = died.system(*policies("mask"))
+
+    (row,) = views.dead_letters(system, payload=True).to_dicts()
+    (other,) = views.dead_letters(died.system({"field": "not.there"}), payload=True).to_dicts()
+
+    assert (row["error_message"], row["error_class"]) == (HIDDEN, "ValueError")
+    assert "in bill\n" in row["stack_trace"]
+    assert row["stack_trace"].endswith("ValueError: ***\n"[:-1])
+    assert SECRET in other["error_message"], "nothing of this letter is hidden: its error is shown"
+    assert row["fingerprint"] == other["fingerprint"]
+    (kept,) = dead_letters.groups(system, died.group)
+    assert kept["error_message"] == HIDDEN
+    assert kept.keys() == dead_letters.groups(died.system(), died.group)[0].keys()
+
+
+def test_no_frozen_file_quotes_what_a_policy_hides(died):
+    from evkit.freeze import take
+
+    for words, is_masked in ((policies("mask"), True), ([], False)):
+        system, folder = died.system(*words), died.folder / f"evidence-{is_masked}"
+        take.run(system, take.plan(system, Window.last(timedelta(hours=1)), folder))
+        text = " ".join(
+            str(pl.read_parquet(folder / "postgres" / f"{name}.parquet").to_dicts())
+            for name in ("dead_letter", "attempt", "breaker", "replay_failure", "redrive_run", "audit")
+        )
+        assert any(part in text for part in SEEN) is not is_masked
+
+
+def test_an_edited_letter_has_the_error_of_the_payload_before_and_it_stays_hidden(died):
+    system = died.system(*policies("mask"))
+    plan = dead_letters.plan_edit(system, died.letter_id, payload=b'{"is_bad": true}')
+
+    made = dead_letters.edit(system, plan, reason="no customer")
+
+    assert dead_letters.story(system, made).letter.error_message == HIDDEN
+    (row,) = views.dead_letters(system, state="open", payload=True).to_dicts()
+    assert (row["letter_id"], row["error_message"]) == (made, HIDDEN)
+
+
+@pytest.mark.parametrize("action", ["mask", "hash"])
+def test_no_letter_and_no_event_is_found_by_what_is_hidden_of_it(died, action):
+    hidden = died.system({"field": "customer.email", "action": action, "topic": died.topic})
+
+    for path in ("$.customer.email=" + SECRET, '$."customer"=x', "$.customer.email.x=1"):
+        with pytest.raises(InvalidParameter, match="hidden by the masking policy of field 'customer.email'"):
+            views.journey(hidden, business_id=path)
+    searching = dead_letters.Selection(group=died.group, text=MADE_OF_IT)
+    for search in (
+        lambda: dead_letters.letters(hidden, searching),
+        lambda: dead_letters.ids_of(hidden, searching),
+        lambda: dead_letters.plan_redrive(hidden, searching),
+        lambda: run("dlq", "list", "--text", MADE_OF_IT),
+        lambda: dead_letters.export(hidden, searching, "jsonl", io.StringIO()),
+    ):
+        with pytest.raises(InvalidParameter, match="cannot be searched for a text: the masking policy of field"):
+            search()
+    assert views.journey(hidden, business_id="$.is_bad=true").height > 0
+    elsewhere = dead_letters.Selection(topic="another", text=MADE_OF_IT)
+    assert dead_letters.letters(hidden, elsewhere) == []
+    unmasked = io.StringIO()
+    assert dead_letters.export(hidden, searching, "jsonl", unmasked, unmasked=True, reason="asked for") == 1
 
 
 def test_a_hidden_value_that_differs_is_told_to_differ(died):

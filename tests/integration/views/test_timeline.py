@@ -7,8 +7,9 @@ from datetime import timedelta
 
 import pytest
 
-from evkit import annotation, views
+from evkit import annotation, kafka, views
 from evkit.errors import InvalidParameter, UnknownGroup
+from tests.integration.views.groups import commit, produce
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_the_timeline_names_the_deploy_that_was_just_before(evkit_system, incide
         assert row["text"].endswith(", 2 min after deploy 1.4.2 of billing")
 
 
-def test_a_group_that_only_kafka_knows_has_annotations_and_a_warning(evkit_system, past, caplog):
+def test_a_group_that_nobody_but_an_act_knows_has_annotations_and_a_warning(evkit_system, past, caplog):
     past.sql("INSERT INTO evkit.rewind VALUES ('w-1', 'audit', '2013-02-08Z', '[]', 'done', 'eve', 'x', %s, %s)",
              past.at(51), past.at(50))  # fmt: skip
 
@@ -90,6 +91,37 @@ def test_a_group_that_only_kafka_knows_has_annotations_and_a_warning(evkit_syste
 
     assert [r["kind"] for r in rows] == ["offset_reset"]
     assert "change points are missing" in caplog.text
+
+
+def test_of_a_group_that_only_kafka_knows_lag_and_append_rate_are_looked_at(
+    evkit_system, past, evkit_topic, evkit_group
+):
+    """Ten records every 20 s, then sixty; the group, which has no commit left, was sampled: 3 behind, then 300."""
+    topic, group = evkit_topic("bare", **{"message.timestamp.type": "CreateTime"}), evkit_group("theirs")
+    cluster = kafka.cluster_id(evkit_system.settings)
+    for n in range(30):
+        produce(evkit_system, topic, 10 if n < 15 else 60, at=past.at(590 - 20 * n))
+        past.sql(
+            "INSERT INTO evkit.lag_sample (cluster_id, consumer_group, topic, partition, sampled_at, every_seconds,"
+            " committed_offset, start_offset, stable_offset, end_offset) VALUES (%s, %s, %s, 0, %s, 20, %s, 0, %s, %s)",
+            cluster, group, topic, past.at(600 - 20 * n), 1000, 1003, 1003 if n < 15 else 1300,
+        )  # fmt: skip
+
+    rows = views.change_points(evkit_system, past.window(600), group=group, bucket="20s").to_dicts()
+    commit(evkit_system, group, topic, 1)  # from now on Kafka says that it had committed nothing before
+    timeline = views.timeline(evkit_system, past.window(600), group=group, bucket="20s").to_dicts()
+
+    assert {(r["measure"], r["group"], r["topic"], r["direction"]) for r in rows} == {
+        ("lag", group, topic, "rose"),
+        ("append_rate", None, topic, "rose"),
+    }
+    for row in rows:
+        assert abs((row["at"] - past.at(300)).total_seconds()) <= 20
+        assert (row["before"], row["after"]) == ((3, 300) if row["measure"] == "lag" else (0.5, 3))
+    assert [r["text"] for r in timeline if r["kind"] == "change"] == [f"append rate of {topic} rose from 0.5/s to 3/s"]
+    only = views.change_points(evkit_system, past.window(600), group=group, bucket="20s", measures=["append_rate"])
+    assert set(only["measure"]) == {"append_rate"}
+    assert views.change_points(evkit_system, past.window(600), measures=["append_rate"]).is_empty()
 
 
 def test_a_calm_half_hour_has_no_change_point(evkit_system, past):
