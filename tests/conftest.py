@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
+import platformdirs
 import pytest
 
 if TYPE_CHECKING:
     from evkit.local import StackInfo
+
+# Where Python is told to keep no bytecode, as in many a container, each of the processes that the tests start would compile
+# anew all that it imports: seconds for a command, a kernel, JupyterLab. So it is kept, in a cache, not beside the sources.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(platformdirs.user_cache_path("evkit", appauthor=False) / "tests-bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
 
 # How long an example takes says how busy the machine is, and nothing about the code.
 hypothesis.settings.register_profile("evkit", deadline=None)
