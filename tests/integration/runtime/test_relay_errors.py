@@ -16,7 +16,7 @@ from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from evkit import Event, Relay, decoding, kafka, outbox
 from evkit.errors import EvkitError, RelayStopped
-from evkit.runtime import unpublishable
+from evkit.runtime import transactional_publisher, unpublishable
 from evkit.runtime.publisher import Publisher
 from evkit.runtime.refusal import PublishFailed
 from evkit.system import System
@@ -347,9 +347,15 @@ def test_value_like_sql_and_headers_of_any_text_travel_unchanged(evkit_system, e
 # --- the topic is gone, or another one --------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def short_transactions(monkeypatch):
+    """Events for a partition that is no more hold a transaction until its time is over, half a minute by default."""
+    monkeypatch.setattr(transactional_publisher, "_TRANSACTION_SECONDS", 10)
+
+
 @pytest.mark.parametrize("drive", ["step", "run"])
 def test_topic_deleted_under_a_running_relay_parks_its_events_and_others_flow(
-    evkit_system, evkit_topic, delivery, drive
+    evkit_system, evkit_topic, delivery, drive, short_transactions
 ):
     doomed, there = evkit_topic("doomed"), evkit_topic("there")
     write(evkit_system, *numbered(doomed, "k", 0), *numbered(there, "k", 0))
@@ -391,7 +397,7 @@ def test_topic_deleted_under_a_running_relay_parks_its_events_and_others_flow(
 
 @pytest.mark.parametrize("drive", ["step", "run"])
 def test_topic_made_again_with_fewer_partitions_gets_every_event_in_the_order_of_its_key(
-    evkit_system, evkit_topic, delivery, drive
+    evkit_system, evkit_topic, delivery, drive, short_transactions
 ):
     topic = evkit_topic(partitions=6)
     keys = [f"k{i}" for i in range(12)]
