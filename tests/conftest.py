@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
+import platformdirs
 import pytest
+import typer.testing
 
 if TYPE_CHECKING:
     from evkit.local import StackInfo
+
+# Where Python is told to keep no bytecode, as in many a container, each of the processes that the tests start would compile
+# anew all that it imports: seconds for a command, a kernel, JupyterLab. So it is kept, in a cache, not beside the sources.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(platformdirs.user_cache_path("evkit", appauthor=False) / "tests-bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+
+# A command in this process is not to make the tree of all commands again, 0.1 s each time.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
 
 # How long an example takes says how busy the machine is, and nothing about the code.
 hypothesis.settings.register_profile("evkit", deadline=None)
@@ -37,6 +52,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="kills of each redrive and replay (test_redrive_kills.py, test_replay_kill9.py); default: 2",
     )
     options.addoption("--seed", type=int, help="draws what the writers do and which fault comes when; default: any")
+
+
+# Tests that give what they break a time to recover in. Two workers run them one after the other: two brokers that come back
+# side by side, on two cores, test the machine.
+ONE_AT_A_TIME = {
+    f"tests/acceptance/test_{name}.py"
+    for name in ("consumer_faults", "relay_faults", "relay_undecided", "kill9", "redrive_kills", "replay_kill9")
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For `--dist loadfile`: in the order of the folders, long files first and the unit tests last, so that no worker waits
+    minutes for the other at the end; by number of tests, as is pytest-xdist's way, the long ones would be the last."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "one at a time" if file in ONE_AT_A_TIME else file
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -457,7 +457,13 @@ class Consumer:
         until = time.monotonic() + DRAIN_SECONDS_MAX
         with self._changed:
             self._assignment.wind_up(places)
-            while self._assignment.in_hand(places) and self._error is None and time.monotonic() < until:
+            # A lane that has ended inside a batch does not finish it: at the end of all, nothing is waited for.
+            while (
+                self._assignment.in_hand(places)
+                and any(lane.is_alive() for lane in self._lanes)
+                and self._error is None
+                and time.monotonic() < until
+            ):
                 self._changed.wait(0.1)
                 self._memory.beat()
             if self._assignment.in_hand(places):

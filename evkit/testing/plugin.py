@@ -2,7 +2,8 @@
 
 One stack serves the whole run; it dies with the run, also when that is killed. EVKIT_TEST_STACK_HOME names a stack that is
 up already (`EVKIT_LOCAL_HOME=… evkit up`) and saves the start while developing. Each test has its own database, cloned from
-a migrated template, and its own topics and groups, whose names are printed when the test fails.
+a migrated template, and its own topics and groups, whose names are printed when the test fails. They are deleted when it is
+over (leftovers.py), unless it failed.
 
 The end of a run lists what was skipped and how to get it; EVKIT_SKIPS_FAIL=1 makes such a run fail.
 """
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from evkit.local import StackInfo
     from evkit.settings import Settings
     from evkit.system import System
+    from evkit.testing.leftovers import Leftovers
     from evkit.testing.permissions import SecuredKafka
 
+_FAILED = pytest.StashKey[bool]()
 _NAMES = pytest.StashKey[list[str]]()
 _TEMPLATE = f"evkit_template_{os.getpid()}"
 
@@ -111,26 +114,51 @@ def evkit_system(evkit_settings: Settings) -> System:
     return System(evkit_settings)
 
 
+@pytest.fixture(scope="session")
+def _evkit_leftovers(evkit_stack: StackInfo) -> Iterator[Leftovers]:
+    from evkit.testing.leftovers import Leftovers
+
+    leftovers = Leftovers(evkit_stack.kafka_bootstrap_servers)
+    yield leftovers
+    if os.environ.get("EVKIT_TEST_STACK_HOME"):  # any other stack goes as a whole
+        leftovers.sweep(0)
+
+
 @pytest.fixture
-def evkit_topic(request: pytest.FixtureRequest, evkit_stack: StackInfo) -> Callable[..., str]:
+def evkit_topic(
+    request: pytest.FixtureRequest, evkit_stack: StackInfo, _evkit_leftovers: Leftovers
+) -> Iterator[Callable[..., str]]:
     """Factory of topics: `evkit_topic("orders", partitions=3)` → a unique name; more arguments are topic settings."""
     from evkit import kafka
     from evkit.settings import Settings
 
+    made: list[str] = []
+    _evkit_leftovers.sweep()
     settings = Settings(postgres_dsn="", kafka={"bootstrap.servers": evkit_stack.kafka_bootstrap_servers})
 
     def make(name: str = "topic", partitions: int = 1, **config: str) -> str:
         unique = _unique(request, name, "-")
         kafka.create_topics(settings, {unique: partitions}, **config)
+        made.append(unique)
         return unique
 
-    return make
+    yield make
+    for topic in () if _FAILED in request.node.stash else made:
+        _evkit_leftovers.topic(topic)
 
 
 @pytest.fixture
-def evkit_group(request: pytest.FixtureRequest) -> Callable[..., str]:
+def evkit_group(request: pytest.FixtureRequest, _evkit_leftovers: Leftovers) -> Iterator[Callable[..., str]]:
     """Factory of unique consumer group names: `evkit_group("billing")`."""
-    return lambda name="group": _unique(request, name, "-")
+    made: list[str] = []
+
+    def make(name: str = "group") -> str:
+        made.append(_unique(request, name, "-"))
+        return made[-1]
+
+    yield make
+    for group in () if _FAILED in request.node.stash else made:
+        _evkit_leftovers.group(group)
 
 
 @pytest.fixture(scope="session")
@@ -169,8 +197,10 @@ def evkit_secured_kafka(_evkit_secured_stack: StackInfo, evkit_database: str) ->
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     """Add the names of a failed test's database, topics and groups to its report: one grep finds its log lines."""
     report: Any = yield
-    if report.failed and (names := item.stash.get(_NAMES, [])):
-        report.sections.append(("evkit", "database, topics and groups of this test:\n" + "\n".join(names)))
+    if report.failed:
+        item.stash[_FAILED] = True
+        if names := item.stash.get(_NAMES, []):
+            report.sections.append(("evkit", "database, topics and groups of this test:\n" + "\n".join(names)))
     return report
 
 

@@ -40,13 +40,13 @@ def settled(evkit_system, tmp_path, request):
             scene.kill(victim)
             scene.start(victim)
         service.write(evkit_system, happened[done:])
-        scene.wait_drained(150)
+        scene.wait_drained(300)
     poison = [x.letter_id for x in dead_letters.letters(evkit_system, Selection(), letters_max=None)]
     dead_letters.archive(evkit_system, poison, note="flights without an aircraft")
     return frame
 
 
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(600)
 def test_kills_in_the_middle_of_traffic_lose_nothing_and_repeat_nothing_and_a_broken_number_is_found(
     settled, evkit_system
 ):

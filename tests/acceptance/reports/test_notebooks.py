@@ -18,6 +18,8 @@ from evkit.errors import UnknownGroup
 from evkit.runtime.dead_letters import Selection
 from tests.acceptance.reports.conftest import HOSTILE
 
+pytestmark = pytest.mark.timeout(900)  # each notebook has a kernel of its own, and some tests run them all
+
 
 def states(incident):
     return sorted(x.state for x in dead_letters.letters(incident.system, Selection(states=None)))
@@ -138,6 +140,15 @@ def test_plan_of_an_unknown_group_is_refused(incident):
 
 # Braces: its promise is not waited for, since it never ends when an answer of the kernel is lost on its way to the page.
 RUN_ALL = "() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }"
+OPEN = "path => { window.jupyterapp.commands.execute('docmanager:open', { path }) }"
+# With its kernel, and without the question whether to save.
+CLOSE = """async () => {
+    const notebook = window.jupyterapp.shell.currentWidget;
+    await notebook.sessionContext.shutdown();
+    notebook.context.model.dirty = false;
+    notebook.dispose();
+}"""
+WAIT_MS_MAX = 120_000  # for one thing on the page; only waited for when it does not come
 CELLS = "window.jupyterapp.shell.currentWidget.content.model.toJSON().cells"
 # Of this notebook: a page that is loaded again shows first what was open before.
 READY = (
@@ -186,6 +197,7 @@ def test_notebook_runs_by_hand_in_jupyterlab(lab, incident, chromium, tmp_path):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 4000})
+        page.set_default_timeout(WAIT_MS_MAX)
         page.goto(lab.replace("/lab/tree/tutorial/00_start_here.ipynb", "/lab/tree/health/90_health_report.ipynb"))
         page.wait_for_function(READY, arg="health/90_health_report.ipynb")
         page.evaluate(RUN_ALL)
@@ -218,15 +230,17 @@ ALL_RAN = f"""path => {{
 
 
 @pytest.mark.needs_browser
-@pytest.mark.timeout(600)
 def test_every_notebook_runs_top_to_bottom_in_jupyterlab(lab, chromium):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 4000})
-        page.set_default_timeout(55_000)
+        page.set_default_timeout(WAIT_MS_MAX)
+        # One after the other in one JupyterLab: to load it anew for each takes longer than most notebooks run.
+        page.goto(lab + "&reset")
+        page.wait_for_function(READY, arg="tutorial/00_start_here.ipynb")
         for spec in reporting.notebooks():
             where = f"{spec.path.parent.name}/{spec.path.name}"
-            page.goto(lab.replace("tutorial/00_start_here.ipynb", where) + "&reset")  # and nothing that was open before
+            page.evaluate(OPEN, where)
             page.wait_for_function(READY, arg=where)
             page.evaluate(RUN_ALL)
             page.wait_for_function(ALL_RAN, arg=where)
@@ -234,4 +248,5 @@ def test_every_notebook_runs_top_to_bottom_in_jupyterlab(lab, chromium):
 
             assert [o["evalue"] for o in outputs if o["output_type"] == "error"] == [], spec.name
             assert any("application/vnd.plotly.v1+json" in o.get("data", {}) for o in outputs), spec.name
+            page.evaluate(CLOSE)
         browser.close()

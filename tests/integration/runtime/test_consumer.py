@@ -9,10 +9,12 @@ from pydantic import BaseModel
 
 from evkit import Event, Retry, dead_letters, kafka
 from evkit.errors import BrokerUnreachable, UsageError
+from evkit.runtime import consumer as consumer_module
 from evkit.runtime.dead_letters import Selection
 from evkit.settings import Settings
 from evkit.system import System
 from evkit.testing.faults import TcpProxy
+from evkit.testing.waiting import until
 
 QUICK = Retry(attempts=2, backoff_seconds=0.001)
 
@@ -306,6 +308,31 @@ def test_lost_database_burns_no_attempt_and_makes_no_dead_letter(
     assert effects(consumer.group) == [(i, 1) for i in ids]
     with evkit_system.reading() as connection:
         assert connection.execute("SELECT count(*) FROM evkit.attempt").fetchone() == (0,)
+
+
+def test_consumer_that_waits_for_postgresql_inside_a_batch_stops_at_once_and_the_batch_comes_again(
+    evkit_system, evkit_topic, new_consumer, effects, published, consumed, monkeypatch
+):
+    """Nobody is left who could finish the batch, so leaving the group waits for nobody."""
+    monkeypatch.setattr(consumer_module, "DRAIN_SECONDS_MAX", 600.0)
+    topic = evkit_topic()
+    ids = published(*[Event("a.b", "k", {"i": i}, topic=topic) for i in range(3)])
+    with TcpProxy.to_dsn(evkit_system.settings.postgres_dsn) as proxy:
+        behind = System(Settings(postgres_dsn=proxy.dsn, kafka=evkit_system.settings.kafka))
+        consumer = new_consumer(topic, system=behind)
+        consumer.handler("a.b")(lambda event, tx: proxy.cut())
+        running = threading.Thread(target=consumer.run, daemon=True)
+        running.start()
+        until(lambda: consumer.standing().waits_for, bool)
+
+        consumer.stop()
+        running.join(60)
+
+        assert not running.is_alive()
+    again = new_consumer(topic, group=consumer.group)
+    again.handler("a.b")(effect)
+    consumed(again, 3)
+    assert effects(consumer.group) == [(i, 1) for i in ids]
 
 
 def test_memory_error_ends_the_consumer_and_makes_no_dead_letter(

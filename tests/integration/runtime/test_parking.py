@@ -255,12 +255,12 @@ def test_a_zombie_that_parks_a_key_meanwhile_is_seen_by_the_claim_that_waited_fo
     def parks_and_waits(*args):
         park(*args)
         buried.set()
-        go_on.wait(20)
+        assert go_on.wait(60)
 
     zombie.parking.park = parks_and_waits
     thread = threading.Thread(target=zombie.handle, args=([first],))
     thread.start()
-    buried.wait(20)
+    assert buried.wait(60)
     billing.bad = set()
     counts = []
     other = threading.Thread(target=lambda: counts.append(ours.handle([first, second])))

@@ -514,16 +514,15 @@ def test_consumer_that_stops_gives_the_redrive_back_and_another_goes_on(billing,
 
     def hold(i):
         inside.set()
-        go_on.wait(30)
+        assert go_on.wait(60)
 
     billing.inside = hold
     first = billing.member(billing.consumer.group)
     thread = running(first)
     redrive_id = dead_letters.queue(billing.system, billing.plan())
-    inside.wait(30)
+    assert inside.wait(60)
     first.stop()
-    while not first._redriver._ended.is_set():
-        pass
+    assert first._redriver._ended.wait(60)
     go_on.set()
     thread.join()
 

@@ -192,14 +192,14 @@ def test_relay_goes_on_when_postgresql_comes_back(evkit_system, evkit_topic):
         thread.start()
         try:
             write(evkit_system, Event("order.placed", "k", {"n": 1}, topic=topic))
-            assert published.acquire(timeout=30)
+            assert published.acquire(timeout=60)
             proxy.cut()
             write(evkit_system, Event("order.placed", "k", {"n": 2}, topic=topic))
             proxy.restore()
-            assert published.acquire(timeout=30)
+            assert published.acquire(timeout=60)
         finally:
             relay.stop()
-            thread.join(30)
+            thread.join(60)
 
     assert [decoding.decode(r).payload["n"] for r in read_topic(evkit_system, topic)] == [1, 2]
 

@@ -16,7 +16,7 @@ from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from evkit import Event, Relay, decoding, kafka, outbox
 from evkit.errors import EvkitError, RelayStopped
-from evkit.runtime import unpublishable
+from evkit.runtime import transactional_publisher, unpublishable
 from evkit.runtime.publisher import Publisher
 from evkit.runtime.refusal import PublishFailed
 from evkit.system import System
@@ -115,7 +115,7 @@ def running(relay):
         yield ended
     finally:
         relay.stop()
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -347,9 +347,15 @@ def test_value_like_sql_and_headers_of_any_text_travel_unchanged(evkit_system, e
 # --- the topic is gone, or another one --------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def short_transactions(monkeypatch):
+    """Events for a partition that is no more hold a transaction until its time is over, half a minute by default."""
+    monkeypatch.setattr(transactional_publisher, "_TRANSACTION_SECONDS", 10)
+
+
 @pytest.mark.parametrize("drive", ["step", "run"])
 def test_topic_deleted_under_a_running_relay_parks_its_events_and_others_flow(
-    evkit_system, evkit_topic, delivery, drive
+    evkit_system, evkit_topic, delivery, drive, short_transactions
 ):
     doomed, there = evkit_topic("doomed"), evkit_topic("there")
     write(evkit_system, *numbered(doomed, "k", 0), *numbered(there, "k", 0))
@@ -371,7 +377,7 @@ def test_topic_deleted_under_a_running_relay_parks_its_events_and_others_flow(
             *numbered(doomed, "other", 1),
         )
 
-        status = until(settled, bool, seconds=90)
+        status = until(settled, bool)
 
         assert told(evkit_system, there) == [0, 1, 2]
         parked = unpublishable.rows(evkit_system)
@@ -382,7 +388,7 @@ def test_topic_deleted_under_a_running_relay_parks_its_events_and_others_flow(
 
         kafka.create_topics(evkit_system.settings, {doomed: 1})
         unpublishable.retry(evkit_system, [row.position for row in parked])
-        status = until(settled, bool, seconds=90)
+        status = until(settled, bool)
 
         assert told(evkit_system, doomed, "k") == [1, 2]
         assert told(evkit_system, doomed, "other") == [1]
@@ -391,7 +397,7 @@ def test_topic_deleted_under_a_running_relay_parks_its_events_and_others_flow(
 
 @pytest.mark.parametrize("drive", ["step", "run"])
 def test_topic_made_again_with_fewer_partitions_gets_every_event_in_the_order_of_its_key(
-    evkit_system, evkit_topic, delivery, drive
+    evkit_system, evkit_topic, delivery, drive, short_transactions
 ):
     topic = evkit_topic(partitions=6)
     keys = [f"k{i}" for i in range(12)]
@@ -411,11 +417,11 @@ def test_topic_made_again_with_fewer_partitions_gets_every_event_in_the_order_of
         until(lambda: kafka.create_topics(evkit_system.settings, {topic: 2}), bool)
         until(lambda: is_open(evkit_system, topic, 2), bool)  # before, order is not promised: see Relay
         write(evkit_system, *[event for n in range(3, 20) for key in keys for event in numbered(topic, key, n)])
-        status = until(settled, bool, seconds=90)
+        status = until(settled, bool)
         # What came while nobody knew of the new topic may be parked: that is told, and a retry brings it.
         if parked := unpublishable.rows(evkit_system):
             unpublishable.retry(evkit_system, [row.position for row in parked])
-            status = until(settled, bool, seconds=90)
+            status = until(settled, bool)
 
     assert (status["unpublishable"], status["held"], status["skipped"]) == (0, 0, 0)
     assert status["published"] == status["written"] == 240
@@ -432,7 +438,7 @@ def refused(relay, caplog, password):
     """Run until the relay gives up; what its error, its health and its outbox say. Nothing says the password."""
     caplog.set_level(logging.DEBUG)
     with running(relay) as ended:
-        until(lambda: ended, bool, seconds=45)
+        until(lambda: ended, bool)
     (error,) = ended
     health, status = relay.health(), outbox.status(relay.system)
     assert isinstance(error, RelayStopped), error

@@ -148,10 +148,10 @@ def test_outboxes_of_two_databases_run_side_by_side(evkit_system, evkit_stack, e
             relays = [Relay(s, **once(on_batch=done.release)) for s in (evkit_system, second)]
             threads = [relay.start() for relay in relays]
             for _ in range(40):
-                assert done.acquire(timeout=30)
+                assert done.acquire(timeout=60)
             for relay, thread in zip(relays, threads, strict=True):
                 relay.stop()
-                thread.join(30)
+                thread.join(60)
         finally:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 

@@ -41,7 +41,7 @@ def running(evkit_system):
     yield start
     for relay, thread in relays:
         relay.stop()
-        thread.join(30)
+        thread.join(60)
 
 
 def end_sessions(system, name):
@@ -63,7 +63,7 @@ def test_standby_takes_over_when_the_leaders_session_ends(evkit_system, evkit_to
 
     end_sessions(evkit_system, "evkit relay")  # of both: one of them gets the lock
 
-    assert published.acquire(timeout=30)
+    assert published.acquire(timeout=60)
     with pytest.raises(psycopg.OperationalError):
         first.step()
     first.close()
@@ -79,7 +79,7 @@ def test_leader_that_hangs_is_deposed_and_its_late_marks_are_refused(evkit_syste
 
     standby, published = running(lease_seconds=1)
 
-    assert published.acquire(timeout=30)
+    assert published.acquire(timeout=60)
     assert standby.leading.is_set()
     hanging._term.heard_at -= 1  # as its clock says after it went on
     assert not hanging._term.is_certain()
@@ -130,7 +130,7 @@ def test_waiting_for_a_wake_takes_no_other_threads_answer(evkit_database):
         asking.start()
         while not end.is_set() and asking.is_alive():
             wake.wait(connection, 0.01)
-        asking.join(30)
+        asking.join(60)
 
     assert end.is_set()
     assert wrong == []
@@ -140,7 +140,7 @@ def test_leader_that_waits_for_its_broker_is_heard_and_stays(evkit_system, evkit
     """A full pipeline is not a hanging relay: it asks its connection something while it waits."""
     leader, published = running(lease_seconds=2)
     write(evkit_system, Event("a.b", "k", {}, topic=evkit_topic()))
-    assert published.acquire(timeout=30)
+    assert published.acquire(timeout=60)
     standby, _ = running(lease_seconds=2)
 
     with evkit_system.writing(autocommit=True) as connection:
@@ -217,7 +217,7 @@ def test_writer_wakes_the_relay_at_its_commit(way, evkit_system, evkit_topic, ru
     topic = evkit_topic()
     write(evkit_system, Event("a.b", "k", {}, topic=topic))
     relay, published = running()
-    assert published.acquire(timeout=30)
+    assert published.acquire(timeout=60)
     monkeypatch.setattr(relay_module, "POLL_SECONDS_MIN", 60)
     monkeypatch.setattr(relay_module, "POLL_SECONDS_MAX", 60)
     relay.wake()  # out of a wait that may have begun before
@@ -226,7 +226,7 @@ def test_writer_wakes_the_relay_at_its_commit(way, evkit_system, evkit_topic, ru
         write(evkit_system, Event("a.b", "k", {}, topic=topic), notify=way == "notify")
         if way == "wake":
             relay.wake()
-        assert published.acquire(timeout=30)
+        assert published.acquire(timeout=60)
 
 
 def test_scheduled_event_is_published_when_it_is_due_and_not_when_it_is_cancelled(evkit_system, evkit_topic):

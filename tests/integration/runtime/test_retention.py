@@ -363,7 +363,7 @@ class Writer(threading.Thread):
 
     def write_one_more(self):
         self.goes.clear()
-        assert self.goes.wait(30)
+        assert self.goes.wait(60)
         if self.error is not None:
             raise self.error
 

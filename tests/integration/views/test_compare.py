@@ -13,10 +13,11 @@ from evkit.window import Window
 
 
 def fill(past, prefix, start, seconds, *, per_second=2, mean=0.2, dies=0, version=None, group="billing"):
-    """Events from `start` seconds ago on, handled after about `mean` seconds; every `dies`-th becomes a dead letter."""
-    past.sql(
-        "SELECT setseed(0.5)"
-    )  # the same durations in every run: of measures that do not differ, some do by chance
+    """Events from `start` seconds ago on, handled after about `mean` seconds; every `dies`-th becomes a dead letter.
+
+    How long each takes is drawn, and the same in every run: of what does not differ, one in twenty looks as if it did.
+    """
+    past.sql("SELECT setseed(0.25)")
     past.sql(
         """
         WITH event AS (
@@ -80,7 +81,7 @@ def test_windows_that_do_not_differ_have_no_significant_rate_or_ratio(evkit_syst
     frame = views.compare(evkit_system, past.window(600), Window(past.at(1200), past.at(600)))
 
     significant = frame.filter(frame["significant"])
-    assert significant.height <= 1, significant["text"].to_list()
+    assert significant["text"].to_list() == []
 
 
 def test_windows_of_unequal_length_are_compared_by_rates(evkit_system, past):

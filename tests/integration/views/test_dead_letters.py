@@ -101,5 +101,5 @@ def test_a_known_group_without_letters_has_zero_and_the_window_counts_what_came_
     billing, shipping = views.dead_letter_count(evkit_system, past.window(600)).to_dicts()
 
     assert (billing["open"], billing["new"], billing["resolved"], billing["archived"]) == (1, 2, 1, 0)
-    assert billing["oldest_open_seconds"] == pytest.approx(100, abs=2)
+    assert 100 <= billing["oldest_open_seconds"] < 160  # as old as it is when it is asked for
     assert (shipping["open"], shipping["oldest_open_seconds"]) == (0, None)

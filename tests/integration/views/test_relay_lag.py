@@ -23,7 +23,7 @@ def test_what_waits_counts_with_its_age_now_and_in_the_percentiles(evkit_system,
     (row,) = views.relay_lag(evkit_system, past.window(60)).to_dicts()
 
     assert (row["pending"], row["published"], row["relay"]) == (1, 10, "default")
-    assert row["oldest_pending_seconds"] == pytest.approx(40, abs=2)
+    assert 40 <= row["oldest_pending_seconds"] < 100  # as old as it is when it is asked for
     assert row["p50_seconds"] == pytest.approx(0.5)
     assert row["p99_is_lower_bound"]
 
