@@ -124,9 +124,9 @@ def integer_array(values: Iterable[int]) -> str:
     return "{" + ",".join(map(str, values)) + "}"
 
 
-# By the dtype of a view's column: what its CSV has. Moments are microseconds since 1970, which nobody has to parse; those
-# that a frame cannot hold (infinity, the year 20000) are null, for nobody measured them.
-_AS_CSV = {
+# By the dtype of a view's column: what is written of it. Moments are microseconds since 1970, which nobody has to parse;
+# those that a frame cannot hold (infinity, the year 20000) are null, for nobody measured them.
+_AS_TEXT = {
     "string": SQL("q.{0}::text"),
     "int32": SQL("q.{0}::integer"),
     "int64": SQL("q.{0}::bigint"),
@@ -136,18 +136,19 @@ _AS_CSV = {
         "CASE WHEN q.{0} > '0001-01-02Z' AND q.{0} < '9999-12-31Z' THEN (extract(epoch FROM q.{0}) * 1000000)::bigint END"
     ),
 }
-# So much CSV is handed on at a time: enough that a reader is not called often, little beside the frame that comes out.
-_CSV_CHUNK_BYTES = 4 << 20
+# So much text is handed on at a time: enough that a reader is not called often, little beside the frame that comes out.
+_CHUNK_BYTES = 4 << 20
 
 
-def copy_csv(
+def copy_text(
     connection: Connection,
     query: bytes,
     parameters: Mapping[str, Any],
     columns: Sequence[tuple[str, str]],
     take: Callable[[bytes], None],
 ) -> None:
-    """Hand the rows of a query to `take` as CSV without a header, some megabytes of whole rows at a time.
+    """Hand the rows of a query to `take` in COPY's text format, some megabytes of whole rows at a time: fields are
+    separated by tabs, null is \\N, and what would not be a field of one line is escaped by a backslash.
 
     For many rows: no Python object is made for a value. The same connection, transaction and snapshot as any other query of
     it, and the same errors. COPY takes no parameters, so they are bound here, by psycopg's own quoting.
@@ -157,8 +158,8 @@ def copy_csv(
         take     called in between; while it works, the server goes on sending
     """
     bound = psycopg.ClientCursor(connection).mogrify(query, parameters)
-    listed: list[Composable] = [_AS_CSV[dtype].format(Identifier(name)) for name, dtype in columns]
-    statement = SQL("COPY (SELECT {} FROM ({}\n) AS q) TO STDOUT (FORMAT csv)").format(
+    listed: list[Composable] = [_AS_TEXT[dtype].format(Identifier(name)) for name, dtype in columns]
+    statement = SQL("COPY (SELECT {} FROM ({}\n) AS q) TO STDOUT (FORMAT text)").format(
         SQL(", ").join(listed),
         SQL(bound),  # our own query, its values quoted
     )
@@ -178,7 +179,7 @@ def copy_csv(
             length, row = get(1)
             if length > 0:
                 extend(row)
-                if len(chunk) >= _CSV_CHUNK_BYTES:
+                if len(chunk) >= _CHUNK_BYTES:
                     take(bytes(chunk))
                     chunk.clear()
             elif length == 0:

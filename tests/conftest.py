@@ -54,12 +54,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     options.addoption("--seed", type=int, help="draws what the writers do and which fault comes when; default: any")
 
 
-# Tests that give what they break a time to recover in. Two workers run them one after the other: two brokers that come back
-# side by side, on two cores, test the machine.
-ONE_AT_A_TIME = {
-    f"tests/acceptance/test_{name}.py"
-    for name in ("consumer_faults", "relay_faults", "relay_undecided", "kill9", "redrive_kills", "replay_kill9")
-}
+# Whole systems that are started, loaded and broken, and given a time to recover in. They run one after the other, beside the
+# small tests: two that come back side by side, on two cores, test the machine.
+ONE_AT_A_TIME = "tests/acceptance/"
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -73,7 +70,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
-            return "one at a time" if file in ONE_AT_A_TIME else file
+            return ONE_AT_A_TIME if file.startswith(ONE_AT_A_TIME) else file
 
     config.option.loadscopereorder = False
     return Scheduling(config, log)

@@ -8,7 +8,8 @@
 , near_written AS MATERIALIZED (
     SELECT o.id, o.created_at, p.published_at
       FROM evkit.outbox o LEFT JOIN evkit.publication p USING (position)
-     WHERE NOT %(pending)s AND o.created_at >= %(first)s::timestamptz - interval '1 minute' AND o.created_at < %(last)s
+     WHERE NOT %(pending)s AND o.created_at < %(last)s
+       AND o.created_at >= %(first)s::timestamptz - least(interval '1 minute', %(last)s::timestamptz - %(first)s)
 ), handled AS (
     SELECT i.event_id, i.event_type, i.consumer_group, i.topic, i.partition, i."offset", i.key,
            coalesce(i.created_at, n.created_at, o.created_at) AS created_at,

@@ -18,13 +18,13 @@ WITH
 -- include: published
 , near AS MATERIALIZED ( -- the relay may write down late what a group has dealt with already
     SELECT i.event_id, i.processed_at, i.received_at, i.replay_id FROM evkit.inbox i
-     WHERE i.processed_at >= %(first)s::timestamptz - interval '1 minute'
-       AND i.processed_at < %(last)s::timestamptz + interval '1 minute'
+     WHERE i.processed_at >= %(first)s::timestamptz - least(interval '1 minute', %(last)s::timestamptz - %(first)s)
+       AND i.processed_at < %(last)s::timestamptz + least(interval '1 minute', %(last)s::timestamptz - %(first)s)
        AND i.generation = 0 AND i.consumer_group = %(group)s
 ), near_tried AS MATERIALIZED (
     SELECT a.event_id, min(a.failed_at) AS tried_at FROM evkit.attempt a
-     WHERE a.failed_at >= %(first)s::timestamptz - interval '1 minute'
-       AND a.failed_at < %(last)s::timestamptz + interval '1 minute'
+     WHERE a.failed_at >= %(first)s::timestamptz - least(interval '1 minute', %(last)s::timestamptz - %(first)s)
+       AND a.failed_at < %(last)s::timestamptz + least(interval '1 minute', %(last)s::timestamptz - %(first)s)
        AND a.generation = 0 AND a.consumer_group = %(group)s
      GROUP BY a.event_id
 ), event AS (
@@ -81,7 +81,8 @@ SELECT min(p."offset") FILTER (WHERE i.event_id IS NOT NULL) AS dealt_with_offse
 -- Topics of which evkit's outbox did not write every record that was dealt with in a page.
 WITH near_written AS MATERIALIZED (
     SELECT o.id FROM evkit.outbox o
-     WHERE o.created_at >= %(first)s::timestamptz - interval '1 minute' AND o.created_at < %(last)s
+     WHERE o.created_at >= %(first)s::timestamptz - least(interval '1 minute', %(last)s::timestamptz - %(first)s)
+       AND o.created_at < %(last)s
 )
 SELECT DISTINCT i.topic
   FROM evkit.inbox i

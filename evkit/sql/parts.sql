@@ -11,13 +11,14 @@ bound AS (
 )
 
 -- part: near
--- What groups dealt with soon after it was written: nearly all of a page, read in one stretch and joined by a hash. The rest is
--- looked up one by one, which costs three times as much an event.
+-- What groups dealt with soon after it was written (a minute; of a shorter page, as long as it is): nearly all of a page, read
+-- in one stretch and joined by a hash. The rest is looked up one by one, which costs three times as much an event.
 near AS MATERIALIZED (
     SELECT i.consumer_group, i.event_id, i.topic, i.partition, i.outcome, i.processed_at, i.replay_id, i.handler,
            i.code_version
       FROM evkit.inbox i
-     WHERE i.processed_at >= %(first)s AND i.processed_at < %(last)s::timestamptz + interval '1 minute'
+     WHERE i.processed_at >= %(first)s
+       AND i.processed_at < %(last)s::timestamptz + least(interval '1 minute', %(last)s::timestamptz - %(first)s)
        AND i.processed_at < %(until)s AND i.generation = 0 AND i.consumer_group = ANY (%(groups)s)
 )
 
@@ -36,7 +37,8 @@ confirmed AS MATERIALIZED (
      UNION ALL
     SELECT c.*, coalesce(o.topic, o.aggregatetype), o.id, o.created_at
       FROM confirmed c
-     CROSS JOIN LATERAL (SELECT * FROM evkit.outbox o WHERE o.position = c.position OFFSET 0) AS o
+     CROSS JOIN LATERAL (
+            SELECT o.topic, o.aggregatetype, o.id, o.created_at FROM evkit.outbox o WHERE o.position = c.position OFFSET 0) AS o
      WHERE c.position < (SELECT low FROM stretch)
 )
 

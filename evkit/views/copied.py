@@ -1,10 +1,10 @@
 """a named query → a frame of very many rows, without a Python object for each value.
 
-The server writes CSV (COPY), polars reads it in a thread of its own while more arrives. It is read in pages (pages.py), so
-that the snapshot of very many rows is not held for long. Measured against the two others at
-hand, the same million rows: Arrow by ADBC takes a second connection, another snapshot or an exported one, and more CPU for
-rows that are mostly text; Python rows take eight times as long and five times the memory. For a few rows it is as quick
-as rows, but no quicker, so the views of a few rows do not come here.
+The server writes text (COPY), polars reads it in a thread of its own while more arrives. It is read in pages (pages.py),
+so that the snapshot of very many rows is not held for long. Measured against the others at hand, the same million rows:
+Arrow by ADBC takes a second connection, another snapshot or an exported one, and more CPU for rows that are mostly text;
+CSV costs the server a sixth more; Python rows take eight times as long and five times the memory. For a few rows it is as
+quick as rows, but no quicker, so the views of a few rows do not come here.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from evkit import postgres
 from evkit.sql import named
 from evkit.system import System
 from evkit.views.columns import COLUMNS, Column
+from evkit.views.columns.column import Dtype
 from evkit.views.frame import POLARS, groups_of
 from evkit.views.pages import pages
 
@@ -95,7 +96,7 @@ def framed(
         def read(first: Any, last: Any) -> list[pl.DataFrame]:
             reader.taken()  # of a page that was cut off
             asked = {**parameters, ends[0]: first, ends[1]: last, "rows_max": left}
-            postgres.copy_csv(connection, named(noun)[query], asked, wanted, reader.take)
+            postgres.copy_text(connection, named(noun)[query], asked, wanted, reader.take)
             return reader.taken()
 
         for page in pages(system, connection, start, end, read, newest_first=newest_first):
@@ -117,14 +118,13 @@ def ends_of(connection: postgres.Connection, bounds: bytes | None, parameters: d
 
 
 class _Reader:
-    """Chunks of CSV → frames, in a thread of its own while more arrive."""
+    """Chunks of rows as text → frames, in a thread of its own while more arrive."""
 
     def __init__(self, columns: Sequence[Column]) -> None:
-        self._columns = columns
-        self._schema = {c.name: pl.Int64() if c.dtype == "time" else POLARS[c.dtype] for c in columns}
+        self._dtypes = {c.name: c.dtype for c in columns}
         self._waiting: deque[Future[pl.DataFrame]] = deque()
         self._parts: list[pl.DataFrame] = []
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="evkit-csv")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="evkit-rows")
 
     def __enter__(self) -> _Reader:
         return self
@@ -133,7 +133,7 @@ class _Reader:
         self._thread.shutdown(cancel_futures=True)
 
     def take(self, chunk: bytes) -> None:
-        self._waiting.append(self._thread.submit(_read, chunk, self._schema, self._columns))
+        self._waiting.append(self._thread.submit(rows_in, chunk, self._dtypes))
         while len(self._waiting) > _WAITING_MAX:
             self._parts.append(self._waiting.popleft().result())
 
@@ -145,7 +145,28 @@ class _Reader:
         return parts
 
 
-def _read(chunk: bytes, schema: dict[str, Any], columns: Sequence[Column]) -> pl.DataFrame:
-    # An empty field is null, a quoted empty one an empty text: so COPY writes them, and so polars reads them.
-    read = pl.read_csv(io.BytesIO(chunk), has_header=False, schema=schema)
-    return read.with_columns(pl.col(c.name).cast(POLARS["time"]) for c in columns if c.dtype == "time")
+# What COPY writes for characters that would end a field or a line.
+_ESCAPED = {r"\b": "\b", r"\f": "\f", r"\n": "\n", r"\r": "\r", r"\t": "\t", r"\v": "\v", "\\\\": "\\"}
+
+
+def rows_in(chunk: bytes, dtypes: Mapping[str, Dtype]) -> pl.DataFrame:
+    """The frame of a chunk that `evkit.postgres.copy_text` has handed on."""
+    read = pl.read_csv(
+        io.BytesIO(chunk),
+        has_header=False,
+        schema={name: pl.Int64() if dtype == "time" else POLARS[dtype] for name, dtype in dtypes.items()},
+        separator="\t",
+        quote_char=None,
+        null_values=r"\N",
+        empty_string_is_null=False,
+    )
+    is_escaped = b"\\" in chunk.replace(rb"\N", b"")
+    return read.with_columns(
+        *(pl.col(name).cast(POLARS["time"]) for name, dtype in dtypes.items() if dtype == "time"),
+        # One pass from the left, so that an escaped backslash begins nothing.
+        *(
+            pl.col(name).str.replace_many(list(_ESCAPED), list(_ESCAPED.values()))
+            for name, dtype in dtypes.items()
+            if dtype == "string" and is_escaped
+        ),
+    )

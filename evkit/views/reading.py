@@ -26,8 +26,8 @@ def reading(
 
     The window ends, at the latest, now: every page of a view looks up to the same moment.
     """
-    given = {"groups": list(groups), "until": until}
     frozen = frozen_end(connection, until)
+    given = {"groups": list(groups), "until": frozen}
     newest = connection.cursor(row_factory=dict_row).execute(named("reading")["newest"], given).fetchall()
     found: dict[tuple[str, str], datetime | None] = {}
     for of in [*newest, *gathered(system, connection, "reading", "page", since - _EARLIER, frozen, given)]:

@@ -15,9 +15,9 @@ from evkit import postgres, views
 from evkit.errors import DatabaseUnreachable, QueryTimeout, UnknownGroup
 from evkit.sql import named
 from evkit.system import System
-from evkit.views.columns import COLUMNS, Column
-from evkit.views.copied import _read, _Reader, copied
-from evkit.views.frame import POLARS, fetch, frame, groups_of
+from evkit.views.columns import COLUMNS
+from evkit.views.copied import _Reader, copied, rows_in
+from evkit.views.frame import fetch, frame, groups_of
 
 AWKWARD = [
     "",
@@ -31,6 +31,7 @@ AWKWARD = [
     "a\nb",
     "\\N",
     "\\.",
+    "\\t\t\\\\n\v\b\f",
     "NULL",
     "null",
     "'",
@@ -52,7 +53,7 @@ def _both(system, view, noun, query, given):
         if "group" in given:
             given = {**given, "groups": groups_of(system, connection, given["group"])}
         columns = [(c.name, c.dtype) for c in COLUMNS[view]]
-        postgres.copy_csv(connection, named(noun)[query], given, columns, reader.take)
+        postgres.copy_text(connection, named(noun)[query], given, columns, reader.take)
         return rows, pl.concat([pl.DataFrame(schema=rows.schema), *reader.taken()])
 
 
@@ -127,12 +128,9 @@ def test_what_was_put_into_postgres_is_what_the_frame_has(evkit_system, rows):
     taken = []
 
     with evkit_system.reading() as connection:
-        postgres.copy_csv(connection, query, given, columns, taken.append)
+        postgres.copy_text(connection, query, given, columns, taken.append)
 
-    wanted = tuple(Column(name, dtype, "", "") for name, dtype in columns)
-    schema = {c.name: pl.Int64() if c.dtype == "time" else POLARS[c.dtype] for c in wanted}
-    read = [row for chunk in taken for row in _read(chunk, schema, wanted).rows()]
-    assert read == rows
+    assert [row for chunk in taken for row in rows_in(chunk, dict(columns)).rows()] == rows
 
 
 def test_a_moment_that_no_frame_can_hold_is_null(evkit_system, past):
@@ -147,7 +145,7 @@ def test_a_moment_that_no_frame_can_hold_is_null(evkit_system, past):
 
 
 def test_chunks_break_no_row_and_keep_the_order(evkit_system, past, monkeypatch):
-    monkeypatch.setattr(postgres, "_CSV_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(postgres, "_CHUNK_BYTES", 1000)
     past.sql(
         'INSERT INTO evkit.attempt (consumer_group, event_id, event_type, topic, partition, "offset", attempt, failed_at,'
         " duration_seconds, error_class, error_message, stack_trace, fingerprint, disposition)"
@@ -190,7 +188,7 @@ def test_a_server_that_goes_away_among_the_rows_is_an_error_and_no_shorter_frame
 
     with pytest.raises(DatabaseUnreachable), evkit_system.reading() as connection:  # noqa: PT012
         pid = connection.info.backend_pid
-        postgres.copy_csv(
+        postgres.copy_text(
             connection, b"SELECT repeat('x', 1000) AS a FROM generate_series(1, 100000)", {}, [("a", "string")], cut
         )
 
@@ -199,7 +197,7 @@ def test_a_query_that_takes_too_long_is_cancelled_and_says_so(evkit_system):
     quick = System(evkit_system.settings.model_copy(update={"statement_timeout_seconds": 1.0}))
 
     with pytest.raises(QueryTimeout, match="shorter window"), quick.reading() as connection:
-        postgres.copy_csv(connection, b"SELECT pg_sleep(600)::text AS a", {}, [("a", "string")], lambda _: None)
+        postgres.copy_text(connection, b"SELECT pg_sleep(600)::text AS a", {}, [("a", "string")], lambda _: None)
 
 
 def test_rows_become_objects_when_no_snapshot_is_held_any_more(evkit_system, evkit_database, past, monkeypatch):
