@@ -54,8 +54,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     options.addoption("--seed", type=int, help="draws what the writers do and which fault comes when; default: any")
 
 
-# Whole systems that are started, loaded and broken, and given a time to recover in. They run one after the other, beside the
-# small tests: two that come back side by side, on two cores, test the machine.
+# Whole systems that are started, loaded and broken, and given a time to recover in. They run one after the other, beside
+# the small tests: two that come back side by side, on two cores, test the machine.
 ONE_AT_A_TIME = "tests/acceptance/"
 
 
