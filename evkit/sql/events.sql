@@ -88,13 +88,10 @@ SELECT DISTINCT coalesce(o.topic, o.aggregatetype) AS topic
       FROM evkit.outbox o
      WHERE o.created_at >= %(first)s AND o.created_at < %(last)s
        AND (%(topic)s::text IS NULL OR coalesce(o.topic, o.aggregatetype) = %(topic)s)
-), confirmed AS MATERIALIZED ( -- by a stretch of positions, for of a look-up each and a read of everything neither is quick
-    SELECT p.position, p.partition, p.published_at
-      FROM evkit.publication p
-     WHERE p.position BETWEEN (SELECT min(position) FROM written) AND (SELECT max(position) FROM written)
-       AND p.published_at < %(until)s
-), event AS (
-    SELECT w.*, c.partition, c.published_at FROM written w LEFT JOIN confirmed c USING (position)
+),
+-- include: confirmation
+, event AS (
+    SELECT w.*, c.partition, c.published_at FROM written w LEFT JOIN confirmation c USING (position)
 ), met AS (
     SELECT e.position, e.id AS event_id, e.type AS event_type, e.key, e.topic, coalesce(i.partition, e.partition) AS partition,
            e.schema_version, e.created_at, e.published_at, r.consumer_group, i.outcome, i.processed_at, i.replay_id,

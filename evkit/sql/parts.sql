@@ -42,6 +42,14 @@ confirmed AS MATERIALIZED (
      WHERE c.position < (SELECT low FROM stretch)
 )
 
+-- part: confirmation
+-- Of what was `written` in a page, what the broker has confirmed by the end of the window: by one stretch of positions, too.
+confirmation AS MATERIALIZED (
+    SELECT p.position, p.partition, p.published_at FROM evkit.publication p
+     WHERE p.position BETWEEN (SELECT min(position) FROM written) AND (SELECT max(position) FROM written)
+       AND p.published_at < %(until)s
+)
+
 -- part: relay_state
 -- What the relay stands at, and what does not wait for it alone. Its lock is the one that relay.sql takes.
 relay AS (

@@ -30,11 +30,8 @@ SELECT extract(epoch FROM %(now)s::timestamptz - o.created_at)::float8 AS second
 -- A page is a stretch of the time of writing.
 WITH written AS MATERIALIZED (
     SELECT o.position, o.created_at FROM evkit.outbox o WHERE o.created_at >= %(first)s AND o.created_at < %(last)s
-)
-SELECT date_bin(%(bucket)s, w.created_at, '2000-01-03Z') AS bucket_at, p.position IS NULL AS pending,
-       extract(epoch FROM coalesce(p.published_at, %(until)s) - w.created_at)::float8 AS seconds
-  FROM written w
-  LEFT JOIN (
-        SELECT p.position, p.published_at FROM evkit.publication p
-         WHERE p.position BETWEEN (SELECT min(position) FROM written) AND (SELECT max(position) FROM written)
-           AND p.published_at < %(until)s) AS p USING (position);
+),
+-- include: confirmation
+SELECT date_bin(%(bucket)s, w.created_at, '2000-01-03Z') AS bucket_at, c.position IS NULL AS pending,
+       extract(epoch FROM coalesce(c.published_at, %(until)s) - w.created_at)::float8 AS seconds
+  FROM written w LEFT JOIN confirmation c USING (position);

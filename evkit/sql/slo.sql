@@ -78,15 +78,14 @@ WITH
 , written AS MATERIALIZED (
     SELECT o.position, coalesce(o.topic, o.aggregatetype) AS topic, o.created_at
       FROM evkit.outbox o WHERE o.created_at >= %(first)s AND o.created_at < %(last)s
-), judged AS (
+),
+-- include: confirmation
+, judged AS (
     SELECT NULL::text AS "group", w.topic,
            CASE WHEN p.published_at <= w.created_at + make_interval(secs => %(target)s) THEN 'good' ELSE 'bad' END AS verdict,
            least(p.published_at, w.created_at + make_interval(secs => %(target)s)) AS at
       FROM written w
-      LEFT JOIN (
-            SELECT p.position, p.published_at FROM evkit.publication p
-             WHERE p.position BETWEEN (SELECT min(position) FROM written) AND (SELECT max(position) FROM written)
-            ) AS p USING (position)
+      LEFT JOIN confirmation p USING (position)
      WHERE NOT EXISTS (SELECT FROM evkit.unpublishable u WHERE u.position = w.position AND u.state = 'skipped')
 )
 -- include: counted

@@ -18,7 +18,6 @@ from evkit.errors import InvalidParameter, MissingExtra, NoPostgres, UnknownGrou
 from evkit.sql import named
 from evkit.system import System, viewing
 from evkit.views import columns as _columns
-from evkit.views import reading
 from evkit.views.incident_window import incident_named, incident_window
 from evkit.window import Window, duration, require_covered
 
@@ -255,9 +254,6 @@ def fetch(
     with system.reading() as connection:
         if "group" in parameters:
             parameters["groups"] = groups_of(system, connection, parameters["group"])
-        if reading.WANTED in named(noun)[query]:
-            since, until = parameters["since"], parameters["until"]
-            parameters |= reading.reading(system, connection, since, until, parameters["groups"])
         cursor = connection.execute(named(noun)[query], parameters)
         assert cursor.description is not None
         place = {column.name: index for index, column in enumerate(cursor.description)}

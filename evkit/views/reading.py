@@ -13,8 +13,6 @@ from evkit.sql import named
 from evkit.system import System
 from evkit.views.pages import gathered
 
-# What a query has that wants to be told.
-WANTED = b"%(reading_topics)s"
 # An event is handled some time after its topic was first read.
 _EARLIER = timedelta(hours=1)
 
