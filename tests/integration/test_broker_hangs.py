@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 import evkit
-from evkit import Consumer, Event, Relay, kafka, kafka_admin, outbox, postgres, records
+from evkit import Event, kafka, kafka_admin, postgres, records
 from evkit.errors import BrokerUnreachable, EvkitError
 from evkit.kafka import KafkaException, OffsetSpec, TopicPartition
 from evkit.runtime import replay_plan, rewind
 from evkit.system import System
 from evkit.testing.faults import pause, resume
+from tests.integration.handling import handle_all
 from tests.integration.vanishing import TIMEOUT_SECONDS, Watched, once_awake, outcome, settings_of, watch
 from tests.integration.views.groups import commit
 
@@ -28,17 +29,7 @@ def busy(own_stack):
     postgres.migrate(own_stack.postgres_dsn)
     system = System(settings_of(own_stack))
     kafka.create_topics(system.settings, {TOPIC: 2})
-    with system.writing() as connection:
-        outbox.write_many(connection, [Event("order.placed", f"k{i}", {}, topic=TOPIC) for i in range(10)])
-    relay = Relay(system)
-    while relay.step():
-        pass
-    relay.close()
-    consumer = Consumer(GROUP, [TOPIC], system=system)
-    consumer.handler("order.placed")(lambda event, tx: None)
-    while consumer.counts.total < 10:
-        consumer.step(1.0)
-    consumer.close()
+    handle_all(system, GROUP, [Event("order.placed", f"k{i}", {}, topic=TOPIC) for i in range(10)])
     commit(system, "theirs", TOPIC, 1, 1)
     return own_stack
 

@@ -6,10 +6,11 @@ import math
 import threading
 from datetime import datetime
 
-from evkit import Consumer, Event, Relay, kafka, outbox, postgres, views
+from evkit import Event, kafka, postgres, views
 from evkit.errors import BrokerRefused, BrokerUnreachable, EvkitError
 from evkit.settings import Settings
 from evkit.system import System
+from tests.integration.handling import handle_all
 from tests.integration.views.groups import commit
 from tests.integration.views.test_journey import FROM_KAFKA
 
@@ -37,17 +38,7 @@ def filled(stack):
     postgres.migrate(stack.postgres_dsn)
     system = System(settings_of(stack))
     kafka.create_topics(system.settings, {TOPIC: 2})
-    with system.writing() as connection:
-        outbox.write_many(connection, [Event("order.placed", f"k{i % 5}", {"i": i}, topic=TOPIC) for i in range(20)])
-    relay = Relay(system)
-    while relay.step():
-        pass
-    relay.close()
-    consumer = Consumer(GROUP, [TOPIC], system=system)
-    consumer.handler("order.placed")(lambda event, tx: None)
-    while consumer.counts.total < 20:
-        consumer.step(1.0)
-    consumer.close()
+    handle_all(system, GROUP, [Event("order.placed", f"k{i % 5}", {"i": i}, topic=TOPIC) for i in range(20)])
     commit(system, "theirs", TOPIC, 3, 5)
     return stack
 

@@ -7,8 +7,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from evkit import Consumer, Event, Relay, outbox
+from evkit import Event
 from evkit.cli import app
+from tests.integration.handling import handle_all
 
 PROMISED = """
 [slo.freshness]
@@ -34,17 +35,7 @@ def cli(evkit_system, monkeypatch, tmp_path):
 def billed(evkit_system, evkit_topic, evkit_group):
     """Twenty events, all handled; → their group."""
     topic, group = evkit_topic("order"), evkit_group("billing")
-    with evkit_system.writing() as connection:
-        outbox.write_many(connection, [Event("order.placed", f"k{i}", {}, topic=topic) for i in range(20)])
-    relay = Relay(evkit_system)
-    while relay.step():
-        pass
-    relay.close()
-    consumer = Consumer(group, [topic], system=evkit_system)
-    consumer.handler("order.placed")(lambda event, tx: None)
-    while consumer.counts.total < 20:
-        consumer.step(1.0)
-    consumer.close()
+    handle_all(evkit_system, group, [Event("order.placed", f"k{i}", {}, topic=topic) for i in range(20)])
     return group
 
 
