@@ -373,6 +373,9 @@ class FaultRun:
             group.name,
         )
 
+    def redriven(self, group: Group) -> int:
+        return self.ask("SELECT count(*) FROM effect WHERE consumer_group = %s AND replay_id IS NOT NULL", group.name)
+
     def redrive(self) -> None:
         """Somebody redrives all letters of a group, at times with the release that they failed in."""
         group = self.chance.choice(self.groups)
@@ -382,21 +385,21 @@ class FaultRun:
         self.count("redrives")
 
     def mend(self) -> None:
-        """The mended release is there, and somebody redrives all letters with it; waits for the end."""
+        """The mended release is there, and somebody redrives all letters with it; until it has ended or handled many."""
         group = self.groups[0]
         self.wait("there are letters to redrive", lambda: self.open_letters(group, "handler IS NOT NULL") > 1)
+        many = self.redriven(group) + 500
         person = self.person(group, "redrive", "-g", group.name, "--app", "service:mended", "--go-on", "--yes")
-        self.wait("a redrive ends", person.ended)
+        self.wait("a redrive ends", lambda: person.ended() or self.redriven(group) >= many)
         self.count("redrives")
 
     def kill_redrive(self) -> None:
         """A redrive is killed in the middle: after some of its letters, or some of what waits behind them."""
         group = self.groups[0]
         self.wait("there are letters to redrive", lambda: self.open_letters(group) > 2)
-        redriven = "SELECT count(*) FROM effect WHERE consumer_group = %s AND replay_id IS NOT NULL"
-        before, some = self.ask(redriven, group.name), self.chance.randint(1, 20)
+        before, some = self.redriven(group), self.chance.randint(1, 20)
         person = self.person(group, "redrive", "-g", group.name, "--app", "service:mended", "--go-on", "--yes")
-        self.wait("a redrive is under way", lambda: person.ended() or self.ask(redriven, group.name) >= before + some)
+        self.wait("a redrive is under way", lambda: person.ended() or self.redriven(group) >= before + some)
         if not person.ended():
             kill9(person.pid)
             person.process.wait()
