@@ -269,12 +269,21 @@ class Inbox:
             RedriveRefused: this group has no handler for the event (any more).
             Undecodable, SchemaMismatch, and whatever the handler raises.
         """
+        started = time.monotonic()
         handler = required_handler(delivery, self.handlers, self.group)
         with self.observed([delivery]):
             waited = claims.reclaim(connection, self, delivery)
             if not waited and not claims.claim(connection, self, [delivery], attempts=attempt)[0]:
                 return
             self.call(connection, handler, [delivery], attempt, self.stale(connection, [delivery]))
+            self.processed(connection, [delivery], started)
+
+    def processed(
+        self, connection: postgres.Connection, handled: list[Delivery], started: float, ahead: float = 0.0
+    ) -> None:
+        """Set processed_at to the end of the handlers, when it would else be off by more than anybody overlooks."""
+        if self.dedupe and abs(time.monotonic() - started - ahead) > _OFF_SECONDS_MAX:
+            claims.processed(connection, self, handled)
 
     def observed(self, batch: list[Delivery]) -> AbstractContextManager[None]:
         """A span around the transaction that handles these."""
@@ -339,7 +348,7 @@ class Inbox:
                 except FailedAt as failure:
                     failure.index = batch.index(run[failure.index])
                     raise
-            self._processed(connection, wanted, started, ahead)
+            self.processed(connection, wanted, started, ahead)
             self._event_seconds = (time.monotonic() - started) / len(batch)
             counts.add(Counts(len(wanted), len(batch) - len(new), skipped, parked=parked, conflicting=conflicting))
         self._session.works()
@@ -418,13 +427,6 @@ class Inbox:
         """Ids of those that come after a newer event of their key."""
         return frozenset() if self.versions is None else self.versions.apply(connection, wanted)
 
-    def _processed(
-        self, connection: postgres.Connection, handled: list[Delivery], started: float, ahead: float = 0.0
-    ) -> None:
-        """Set processed_at to the end of the handlers, when it would else be off by more than anybody overlooks."""
-        if self.dedupe and abs(time.monotonic() - started - ahead) > _OFF_SECONDS_MAX:
-            claims.processed(connection, self, handled)
-
     # --- event by event -----------------------------------------------------------------------------------------------
 
     def _walk(
@@ -487,6 +489,6 @@ class Inbox:
             wanted, skipped, parked = self._wanted(connection, new, tried=tried)
             if delivery.handler is not None and wanted:
                 self.call(connection, delivery.handler, [delivery], attempt, self.stale(connection, wanted))
-                self._processed(connection, [delivery], started)
+                self.processed(connection, [delivery], started)
             counts.add(Counts(len(wanted), skipped=skipped, parked=parked))
         return counts

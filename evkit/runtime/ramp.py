@@ -3,7 +3,7 @@
 Stages of 1, 10 and 100 letters, then the rest. Inside a stage letters go in optimistic batches: one transaction locks the
 letters, turns their inbox rows, calls the handlers in order, resolves the letters, frees the keys that nothing waits for,
 and settles them in the run. A batch in which one fails is rolled back and taken again in parts, without the bad one between
-them. A letter that other events wait behind goes by itself, and they follow it, one transaction each.
+them. A letter that other events wait behind goes by itself, and they follow it (release.py).
 
 Killed at any point, each letter is either settled with its handling or waits in the run as before: whoever takes the run up
 again goes on exactly there, beginning its stages anew. The lock on the run is the session's, so nobody else has it.
@@ -26,15 +26,15 @@ from evkit import postgres
 from evkit.errors import RedriveRefused
 from evkit.kafka import Record
 from evkit.postgres import integer_array
-from evkit.runtime import claims, release
+from evkit.runtime import release, together
 from evkit.runtime.attempt import attempt_values
-from evkit.runtime.delivery import Delivery, required_handler
+from evkit.runtime.delivery import Delivery
 from evkit.runtime.failure import Failure
 from evkit.runtime.handler import Handlers
 from evkit.runtime.inbox import FailedAt, Inbox
 from evkit.runtime.outcome import Counts
 from evkit.runtime.redrive_run import Progress, Run
-from evkit.runtime.release import TRANSIENT_REPEATS_MAX, ParkedKey
+from evkit.runtime.release import BYTES_MAX, TRANSIENT_REPEATS_MAX, ParkedKey
 from evkit.sql import named
 
 log = logging.getLogger(__name__)
@@ -149,7 +149,9 @@ class Execution:
             started, before = time.monotonic(), self._stage_tried
             items = [
                 _Item(*row)
-                for row in self._connection.execute(_SQL["next"], self._of | {"letters_max": most}).fetchall()
+                for row in self._connection.execute(
+                    _SQL["next"], self._of | {"letters_max": most, "bytes_max": BYTES_MAX}
+                ).fetchall()
             ]
             if not items:
                 return
@@ -173,25 +175,25 @@ class Execution:
 
     def _take(self, items: list[_Item]) -> None:
         """Try the first of these: together as far as that goes, or one."""
-        together = []
+        batch = []
         for item in items:
             if item.state != "waiting" or item.has_tail or item.letter_id in self._met:
                 break
-            together.append(item)
-        if len(together) > 1:
+            batch.append(item)
+        if len(batch) > 1:
             try:
-                done = self._repeated(self._batch, together)
+                done = self._repeated(self._batch, batch)
             except FailedAt as failed:
                 error = failed.__cause__
                 if not isinstance(error, Exception) or isinstance(error, MemoryError):
                     raise
-                self._met[together[failed.index].letter_id] = (error, failed.seconds)
+                self._met[batch[failed.index].letter_id] = (error, failed.seconds)
                 self._together_max = max(1, failed.index)
                 return
             except Exception as error:
                 if postgres.is_lost(self._connection, error) or isinstance(error, MemoryError):
                     raise
-                self._together_max = max(1, len(together) // 2)
+                self._together_max = max(1, len(batch) // 2)
                 return
             self._inbox.metrics.ended(Counts(handled=done), replay=True)
             self._count(done)
@@ -248,7 +250,9 @@ class Execution:
                 part = list(stretch)
                 self._inbox.generation = generation
                 try:
-                    _call(connection, self._inbox, part)
+                    together.handle(
+                        connection, self._inbox, [x.delivery for x in part], [x.retry_count + 2 for x in part]
+                    )
                 except FailedAt as failed:
                     failed.index += done
                     raise
@@ -344,9 +348,9 @@ class Execution:
         released = release.Released(freed=True)
         cancelled = False
 
-        def noted(connection: postgres.Connection, failed_behind: int | None) -> None:
+        def noted(connection: postgres.Connection, events: int, failed_behind: int | None) -> None:
             nonlocal cancelled
-            values = self._of | {"position": item.position, "failed_behind": failed_behind}
+            values = self._of | {"position": item.position, "released": events, "failed_behind": failed_behind}
             row = connection.execute(_SQL["note_behind"], values).fetchone()
             cancelled = row is not None and bool(row[0])
 
@@ -418,40 +422,6 @@ class Execution:
             why = "failed through nobody's fault" if held else "failed again in the same way"
             more = f"{failure.error_class}; `evkit dlq show {item.letter_id}`"
             raise _End("stopped", f"letter {item.letter_id} {why} ({more})")
-
-
-def _call(connection: postgres.Connection, inbox: Inbox, letters: list[_Letter]) -> None:
-    """Handle letters' events after all, in their order, inside the open transaction; their inbox rows turn to handled.
-
-    Raises:
-        FailedAt: the event (its index) that cannot be handled, or whose handler raised.
-        What a handler raised, where it is not known at which event that was.
-    """
-    handlers = []
-    for i, letter in enumerate(letters):
-        try:
-            handlers.append(required_handler(letter.delivery, inbox.handlers, inbox.group))
-        except Exception as problem:
-            raise FailedAt(i, 0.0) from problem
-    everything = range(len(letters))
-    wanted: list[int] = []
-    with inbox.observed([letter.delivery for letter in letters]):
-        for handler, stretch in groupby(everything, key=lambda i: handlers[i]):
-            indexes = list(stretch)
-            waited = claims.reclaim_many(connection, inbox, handler.name, [letters[i].delivery for i in indexes])
-            for i in indexes:
-                delivery, attempt = letters[i].delivery, letters[i].retry_count + 2
-                if delivery.event_id in waited or claims.claim(connection, inbox, [delivery], attempts=attempt)[0]:
-                    wanted.append(i)
-        stale = inbox.stale(connection, [letters[i].delivery for i in wanted])
-        for (handler, retry_count), some in groupby(wanted, key=lambda i: (handlers[i], letters[i].retry_count)):
-            indexes = list(some)
-            run = [letters[i].delivery for i in indexes]
-            try:
-                inbox.call(connection, handler, run, retry_count + 2, stale, in_batch=True)
-            except FailedAt as failure:
-                failure.index = indexes[failure.index]
-                raise
 
 
 def delivery_of(event_id: str, row: list[Any], handlers: Handlers) -> Delivery:

@@ -46,8 +46,8 @@ def redrive(
     Side effects: the plan is written down first (evkit.redrive_run, evkit.redrive_letter), with a row in the audit table.
     Then the handler's writes, the inbox mark (dead → handled), the letter's state (open → resolved) and its place in the
     run are one transaction, for one letter or for some hundred; a failure is one more attempt of the same letter. Events
-    that wait behind a letter (`plan.keys`) run after it, one transaction each, and then their key is free; the first that
-    fails is a new letter, and the rest goes on waiting. Killed at any point, `resume` goes on where it was.
+    that wait behind a letter (`plan.keys`) run after it, in order, and then their key is free; the first that fails is a
+    new letter, and the rest goes on waiting. Killed at any point, `resume` goes on where it was.
 
     With `stop_at_failure` it ends at the first letter that fails with a fingerprint of the plan (the fix did not work),
     after a stage of which most letters failed otherwise, and when what a handler needs is away. `progress` is called with

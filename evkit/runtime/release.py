@@ -1,10 +1,14 @@
 """parked table → handler: run what waited behind a letter, in order, until the key is free.
 
-One event a transaction: the handler's writes, its inbox row and its leaving of the parked table commit together, so a
-release that is killed goes on where it was. Meanwhile the consumer goes on parking what comes of the key. The key is freed
-in a transaction that holds its row's lock and finds nothing behind it: from then on the consumer handles its events itself.
+The handlers' writes, the inbox rows and the events' leaving of the parked table commit together, so a release that is
+killed goes on where it was. Meanwhile the consumer goes on parking what comes of the key. The key is freed in a transaction
+that holds its row's lock and finds nothing behind it: from then on the consumer handles its events itself.
 
-At the first event that fails it stops: that event becomes the letter which the others wait behind.
+The first event goes by itself; after that as many together as about a second takes. One transaction an event would come
+out behind a key of which much comes, for ever: the consumer's batches and the release take turns at the key's row.
+
+At the first event that fails it stops: that event becomes the letter which the others wait behind. What was taken together
+with it is rolled back, and what comes before it is taken again.
 """
 
 from __future__ import annotations
@@ -21,10 +25,12 @@ from psycopg.rows import class_row
 from evkit import postgres
 from evkit.error_texts import message_of
 from evkit.kafka import Record
+from evkit.postgres import integer_array
+from evkit.runtime import together
 from evkit.runtime.attempt import attempt_values, letter_values
 from evkit.runtime.delivery import Delivery
 from evkit.runtime.failure import Failure
-from evkit.runtime.inbox import Inbox
+from evkit.runtime.inbox import FailedAt, Inbox
 from evkit.runtime.outcome import Counts
 from evkit.sql import named
 from evkit.system import System
@@ -36,7 +42,13 @@ _LETTERS = named("dead_letters")
 # A deadlock with the consumer, which may be parking behind the same key, is nobody's fault and is repeated.
 TRANSIENT_REPEATS_MAX = 20
 
-Noted = Callable[[postgres.Connection, int | None], None]
+# Most events in one transaction, as in a consumer's batch; how long it may take, for so long nobody can cancel it; and how
+# much of payloads it may have in memory.
+EVENTS_MAX = 500
+SECONDS_MAX = 1.0
+BYTES_MAX = 16 * 1024 * 1024
+
+Noted = Callable[[postgres.Connection, int, int | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,64 +131,116 @@ def release(
 ) -> Released:
     """Run the events that wait behind a key's letter; the caller holds the key's `lock`.
 
-    Does nothing while a letter of the key is open: its event comes first. `ends` is asked before each event. `noted` is
-    called in each event's transaction with the connection and, of an event that failed, the id of its letter; `alone` is
-    entered around each of them.
+    Does nothing while a letter of the key is open: its event comes first. `ends` is asked before each transaction. `noted`
+    is called in each with the connection, how many events are through and, of one that failed, the id of its letter;
+    `alone` is entered around each of them.
     """
-    result = Released()
     inbox.generation = 0
+    tail = _Tail(connection, key, inbox, noted)
     if connection.execute(_SQL["open_letter"], key.parameters).fetchone() is not None:
-        return result
+        return tail.result
     while ends is None or not ends():
         started = time.monotonic()
         with nullcontext() if alone is None else alone:
-            more = _step(connection, key, inbox, result, noted)
-        if not more:
+            events = tail.step(EVENTS_MAX if per_second_max is None else max(1, int(per_second_max)))
+        if events is None:
             break
         if per_second_max:
-            time.sleep(max(0.0, 1 / per_second_max - (time.monotonic() - started)))
-    return result
+            time.sleep(max(0.0, events / per_second_max - (time.monotonic() - started)))
+    return tail.result
 
 
-def _step(connection: postgres.Connection, key: ParkedKey, inbox: Inbox, result: Released, noted: Noted | None) -> bool:
-    """Handle the next event; False when there is none any more, or it failed."""
-    transient = 0
-    while True:
+class _Tail:
+    """What waits behind a key's letter, on its way through the handlers.
+
+    Attributes:
+        result  how far it has come
+    """
+
+    def __init__(self, connection: postgres.Connection, key: ParkedKey, inbox: Inbox, noted: Noted | None) -> None:
+        self.result = Released()
+        self._connection = connection
+        self._key = key
+        self._inbox = inbox
+        self._noted = noted
+        self._most = 1
+        self._transient = 0
+        # The event that failed among others, and its failure, until what comes before it is done.
+        self._met: tuple[int, FailedAt] | None = None
+
+    def step(self, events_max: int) -> int | None:
+        """Take the next few together; how many are through now. None: nothing waits any more, or one has failed."""
         started = time.monotonic()
-        delivery: Delivery | None = None
-        parked_id = 0
+        waiting: list[tuple[int, Delivery]] = []
         try:
-            with connection.transaction():
-                row = connection.execute(_SQL["next"], key.parameters).fetchone()
-                if row is None:
-                    result.freed = _free(connection, key)
-                    return not result.freed
-                parked_id, delivery = row[0], Delivery.of(_record(row), inbox.handlers)
-                if delivery.handler is None and delivery.problem is None:
-                    _settle(connection, delivery, inbox, "skipped")
-                else:
-                    inbox.redrive(connection, delivery, attempt=1)
-                connection.execute(_SQL["remove"], key.parameters | {"parked_id": parked_id})
-                if noted is not None:
-                    noted(connection, None)
-            if delivery.handler is None:
-                result.skipped += 1
-                inbox.metrics.ended(Counts(skipped=1), replay=True)
-            else:
-                result.handled += 1
-                inbox.metrics.ended(Counts(handled=1), replay=True)
-            return True
+            with self._connection.transaction():
+                values = self._key.parameters | {"events_max": min(self._most, events_max), "bytes_max": BYTES_MAX}
+                for row in self._connection.execute(_SQL["next"], values).fetchall():
+                    waiting.append((row[0], Delivery.of(_record(row), self._inbox.handlers)))
+                if not waiting:
+                    self.result.freed = _free(self._connection, self._key)
+                    return None if self.result.freed else 0
+                if self._met is not None and self._met[0] == waiting[0][0]:
+                    raise self._met[1]
+                handled = self._handle(waiting)
         except Exception as error:
-            if delivery is None or postgres.is_lost(connection, error) or isinstance(error, MemoryError):
-                raise
-            if postgres.is_transient(error) and transient < TRANSIENT_REPEATS_MAX:
-                transient += 1
-                time.sleep(0.01 * transient)
-                continue
-            result.failed_id = _bury(
-                connection, key, inbox, delivery, parked_id, Failure.of(error), time.monotonic() - started, noted
-            )
-            return False
+            return self._failed(waiting, error, time.monotonic() - started)
+        self._transient = 0
+        each = (time.monotonic() - started) / len(waiting)
+        self._most = max(1, min(2 * self._most, EVENTS_MAX, int(SECONDS_MAX / each)))
+        self._count(handled, len(waiting) - handled)
+        return len(waiting)
+
+    def _handle(self, waiting: list[tuple[int, Delivery]]) -> int:
+        """Bring these to their end in the open transaction; how many were handled, and not skipped."""
+        connection, inbox = self._connection, self._inbox
+        wanted = [d for _, d in waiting if d.handler is not None or d.problem is not None]
+        try:
+            together.handle(connection, inbox, wanted, [1] * len(wanted))
+        except FailedAt as failure:
+            failed = wanted[failure.index]
+            failure.index = next(i for i, (_, delivery) in enumerate(waiting) if delivery is failed)
+            raise
+        for _, delivery in waiting:
+            if delivery.handler is None:
+                _settle(connection, delivery, inbox, "skipped")
+        ids = integer_array(parked_id for parked_id, _ in waiting)
+        connection.execute(_SQL["remove"], self._key.parameters | {"parked_ids": ids})
+        if self._noted is not None:
+            self._noted(connection, len(waiting), None)
+        return len(wanted)
+
+    def _count(self, handled: int, skipped: int) -> None:
+        self.result.handled += handled
+        self.result.skipped += skipped
+        self._inbox.metrics.ended(Counts(handled=handled, skipped=skipped), replay=True)
+
+    def _failed(self, waiting: list[tuple[int, Delivery]], raised: Exception, seconds: float) -> int | None:
+        """What an error means for the next step: once more, fewer together, or (None) the end, with a letter."""
+        error = raised.__cause__ if isinstance(raised, FailedAt) else raised
+        if not waiting or not isinstance(error, Exception) or isinstance(error, MemoryError):
+            raise raised
+        if postgres.is_lost(self._connection, error):
+            raise error
+        if postgres.is_transient(error) and self._transient < TRANSIENT_REPEATS_MAX:
+            self._transient += 1
+            time.sleep(0.01 * self._transient)
+            return 0
+        if isinstance(raised, FailedAt):
+            if raised.index:
+                self._most, self._met = raised.index, (waiting[raised.index][0], FailedAt(0, raised.seconds))
+                self._met[1].__cause__ = error
+                return 0
+            seconds = raised.seconds
+        elif len(waiting) > 1:
+            self._most = len(waiting) // 2
+            return 0
+        parked_id, delivery = waiting[0]
+        failure = Failure.of(error)
+        self.result.failed_id = _bury(
+            self._connection, self._key, self._inbox, delivery, parked_id, failure, seconds, self._noted
+        )
+        return None
 
 
 def _free(connection: postgres.Connection, key: ParkedKey) -> bool:
@@ -213,10 +277,10 @@ def _bury(
         if inbox.mirror is not None:
             inbox.mirror.write(connection, letter[0], values)
         _settle(connection, delivery, inbox, "dead")
-        connection.execute(_SQL["remove"], key.parameters | {"parked_id": parked_id})
+        connection.execute(_SQL["remove"], key.parameters | {"parked_ids": integer_array([parked_id])})
         connection.execute(_SQL["park"], key.parameters | {"key": key.key, "letter_id": letter[0]})
         if noted is not None:
-            noted(connection, letter[0])
+            noted(connection, 0, letter[0])
     inbox.metrics.failed("dead", replay=True)
     inbox.metrics.ended(Counts(dead=1), replay=True)
     return int(letter[0])

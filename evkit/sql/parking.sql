@@ -59,12 +59,20 @@ SELECT letter_id FROM evkit.dead_letter
  ORDER BY letter_id LIMIT 1;
 
 -- name: next
+-- What comes next behind a letter, as much of it as one transaction may have in memory.
 SELECT parked_id, event_id, topic, partition, "offset", leader_epoch, appended_at, timestamp_type, raw_key, raw_value,
        header_names, header_values, received_at
   FROM evkit.parked
- WHERE consumer_group = %(group)s AND topic = %(topic)s AND raw_key = %(raw_key)s
+ WHERE parked_id = ANY (ARRAY (
+           SELECT parked_id
+             FROM (SELECT parked_id, sum(bytes) OVER (ORDER BY parked_id) - bytes AS bytes_before
+                     FROM (SELECT parked_id, coalesce(octet_length(raw_value), 0) AS bytes
+                             FROM evkit.parked
+                            WHERE consumer_group = %(group)s AND topic = %(topic)s AND raw_key = %(raw_key)s
+                            ORDER BY parked_id
+                            LIMIT %(events_max)s) AS n) AS m
+            WHERE bytes_before < %(bytes_max)s))
  ORDER BY parked_id
- LIMIT 1
    FOR UPDATE;
 
 -- name: lock_key
@@ -80,7 +88,7 @@ DELETE FROM evkit.parked_key p
                     WHERE (e.consumer_group, e.topic, e.raw_key) = (p.consumer_group, p.topic, p.raw_key));
 
 -- name: remove
-WITH gone AS (DELETE FROM evkit.parked WHERE parked_id = %(parked_id)s RETURNING 1)
+WITH gone AS (DELETE FROM evkit.parked WHERE parked_id = ANY (%(parked_ids)s::bigint[]) RETURNING 1)
 UPDATE evkit.parked_key SET events = events - (SELECT count(*) FROM gone)
  WHERE consumer_group = %(group)s AND topic = %(topic)s AND raw_key = %(raw_key)s;
 

@@ -107,15 +107,22 @@ SELECT redrive_id FROM evkit.redrive_run
  LIMIT 10;
 
 -- name: next
--- What comes next: a letter to run, or the tail behind one that needs none.
-SELECT i.position, i.letter_id, i.state, coalesce(p.events, 0) > 0 AS has_tail, i.settled_at IS NOT NULL AS begun
-  FROM evkit.redrive_letter i
-  LEFT JOIN evkit.dead_letter l USING (letter_id)
-  LEFT JOIN evkit.parked_key p ON (p.consumer_group, p.topic, p.raw_key) = (l.consumer_group, l.topic, l.raw_key)
-                              AND p.letter_id = l.letter_id
- WHERE i.redrive_id = %(redrive_id)s AND i.state IN ('waiting', 'tail')
- ORDER BY i.position
- LIMIT %(letters_max)s;
+-- What comes next, as much of it as one transaction may have in memory: a letter to run, or the tail behind one that needs
+-- none.
+SELECT position, letter_id, state, has_tail, begun
+  FROM (SELECT n.*, sum(bytes) OVER (ORDER BY position) - bytes AS bytes_before
+          FROM (SELECT i.position, i.letter_id, i.state, coalesce(p.events, 0) > 0 AS has_tail,
+                       i.settled_at IS NOT NULL AS begun, coalesce(octet_length(l.raw_value), 0) AS bytes
+                  FROM evkit.redrive_letter i
+                  LEFT JOIN evkit.dead_letter l USING (letter_id)
+                  LEFT JOIN evkit.parked_key p
+                         ON (p.consumer_group, p.topic, p.raw_key) = (l.consumer_group, l.topic, l.raw_key)
+                        AND p.letter_id = l.letter_id
+                 WHERE i.redrive_id = %(redrive_id)s AND i.state IN ('waiting', 'tail')
+                 ORDER BY i.position
+                 LIMIT %(letters_max)s) AS n) AS m
+ WHERE bytes_before < %(bytes_max)s
+ ORDER BY position;
 
 -- name: lock_letters
 -- Locked, so that two redrives of one letter do not run its handler twice; those that another one has are left out.
@@ -171,9 +178,10 @@ UPDATE evkit.redrive_letter
  WHERE redrive_id = %(redrive_id)s AND position = %(position)s;
 
 -- name: note_behind
--- An event behind the letter is handled, or (failed_behind) has become a letter itself; and whether the run is cancelled.
+-- So many events behind the letter are handled, or (failed_behind) one has become a letter itself; and whether the run is
+-- cancelled.
 UPDATE evkit.redrive_letter
-   SET released = released + (%(failed_behind)s::bigint IS NULL)::integer, failed_behind = %(failed_behind)s
+   SET released = released + %(released)s, failed_behind = %(failed_behind)s::bigint
  WHERE redrive_id = %(redrive_id)s AND position = %(position)s
 RETURNING (SELECT cancel_requested FROM evkit.redrive_run WHERE redrive_id = %(redrive_id)s);
 

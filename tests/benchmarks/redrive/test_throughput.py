@@ -96,3 +96,62 @@ def test_redrive_of_10_000_letters(evkit_system, evkit_topic, evkit_group, repor
             }
         ],
     )  # fmt: skip
+
+
+@pytest.mark.timeout(1800)
+def test_release_of_what_waits_behind_ten_letters(evkit_system, evkit_topic, evkit_group, report):
+    """Ten keys of 1,000 events each, the first of each is dead: as fast as the consumer would have handled them?"""
+    topic = evkit_topic(partitions=6)
+    with evkit_system.writing() as connection:
+        connection.execute("CREATE TABLE effect (grp text, key text, n bigint, PRIMARY KEY (grp, key))")
+        outbox.write_many(
+            connection,
+            [Event("a.b", f"k{i % 10}", {"n": i, "pad": "x" * 220}, topic=topic) for i in range(LETTERS)],
+        )
+    relay = Relay(evkit_system)
+    while relay.step():
+        pass
+    relay.close()
+    broken: set[str] = set()
+
+    def handle(event, tx):
+        if tx.group in broken and event.payload["n"] < 10:
+            raise ValueError("the bug")
+        tx.execute(UPSERT, (tx.group, event.key))
+
+    rates = {"consumer": [], "release": []}
+    for _ in range(ROUNDS):
+        for name in ("consumer", "release"):
+            made = Consumer(evkit_group(), [topic], system=evkit_system, retry=Retry(attempts=1), breaker=None)
+            made.handler("a.b")(handle)
+            if name == "release":
+                broken.add(made.group)
+            made.step(5.0)
+            first, started = made.counts.total, time.perf_counter()
+            while made.counts.total < LETTERS:
+                made.step(1.0)
+            if name == "consumer":
+                rates[name].append((LETTERS - first) / (time.perf_counter() - started))
+            made.close()
+            if name == "release":
+                broken.clear()
+                plan = dead_letters.plan_redrive(evkit_system, Selection(group=made.group))
+                seconds, result = timed(lambda p=plan, c=made: dead_letters.redrive(evkit_system, p, c))
+                assert (len(result.resolved), result.released) == (10, LETTERS - 10)
+                rates[name].append(LETTERS / seconds)
+            with evkit_system.writing() as connection:
+                done = "SELECT count(*), sum(n) FROM effect WHERE grp = %s"
+                assert connection.execute(done, (made.group,)).fetchone() == (10, LETTERS)
+
+    ratios = [a / b for a, b in zip(rates["release"], rates["consumer"], strict=True)]
+    report(
+        "release",
+        [
+            {
+                "letters": 10, "events_behind": LETTERS - 10, "rounds": ROUNDS,
+                "events_per_second": statistics.median(rates["release"]),
+                "consumer_events_per_second": statistics.median(rates["consumer"]),
+                "ratio_to_consumer": statistics.median(ratios), "ratio_to_consumer_range": [min(ratios), max(ratios)],
+            }
+        ],
+    )  # fmt: skip

@@ -6,14 +6,17 @@ import json
 import sys
 import threading
 import types
+from itertools import groupby
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from evkit import Consumer, Event, Relay, Retry, dead_letters, outbox, views
 from evkit.cli import app
 from evkit.errors import RedriveRefused
-from evkit.runtime import parking
+from evkit.runtime import parking, release
 from evkit.runtime.dead_letters import Selection
 from evkit.runtime.inbox import Inbox
 from evkit.runtime.release import parked_keys
@@ -24,17 +27,23 @@ from evkit.testing.waiting import until
 class Billing:
     """A group that notes what it handled, in its order, and fails at the events that `bad` names."""
 
-    def __init__(self, system, group, topic, **options):
+    def __init__(self, system, group, topic, *, form="plain", **options):
         self.system, self.topic = system, topic
         self.bad = set()
         self.attempts = 0
         self.consumer = Consumer(
             group, [topic], system=system, retry=Retry(attempts=2, backoff_seconds=0.001), **options
         )
-        self.consumer.handler("a.b")(self.handle)
+        handle = (lambda events, tx: [self.handle(event, tx) for event in events]) if form == "batch" else self.handle
+        self.consumer.handler("a.b", batch=form == "batch", pipeline=form == "pipeline")(handle)
         self.relay = Relay(system)
         with system.writing() as connection:
+            connection.execute("DROP TABLE IF EXISTS effect")
             connection.execute("CREATE TABLE effect (n bigserial, key text, i int)")
+
+    def close(self):
+        self.consumer.close()
+        self.relay.close()
 
     def handle(self, event, tx):
         self.attempts += 1
@@ -42,9 +51,9 @@ class Billing:
         if (event.key, event.payload["i"]) in self.bad:
             raise ValueError(f"bad {event.key}")
 
-    def write(self, *events, type="a.b"):
+    def write(self, *events, type="a.b", **more):
         with self.system.writing() as connection:
-            outbox.write_many(connection, [Event(type, key, {"i": i}, topic=self.topic) for key, i in events])
+            outbox.write_many(connection, [Event(type, key, {"i": i} | more, topic=self.topic) for key, i in events])
         while self.relay.step():
             pass
 
@@ -59,14 +68,26 @@ class Billing:
 
     def outcomes(self):
         with self.system.reading() as connection:
-            rows = connection.execute("SELECT outcome, count(*)::int FROM evkit.inbox GROUP BY 1").fetchall()
+            rows = connection.execute(
+                "SELECT outcome, count(*)::int FROM evkit.inbox WHERE consumer_group = %s GROUP BY 1",
+                (self.consumer.group,),
+            ).fetchall()
         return dict(rows)
 
+    def attempts_of(self, event_type):
+        """Failures that are written down as an event's first in a redrive, and the deaths of the live one."""
+        with self.system.reading() as connection:
+            return connection.execute(
+                "SELECT count(*)::int FROM evkit.attempt WHERE consumer_group = %s AND event_type = %s"
+                " AND disposition = 'dead'",
+                (self.consumer.group, event_type),
+            ).fetchone()[0]
+
     def open_letters(self):
-        return [letter.letter_id for letter in dead_letters.letters(self.system, Selection())]
+        return [letter.letter_id for letter in dead_letters.letters(self.system, Selection(group=self.consumer.group))]
 
     def redrive(self):
-        plan = dead_letters.plan_redrive(self.system, Selection())
+        plan = dead_letters.plan_redrive(self.system, Selection(group=self.consumer.group))
         return dead_letters.redrive(self.system, plan, self.consumer)
 
 
@@ -80,8 +101,7 @@ def new_billing(evkit_system, evkit_topic, evkit_group):
 
     yield make
     for billing in made:
-        billing.consumer.close()
-        billing.relay.close()
+        billing.close()
 
 
 @pytest.fixture
@@ -137,6 +157,88 @@ def test_event_that_fails_behind_a_letter_is_the_letter_that_the_others_wait_beh
     assert billing.of("a") == list(range(10))
 
 
+def test_release_catches_up_with_a_key_of_which_more_keeps_coming(billing):
+    """Its consumer parks what comes, in batches, and each has the key's row for as long as its transaction takes."""
+    billing.bad.clear()
+    at_rest = threading.Event()
+    consumer = threading.Thread(target=billing.consumer.run)
+    consumer.start()
+    come = 0
+
+    def keep_coming():
+        nonlocal come
+        while not at_rest.is_set():
+            billing.write(*[("a", 10 + come + i) for i in range(20)])
+            come += 20
+
+    feeder = threading.Thread(target=keep_coming)
+    feeder.start()
+    until(lambda: billing.outcomes()["parked"] > 100)
+
+    result = billing.redrive()
+    at_rest.set()
+    feeder.join()
+    until(lambda: billing.consumer.counts.total == 20 + come)
+    billing.consumer.stop()
+    consumer.join()
+
+    assert (len(result.resolved), result.failed_behind) == (1, [])
+    assert result.released > 100
+    assert billing.of("a") == list(range(10 + come))
+    assert parked_keys(billing.system) == []
+
+
+@pytest.mark.parametrize("form", ["plain", "pipeline", "batch"])
+@given(
+    bad=st.sets(st.integers(1, 40), max_size=4), others=st.sets(st.integers(1, 40), max_size=8), most=st.integers(1, 16)
+)
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_tail_runs_in_order_and_once_whatever_fails_in_it(new_billing, form, bad, others, most):
+    """Bad ones are letters one after the other, ones that nobody handles are skipped, whatever is taken together."""
+    billing = new_billing(form=form)
+    billing.bad = {("a", i) for i in (0, *bad)}
+    for of_type, stretch in groupby(range(41), key=lambda i: "x.y" if i in others else "a.b"):
+        billing.write(*[("a", i) for i in stretch], type=of_type)
+    billing.consume(41)
+    wanted = [i for i in range(41) if i not in others]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(release, "EVENTS_MAX", most)
+        for dead in [i for i in wanted if ("a", i) in billing.bad]:
+            billing.bad.discard(("a", dead))
+            result = billing.redrive()
+            assert len(result.resolved) == 1
+
+    assert billing.of("a") == wanted
+    assert parked_keys(billing.system) == []
+    assert billing.outcomes() == {"handled": len(wanted)} | ({"skipped": len(others)} if others else {})
+    assert billing.attempts_of("a.b") == len(bad - others) + 1
+    billing.close()
+
+
+def test_large_events_behind_a_letter_are_not_all_taken_together(new_billing, monkeypatch):
+    billing = new_billing()
+    billing.bad = {("a", 0)}
+    billing.write(*[("a", i) for i in range(21)], padding="x" * 100_000)
+    billing.consume(21)
+    billing.bad.clear()
+    monkeypatch.setattr(release, "BYTES_MAX", 250_000)
+    sizes = []
+    call = Inbox.call
+
+    def called(inbox, connection, handler, run, *arguments, **more):
+        sizes.append(len(run))
+        call(inbox, connection, handler, run, *arguments, **more)
+
+    monkeypatch.setattr(Inbox, "call", called)
+
+    billing.redrive()
+
+    assert sizes[:3] == [1, 1, 2]  # the letter, and then the tail
+    assert max(sizes) == 3
+    assert billing.of("a") == list(range(21))
+
+
 def test_letter_that_fails_again_keeps_its_tail_waiting(billing):
     result = billing.redrive()
 
@@ -159,19 +261,19 @@ def test_release_runs_what_waits_behind_an_archived_letter(billing):
 def test_events_that_come_while_a_key_is_released_are_handled_after_the_others(billing, monkeypatch):
     """The consumer parks on until the release finds nothing left, and no event falls between the two."""
     billing.bad.clear()
-    handle = Inbox.redrive
+    call = Inbox.call
     come = iter(range(10, 14))
 
-    def redrive(inbox, connection, delivery, *, attempt):
-        handle(inbox, connection, delivery, attempt=attempt)
-        if (i := next(come, None)) is not None:
+    def called(inbox, *arguments, **more):
+        call(inbox, *arguments, **more)
+        if inbox.replay_id is not None and (i := next(come, None)) is not None:
             before = billing.consumer.counts.total
             billing.write(("a", i))
             thread = threading.Thread(target=billing.consume, args=(before + 1,))
             thread.start()
             thread.join()
 
-    monkeypatch.setattr(Inbox, "redrive", redrive)
+    monkeypatch.setattr(Inbox, "call", called)
 
     billing.redrive()
 

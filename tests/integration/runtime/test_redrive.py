@@ -262,7 +262,8 @@ def test_cancelled_redrive_ends_in_the_middle_of_a_long_tail_and_goes_on_there(b
     billing.inside = cancel
     first = billing.redrive()
 
-    assert (first.state, first.released, billing.effects()) == ("cancelled", 4, [0, 1, 2, 3, 4])
+    # Behind letter 0 they went as 1, 2 and 4 together: what is in hand is finished.
+    assert (first.state, first.released, billing.effects()) == ("cancelled", 7, [*range(8)])
     assert first.tails_left == first.resolved
     again = dead_letters.resume(billing.system, first.redrive_id, billing.consumer)
     assert (again.state, again.released, again.resolved, billing.effects()) == ("done", 9, first.resolved, [*range(10)])
