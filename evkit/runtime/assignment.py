@@ -138,6 +138,11 @@ class Assignment:
     def places(self) -> list[Place]:
         return list(self._partitions)
 
+    def epoch_of(self, place: Place) -> int | None:
+        """The epoch of a partition's turn; None: it is not ours."""
+        partition = self._partitions.get(place)
+        return None if partition is None else partition.epoch
+
     def full(self) -> set[Place]:
         """Partitions that have too much unfinished to take more; a full one stays so until half of it is done."""
         share = self._high_bytes // max(len(self._partitions), 1)

@@ -352,7 +352,7 @@ class Consumer:
     def _poll(self, client: Any, timeout_seconds: float) -> list[Any]:
         with self._changed:
             idle = not self._assignment.unfinished
-        return polled.poll(client, self.batch_events_max, timeout_seconds, idle=idle)
+        return polled.poll(client, self._assignment, self.batch_events_max, timeout_seconds, idle=idle)
 
     def _take_in(self, client: Any, messages: list[Any]) -> int:
         records, ends, errors = polled.read(messages)

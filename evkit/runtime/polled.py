@@ -8,16 +8,21 @@ from typing import Any
 
 from evkit import kafka
 from evkit.kafka import Record, TopicPartition
-from evkit.runtime.assignment import Place
+from evkit.runtime.assignment import Assignment, Place
 
 
-def poll(client: Any, messages_max: int, timeout_seconds: float, *, idle: bool) -> list[Any]:
+def poll(client: Any, assignment: Assignment, messages_max: int, timeout_seconds: float, *, idle: bool) -> list[Any]:
     """What is there; waits for a first message so long, and only a moment while something is in hand."""
     # consume(n, timeout) waits for n messages or the whole timeout: take one, then what is there besides.
     first = client.poll(timeout_seconds if idle else min(timeout_seconds, 0.02))
-    if first is None:
-        return []
-    return [first, *client.consume(messages_max - 1, 0)] if messages_max > 1 else [first]
+    if first is None or messages_max == 1:
+        return [] if first is None else [first]
+    place = first.topic(), first.partition()
+    epoch = assignment.epoch_of(place)
+    more = client.consume(messages_max - 1, 0)
+    # The partition may have been taken away in there and given back. It begins anew then, at an offset before that of the
+    # first message, which would stand before what it comes behind.
+    return [first, *more] if assignment.epoch_of(place) == epoch else more
 
 
 def paused(client: Any, wanted: set[Place], before: set[Place]) -> set[Place]:

@@ -296,7 +296,7 @@ class Runner:
     def _poll(self, client: Any) -> list[Any]:
         with self._changed:
             idle = not self._assignment.unfinished
-        return polled.poll(client, self._consumer.batch_events_max, 0.1, idle=idle)
+        return polled.poll(client, self._assignment, self._consumer.batch_events_max, 0.1, idle=idle)
 
     def _take_in(self, client: Any, messages: list[Any]) -> None:
         now = datetime.now(UTC)

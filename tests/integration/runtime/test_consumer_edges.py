@@ -57,6 +57,54 @@ def test_end_of_a_transactional_topic_leaves_no_phantom_lag(protocol, evkit_syst
     assert consumer.counts.handled == 15
 
 
+@PROTOCOLS
+def test_message_from_before_a_rebalance_does_not_stand_before_what_it_comes_behind(
+    protocol, evkit_system, evkit_topic, published, new_consumer, running
+):
+    """A message is polled; then, before the next is, its partition is taken away, with events before it undone, and given
+    back."""
+    topic = evkit_topic()
+    place = (topic, 0)
+    consumer = new_consumer(topic, protocol=protocol, batch_events_max=10)
+    handled = []
+
+    def handle(event, tx):
+        if event.payload["n"] == 50:
+            until(lambda: consumer._assignment._partitions[place].winds_up)
+        handled.append(event.payload["n"])
+
+    consumer.handler("a.b")(handle)
+    running(consumer)
+    published(*[Event("a.b", "k", {"n": n}, topic=topic) for n in range(70)])
+    until(lambda: consumer.counts.handled == 50 and consumer._assignment.unfinished == 20)
+    client = consumer._client
+    told = {"on_assign": consumer._on_assign, "on_revoke": consumer._on_revoke, "on_lost": consumer._on_lost}
+
+    class Meanwhile:
+        """The client; while it gives what is there besides a first message, it leaves its group and joins it again."""
+
+        def __getattr__(self, name):
+            return getattr(client, name)
+
+        def consume(self, messages_max, _timeout):
+            consumer._client = client
+            client.unsubscribe()
+            while consumer._assignment.places:
+                client.consume(messages_max, 0.1)
+            client.subscribe([topic], **told)
+            came = []
+            while not came:
+                came = [m for m in client.consume(messages_max, 0.1) if m.error() is None]
+            return came
+
+    consumer._client = Meanwhile()
+    published(*[Event("a.b", "k", {"n": n}, topic=topic) for n in range(70, 300)])
+
+    partition = kafka.TopicPartition(*place)
+    until(lambda: kafka.committed(evkit_system.settings, consumer.group, [partition]) == {place: 300})
+    assert handled == list(range(300))
+
+
 def test_partition_that_stands_still_although_it_has_records_is_pushed(
     evkit_system, evkit_topic, published, new_consumer, running, monkeypatch, caplog
 ):
