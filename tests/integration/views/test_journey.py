@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from evkit import views
 from evkit.errors import InvalidParameter, NotMigrated, UnknownBusinessId, UnknownEvent, UnknownKey
@@ -180,7 +181,8 @@ def test_an_unknown_event_is_answered_with_ids_like_it(evkit_system, past):
 
 
 def test_every_view_of_a_database_without_evkit_says_what_to_do(evkit_stack):
-    empty = System(Settings(postgres_dsn=evkit_stack.postgres_dsn, kafka={"bootstrap.servers": "127.0.0.1:1"}))
+    dsn = make_conninfo(evkit_stack.postgres_dsn, dbname="postgres")  # evkit's own may have its tables, from elsewhere
+    empty = System(Settings(postgres_dsn=dsn, kafka={"bootstrap.servers": "127.0.0.1:1"}))
 
     for name in set(COLUMNS) - FROM_KAFKA - {"journey"}:
         with pytest.raises(NotMigrated, match="run `evkit migrate`"):
