@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import threading
+import time
+from pathlib import Path
 from types import TracebackType
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -103,8 +105,23 @@ def kill9(pid: int) -> None:
 
 
 def pause(pid: int) -> None:
-    """Let a process hang: it is there and does nothing."""
+    """Let a process hang: it is there and does nothing. Returns when none of its threads runs any more.
+
+    The signal alone is not waited for by anybody: a server may answer another question before it stops.
+    """
     os.kill(pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+    while tasks.exists() and any(_runs(stat) for stat in tasks.glob("*/stat")):  # Linux; elsewhere nobody tells
+        time.sleep(0.001)
+
+
+def _runs(stat: Path) -> bool:
+    """Whether a thread does anything: it has neither stopped nor ended."""
+    try:
+        state = stat.read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in ("T", "t", "Z", "X")
 
 
 def resume(pid: int) -> None:
