@@ -141,12 +141,16 @@ def reclaim(connection: postgres.Connection, who: Who, delivery: Delivery) -> bo
     return connection.execute(_SQL["reclaim"], values).rowcount == 1
 
 
-def reclaim_many(connection: postgres.Connection, who: Who, handler: str, deliveries: Sequence[Delivery]) -> set[str]:
-    """Ids of those of a handler's events that were waiting, dead or parked; their rows turn to handled."""
+def reclaim_many(
+    connection: postgres.Connection, who: Who, handler: str, deliveries: Sequence[Delivery], ahead_seconds: float
+) -> set[str]:
+    """Ids of those of a handler's events that were waiting, dead or parked; their rows turn to handled, which they are
+    expected to be in so many seconds."""
     values = {
         "group": who.group,
         "generation": who.generation,
         "event_ids": text_array([d.event_id for d in deliveries]),
+        "ahead": ahead_seconds,
         "replay_id": who.replay_id,
         "handler": handler,
         "code_version": who.code_version,

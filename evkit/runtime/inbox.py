@@ -85,6 +85,7 @@ class Inbox:
         stop          when set, waiting ends and `handle` raises Stopped
         metrics       counts what comes to its end, and what fails
         calls, at     how often handlers were called, and at which event of its run the last one is: they move while it does
+        event_seconds how long an event took in the last batch, from its claim to the end of its handlers
         has_parked    whether keys of the group were parked when it last handled something
         ledger        who keeps count of what came to its end, in the same transactions; a dry one rolls them back
     """
@@ -105,12 +106,11 @@ class Inbox:
     metrics: ConsumerMetrics = field(default_factory=ConsumerMetrics)
     calls: int = field(default=0, init=False)
     at: int = field(default=0, init=False)
+    event_seconds: float = field(default=0.0, init=False)
     has_parked: bool = field(default=False, init=False)
     ledger: Ledger = field(default_factory=Ledger)
     _session: Session = field(init=False)
     _verdict: Verdict = field(init=False)
-    # Of the last batch, from its claim to the end of its handlers.
-    _event_seconds: float = field(default=0.0, init=False)
     _expectation: claims.Expectation = field(default_factory=claims.Expectation, init=False)
 
     def __post_init__(self) -> None:
@@ -336,7 +336,7 @@ class Inbox:
         connection = self._session.connected()
         with self.observed(batch), self.ledger.transaction(connection, batch) as counts:
             started = time.monotonic()
-            ahead = self._event_seconds * len(batch)
+            ahead = self.event_seconds * len(batch)
             new, conflicting = self._expectation.claim(connection, self, batch, ahead) if self.dedupe else (batch, 0)
             wanted, skipped, parked = self._wanted(connection, new)
             stale = self.stale(connection, wanted)
@@ -349,7 +349,7 @@ class Inbox:
                     failure.index = batch.index(run[failure.index])
                     raise
             self.processed(connection, wanted, started, ahead)
-            self._event_seconds = (time.monotonic() - started) / len(batch)
+            self.event_seconds = (time.monotonic() - started) / len(batch)
             counts.add(Counts(len(wanted), len(batch) - len(new), skipped, parked=parked, conflicting=conflicting))
         self._session.works()
         if self.breakers is not None:

@@ -117,6 +117,7 @@ class Execution:
         # Failures that were met in a batch, until what comes before them is done: letter → error, seconds.
         self._met: dict[int, tuple[Exception, float]] = {}
         self._stage_tried = self._stage_failed = 0
+        self._first = 0  # of the positions before it nothing is left
 
     def execute(self) -> None:
         """Run what waits, and write down how it ended.
@@ -147,14 +148,10 @@ class Execution:
             if rate := self._run.per_second_max:
                 most = max(1, min(most, int(rate)))
             started, before = time.monotonic(), self._stage_tried
-            items = [
-                _Item(*row)
-                for row in self._connection.execute(
-                    _SQL["next"], self._of | {"letters_max": most, "bytes_max": BYTES_MAX}
-                ).fetchall()
-            ]
+            items = self._next(most)
             if not items:
                 return
+            self._first = items[0].position
             self._take(items)
             if self._progress is not None:
                 self._progress(self._settled, self._run.letters)
@@ -165,6 +162,10 @@ class Execution:
             raise _End(
                 "stopped", f"{self._stage_failed} of the {self._stage_tried} letters of a stage failed, in another way"
             )
+
+    def _next(self, letters_max: int) -> list[_Item]:
+        values = self._of | {"first": self._first, "letters_max": letters_max, "bytes_max": BYTES_MAX}
+        return [_Item(*row) for row in self._connection.execute(_SQL["next"], values).fetchall()]
 
     def _check(self) -> None:
         row = self._connection.execute(_SQL["is_cancelled"], self._of).fetchone()

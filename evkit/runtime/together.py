@@ -27,7 +27,7 @@ def handle(
         FailedAt: the event (its index) that cannot be handled, or whose handler raised.
         What a handler raised, where it is not known at which event that was.
     """
-    started = time.monotonic()
+    started, ahead = time.monotonic(), inbox.event_seconds * len(deliveries)
     handlers = []
     for i, delivery in enumerate(deliveries):
         try:
@@ -39,7 +39,7 @@ def handle(
     with inbox.observed(list(deliveries)):
         for handler, stretch in groupby(everything, key=lambda i: handlers[i]):
             indexes = list(stretch)
-            waited = claims.reclaim_many(connection, inbox, handler.name, [deliveries[i] for i in indexes])
+            waited = claims.reclaim_many(connection, inbox, handler.name, [deliveries[i] for i in indexes], ahead)
             for i in indexes:
                 if (
                     deliveries[i].event_id in waited
@@ -54,4 +54,6 @@ def handle(
             except FailedAt as failure:
                 failure.index = indexes[failure.index]
                 raise
-        inbox.processed(connection, [deliveries[i] for i in wanted], started)
+        inbox.processed(connection, [deliveries[i] for i in wanted], started, ahead)
+        if deliveries:
+            inbox.event_seconds = (time.monotonic() - started) / len(deliveries)

@@ -81,9 +81,11 @@ VALUES (%(group)s, %(event_id)s, %(generation)s, %(event_type)s, %(topic)s, %(pa
         %(fingerprint)s, %(disposition)s, %(code_version)s, %(replay_id)s);
 
 -- name: reclaim_many
--- Several events of one handler at once; comes back with those that were waiting.
+-- Several events of one handler at once; comes back with those that were waiting. They are processed when their handlers are
+-- through, as far ahead as that is expected.
 UPDATE evkit.inbox
-   SET outcome = 'handled', attempts = attempts + (outcome = 'dead')::integer, processed_at = clock_timestamp(),
+   SET outcome = 'handled', attempts = attempts + (outcome = 'dead')::integer,
+       processed_at = clock_timestamp() + %(ahead)s * interval '1 second',
        replay_id = %(replay_id)s, handler = %(handler)s, code_version = %(code_version)s
  WHERE consumer_group = %(group)s AND event_id = ANY (%(event_ids)s::text[]) AND generation = %(generation)s
    AND outcome IN ('dead', 'parked')

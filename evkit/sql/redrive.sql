@@ -108,19 +108,24 @@ SELECT redrive_id FROM evkit.redrive_run
 
 -- name: next
 -- What comes next, as much of it as one transaction may have in memory: a letter to run, or the tail behind one that needs
--- none.
+-- none. Before position %(first)s nothing is left. Each letter is looked up by itself (OFFSET 0), however few there are.
 SELECT position, letter_id, state, has_tail, begun
-  FROM (SELECT n.*, sum(bytes) OVER (ORDER BY position) - bytes AS bytes_before
-          FROM (SELECT i.position, i.letter_id, i.state, coalesce(p.events, 0) > 0 AS has_tail,
-                       i.settled_at IS NOT NULL AS begun, coalesce(octet_length(l.raw_value), 0) AS bytes
-                  FROM evkit.redrive_letter i
-                  LEFT JOIN evkit.dead_letter l USING (letter_id)
-                  LEFT JOIN evkit.parked_key p
-                         ON (p.consumer_group, p.topic, p.raw_key) = (l.consumer_group, l.topic, l.raw_key)
-                        AND p.letter_id = l.letter_id
-                 WHERE i.redrive_id = %(redrive_id)s AND i.state IN ('waiting', 'tail')
-                 ORDER BY i.position
-                 LIMIT %(letters_max)s) AS n) AS m
+  FROM (SELECT i.position, i.letter_id, i.state, coalesce(p.events, 0) > 0 AS has_tail, i.settled_at IS NOT NULL AS begun,
+               sum(coalesce(l.bytes, 0)) OVER (ORDER BY i.position) - coalesce(l.bytes, 0) AS bytes_before
+          FROM (SELECT position, letter_id, state, settled_at
+                  FROM evkit.redrive_letter
+                 WHERE redrive_id = %(redrive_id)s AND position >= %(first)s AND state IN ('waiting', 'tail')
+                 ORDER BY position
+                 LIMIT %(letters_max)s) AS i
+          LEFT JOIN LATERAL (SELECT consumer_group, topic, raw_key, octet_length(raw_value) AS bytes
+                               FROM evkit.dead_letter
+                              WHERE letter_id = i.letter_id
+                             OFFSET 0) AS l ON true
+          LEFT JOIN LATERAL (SELECT events
+                               FROM evkit.parked_key
+                              WHERE (consumer_group, topic, raw_key) = (l.consumer_group, l.topic, l.raw_key)
+                                AND letter_id = i.letter_id
+                             OFFSET 0) AS p ON true) AS n
  WHERE bytes_before < %(bytes_max)s
  ORDER BY position;
 
