@@ -14,10 +14,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Any
 
 from psycopg.rows import class_row
@@ -71,14 +71,26 @@ class _Item:
 
 @dataclass(frozen=True, slots=True)
 class _Letter:
-    """A letter, locked in the open transaction."""
+    """A letter on its way to its handler."""
+
+    generation: int
+    retry_count: int
+    delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class _Locked:
+    """A letter, locked in the open transaction; `row` is all that the statement has given."""
 
     position: int
     letter_id: int
-    generation: int
-    retry_count: int
     parks: bool
-    delivery: Delivery
+    row: Sequence[Any]
+
+    def letter(self, handlers: Handlers) -> _Letter:
+        """Its event, as if it had just been polled."""
+        _, _, event_id, generation, retry_count, *rest, _ = self.row
+        return _Letter(generation, retry_count, delivery_of(event_id, rest, handlers))
 
 
 class Execution:
@@ -118,6 +130,8 @@ class Execution:
         self._met: dict[int, tuple[Exception, float]] = {}
         self._stage_tried = self._stage_failed = 0
         self._first = 0  # of the positions before it nothing is left
+        # What comes next, when it was asked together with the last batch.
+        self._upcoming: list[_Item] = []
 
     def execute(self) -> None:
         """Run what waits, and write down how it ended.
@@ -148,8 +162,8 @@ class Execution:
             if rate := self._run.per_second_max:
                 most = max(1, min(most, int(rate)))
             started, before = time.monotonic(), self._stage_tried
-            items = self._next(most)
-            if not items:
+            items, self._upcoming = self._upcoming[:most], []
+            if not items and not (items := self._ask_next(most)()):
                 return
             self._first = items[0].position
             self._take(items)
@@ -163,9 +177,11 @@ class Execution:
                 "stopped", f"{self._stage_failed} of the {self._stage_tried} letters of a stage failed, in another way"
             )
 
-    def _next(self, letters_max: int) -> list[_Item]:
+    def _ask_next(self, letters_max: int) -> Callable[[], list[_Item]]:
+        """Ask what comes next; what gives the answer."""
         values = self._of | {"first": self._first, "letters_max": letters_max, "bytes_max": BYTES_MAX}
-        return [_Item(*row) for row in self._connection.execute(_SQL["next"], values).fetchall()]
+        cursor = self._connection.execute(_SQL["next"], values)
+        return lambda: [_Item(*row) for row in cursor.fetchall()]
 
     def _check(self) -> None:
         row = self._connection.execute(_SQL["is_cancelled"], self._of).fetchone()
@@ -234,18 +250,21 @@ class Execution:
         """One transaction for all; returns how many were settled. Those that somebody else is at are left for later."""
         connection = self._connection
         with self._alone, connection.transaction():
-            letters = self._locked([item.position for item in items])
+            locked = self._locked([item.position for item in items])
             free: set[int] = set()
-            if parks := [x.letter_id for x in letters if x.parks]:
+            if parks := [x.letter_id for x in locked if x.parks]:
                 rows = connection.execute(_SQL["lock_keys"], {"letter_ids": integer_array(parks)}).fetchall()
                 free = {letter_id for letter_id, events in rows if not events}
-            letters = [x for x in letters if not x.parks or x.letter_id in free]
+            locked = [x for x in locked if not x.parks or x.letter_id in free]
             # A letter that must go by itself is not overtaken by what comes behind it.
-            ready = []
-            for item, letter in zip(items, letters, strict=False):
-                if letter.position != item.position:
-                    break
-                ready.append(letter)
+            in_line = takewhile(lambda pair: pair[0].position == pair[1].position, zip(items, locked, strict=False))
+            if not (first := [x for _, x in in_line]):
+                return 0
+            # Settled before they are handled, for all of it is one transaction; decoded while PostgreSQL does so.
+            with connection.pipeline():
+                self._resolve(first, [x.letter_id for x in first if x.parks], "resolved")
+                upcoming = self._ask_next(BATCH_LETTERS_MAX)
+                ready = [x.letter(self._inbox.handlers) for x in first]
             done = 0
             for generation, stretch in groupby(ready, key=lambda x: x.generation):
                 part = list(stretch)
@@ -258,22 +277,17 @@ class Execution:
                     failed.index += done
                     raise
                 done += len(part)
-            if ready:
-                self._resolve(ready, [x.letter_id for x in ready if x.parks], "resolved")
+        if len(ready) == len(items):
+            self._upcoming = upcoming()
         return len(ready)
 
-    def _locked(self, positions: list[int]) -> list[_Letter]:
+    def _locked(self, positions: list[int]) -> list[_Locked]:
         rows = self._connection.execute(
             _SQL["lock_letters"], self._of | {"positions": integer_array(positions), "group": self._run.consumer_group}
         ).fetchall()
-        return [
-            _Letter(
-                position, letter_id, generation, retry_count, parks, delivery_of(event_id, rest, self._inbox.handlers)
-            )
-            for position, letter_id, event_id, generation, retry_count, *rest, parks in rows
-        ]
+        return [_Locked(row[0], row[1], row[-1], row) for row in rows]
 
-    def _resolve(self, letters: list[_Letter], free: list[int], state: str) -> None:
+    def _resolve(self, letters: list[_Locked], free: list[int], state: str) -> None:
         self._connection.execute(
             _SQL["resolve"],
             self._of
@@ -337,12 +351,12 @@ class Execution:
 
     def _handle(self, item: _Item, key: ParkedKey | None) -> int:
         with self._alone, self._connection.transaction():
-            letters = self._locked([item.position])
-            for letter in letters:
+            locked = self._locked([item.position])
+            for letter in (x.letter(self._inbox.handlers) for x in locked):
                 self._inbox.generation = letter.generation
                 self._inbox.redrive(self._connection, letter.delivery, attempt=letter.retry_count + 2)
-                self._resolve(letters, [], "resolved" if key is None else "tail")
-        return len(letters)
+                self._resolve(locked, [], "resolved" if key is None else "tail")
+        return len(locked)
 
     def _tail(self, item: _Item, key: ParkedKey | None) -> None:
         """What waits behind a letter, in order, until its key is free or one of it fails."""
@@ -401,7 +415,7 @@ class Execution:
         held = self._inbox.retry.is_nobodys_fault(error)
         stops = self._run.stop_at_failure and (held or failure.fingerprint in self._run.fingerprints)
         with self._connection.transaction():
-            for letter in self._locked([item.position]):
+            for letter in (x.letter(self._inbox.handlers) for x in self._locked([item.position])):
                 self._inbox.generation = letter.generation
                 values = attempt_values(
                     self._inbox, letter.delivery, failure,
