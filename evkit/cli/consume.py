@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,6 +68,8 @@ def _found(where: str, stop: _Stop) -> Consumer:
     from evkit.runtime.application import consumer_at
 
     consumer = consumer_at(where)
+    # All of the application is imported now, and stays: the garbage collector need not look at it with every batch.
+    gc.freeze()
     consumer.handlers.require_any(consumer.group)
     stop.found(consumer)
     return consumer

@@ -19,11 +19,13 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from evkit.kafka import Record
+from evkit.runtime.fetched import Fetched
 
 Place = tuple[str, int]  # topic and partition
 
@@ -32,11 +34,19 @@ Place = tuple[str, int]  # topic and partition
 class Work:
     """One record on its way; `attempt` is the next attempt's number, 0 when the database has to say."""
 
-    record: Record
+    source: Record | Fetched
     partition: _Partition
+    offset: int
     key: Hashable
     size: int  # bytes
     attempt: int = 0
+
+    @property
+    def record(self) -> Record:
+        """Made of what the client has fetched at the first look: a buffer of thousands is better off without."""
+        if type(self.source) is Fetched:
+            self.source = self.source.record()
+        return self.source  # type: ignore[return-value]
 
     @property
     def epoch(self) -> int:
@@ -48,6 +58,7 @@ class Work:
 class _Partition:
     """One turn of a partition: from its assignment until it is given up."""
 
+    place: Place
     epoch: int
     is_ours: bool = True
     queue: deque[Work] = field(default_factory=deque)  # not taken yet, by offset
@@ -58,7 +69,6 @@ class _Partition:
     stored: int | None = None  # next offset to read, when it has changed
     end: int = -1  # where the partition ended when its end was last reached
     size: int = 0  # bytes of what is unfinished
-    is_full: bool = False
     in_hand: int = 0  # taken and not finished
     winds_up: bool = False
     next: int | None = None  # what was last stored, or is to be
@@ -106,7 +116,7 @@ class Assignment:
         """These are ours from now on."""
         for place in places:
             self._drop(place)
-            self._partitions[place] = _Partition(epoch)
+            self._partitions[place] = _Partition(place, epoch)
 
     def _drop(self, place: Place) -> None:
         if (partition := self._partitions.pop(place, None)) is not None:
@@ -143,19 +153,21 @@ class Assignment:
         partition = self._partitions.get(place)
         return None if partition is None else partition.epoch
 
-    def full(self) -> set[Place]:
-        """Partitions that have too much unfinished to take more; a full one stays so until half of it is done."""
+    def full(self, paused: Set[Place] = frozenset()) -> set[Place]:
+        """Partitions that have too much unfinished to take more; a paused one stays full until half of it is done."""
         share = self._high_bytes // max(len(self._partitions), 1)
-        for partition in self._partitions.values():
+        found = set()
+        for place, partition in self._partitions.items():
             unfinished = len(partition.received) - len(partition.done)
             size = partition.size + unfinished * self._overhead
-            part = 2 if partition.is_full else 1
-            partition.is_full = unfinished >= self._high // part or size >= share // part
-        return {place for place, partition in self._partitions.items() if partition.is_full}
+            part = 2 if place in paused else 1
+            if unfinished >= self._high // part or size >= share // part:
+                found.add(place)
+        return found
 
     # --- records in, work out -----------------------------------------------------------------------------------------
 
-    def add(self, records: Iterable[Record]) -> None:
+    def add(self, records: Iterable[Record | Fetched]) -> None:
         """Polled records, each partition's in order; those of partitions that are not ours are dropped."""
         place: Place | None = None
         partition: _Partition | None = None
@@ -173,7 +185,7 @@ class Assignment:
             size = (0 if value is None else len(value)) + (0 if key is None else len(key))
             partition.received.append(offset)
             partition.size += size
-            partition.queue.append(Work(record, partition, offset if key is None else key, size))
+            partition.queue.append(Work(record, partition, offset, offset if key is None else key, size))
 
     def pass_over(self, place: Place, offset: int) -> None:
         """There is no record before `offset` that we have not had: the partition ends there, maybe behind markers."""
@@ -195,10 +207,8 @@ class Assignment:
                     else the first one would make all of them busy, and nobody would be left to run beside it
         """
         self._wake(now)
-        places = list(self._partitions)
-        # Each partition is first in turn, so that a full one does not starve the others.
-        self._turn = (self._turn + 1) % max(len(places), 1)
-        partitions = [self._partitions[place] for place in places[self._turn :] + places[: self._turn]]
+        self._turn += 1
+        partitions = self._in_turn(self._turn)
         if takers > 1:
             return self._take_share(partitions, records_max, takers)
         batch: list[Work] = []
@@ -207,6 +217,21 @@ class Assignment:
                 break
             self._take_from(partition, batch, records_max)
         return batch
+
+    def upcoming(self, records_max: int) -> list[Record]:
+        """What `take` would give to the only taker once everything in hand is done, if nothing fails and nothing comes;
+        nothing is taken."""
+        found: list[Record] = []
+        for partition in self._in_turn(self._turn + 1):
+            for source in (partition.again, partition.queue):
+                found += [work.record for work in islice(source, records_max - len(found))]
+        return found
+
+    def _in_turn(self, turn: int) -> list[_Partition]:
+        """Each partition is first in turn, so that a full one does not starve the others."""
+        partitions = list(self._partitions.values())
+        first = turn % max(len(partitions), 1)
+        return partitions[first:] + partitions[:first]
 
     def _take_share(self, partitions: list[_Partition], records_max: int, takers: int) -> list[Work]:
         """A batch of no more keys than fall to one of the takers."""
@@ -300,7 +325,7 @@ class Assignment:
             partition = work.partition
             partition.in_hand -= 1
             partition.size -= work.size
-            partition.done.add(work.record.offset)
+            partition.done.add(work.offset)
         # A key with a failed event stays busy until that is tried again; any other may go on with what waits behind.
         waiting = {(work.partition, work.key) for work, _ in again}
         for work in (*done, *untouched):
@@ -381,4 +406,4 @@ class Assignment:
 
 
 def _place(work: Work) -> Place:
-    return work.record.topic, work.record.partition
+    return work.partition.place

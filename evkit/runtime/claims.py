@@ -6,7 +6,7 @@ Each of these runs in the open transaction of the handler's own writes, and comm
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 from zlib import crc32
 
@@ -52,9 +52,14 @@ class Expectation:
         self._new_batches = 0
 
     def claim(
-        self, connection: postgres.Connection, who: Who, batch: list[Delivery], ahead_seconds: float
+        self,
+        connection: postgres.Connection,
+        who: Who,
+        batch: list[Delivery],
+        ahead_seconds: float,
+        meanwhile: Callable[[], None],
     ) -> tuple[list[Delivery], int]:
-        """See `claim`, for the first attempt at each.
+        """See `claim`, for the first attempt at each; `meanwhile` is done while PostgreSQL claims, if it can be.
 
         Raises:
             Known: an event is known already, or is in the batch twice; once more will be without an expectation.
@@ -64,7 +69,9 @@ class Expectation:
             self._new_batches = self._new_batches + 1 if len(claimed[0]) == len(batch) else 0
             return claimed
         try:
-            connection.execute(_SQL["claim_new"], _values(who, batch, 1, None, ahead_seconds))
+            with connection.pipeline():  # so that it is sent, and its answer waited for at the end
+                connection.execute(_SQL["claim_new"], _values(who, batch, 1, None, ahead_seconds))
+                meanwhile()
         except psycopg.errors.UniqueViolation:
             self._new_batches = 0
             raise Known from None

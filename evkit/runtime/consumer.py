@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from evkit import kafka
 from evkit.decoding import Decode
 from evkit.errors import BrokerUnreachable, UsageError
-from evkit.kafka import TopicPartition
+from evkit.kafka import Record, TopicPartition
 from evkit.runtime import metrics, polled
 from evkit.runtime.assignment import Assignment, Place, Work
 from evkit.runtime.breaker import Breaker, Breakers
@@ -334,15 +334,14 @@ class Consumer:
         return [] if self._watchdog is None else self._watchdog.sentences()
 
     def _look(self, client: Any, timeout_seconds: float) -> None:
-        """One turn of the poll loop: take in what came, store what is done, pause what is full."""
+        """One turn of the poll loop: pause what is full, take in what came, store what is done."""
+        self._pause(client, polled.full(self._assignment, self._changed, self._paused, self._is_busy))
         self._take_in(client, self._poll(client, timeout_seconds))
         self._check()
         self._store(client)
         with self._changed:
-            full = self._assignment.full()
             idle = self._assignment.idle()
             ended_at = self._assignment.ended_at
-        self._pause(client, full)
         if self._watchdog is not None:
             self._watchdog.look(client, [place for place in idle if place not in self._paused], ended_at)
         self._memory.look(client, self._assignment, self._changed)
@@ -395,6 +394,9 @@ class Consumer:
         if self._error is not None:
             raise self._error
 
+    def _is_busy(self) -> bool:
+        return not self._free and not self._ending and not self._stop.is_set()
+
     # --- lanes --------------------------------------------------------------------------------------------------------
 
     def _next_batch(self) -> list[Work] | None:
@@ -413,6 +415,13 @@ class Consumer:
             finally:
                 self._free -= 1
         return None
+
+    def _upcoming(self) -> list[Record]:
+        """For a lane: what it may handle next; not known where several share the work."""
+        if self.concurrency > 1:
+            return []
+        with self._changed:
+            return self._assignment.upcoming(self.batch_events_max)
 
     def _handle(self, batch: list[Work], inbox: Inbox) -> None:
         """For a lane: handle a batch, and tell what became of it."""

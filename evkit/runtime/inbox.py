@@ -34,6 +34,7 @@ from evkit.runtime.delivery import Delivery, required_handler
 from evkit.runtime.handler import Handler, Handlers, Tx
 from evkit.runtime.key_version import KeyVersions
 from evkit.runtime.ledger import Ledger
+from evkit.runtime.look_ahead import LookAhead
 from evkit.runtime.mirror import Mirror
 from evkit.runtime.outcome import Counts, HandlerRaised, Outcome
 from evkit.runtime.parking import FULL_SECONDS, Parking, ParkingFull
@@ -88,6 +89,7 @@ class Inbox:
         event_seconds how long an event took in the last batch, from its claim to the end of its handlers
         has_parked    whether keys of the group were parked when it last handled something
         ledger        who keeps count of what came to its end, in the same transactions; a dry one rolls them back
+        look_ahead    what it decodes while it waits for PostgreSQL
     """
 
     system: System
@@ -109,11 +111,13 @@ class Inbox:
     event_seconds: float = field(default=0.0, init=False)
     has_parked: bool = field(default=False, init=False)
     ledger: Ledger = field(default_factory=Ledger)
+    look_ahead: LookAhead = field(init=False)
     _session: Session = field(init=False)
     _verdict: Verdict = field(init=False)
     _expectation: claims.Expectation = field(default_factory=claims.Expectation, init=False)
 
     def __post_init__(self) -> None:
+        self.look_ahead = LookAhead(self.handlers)
         self._session = Session(self.system, f"evkit consumer {self.group}", self.name, self.stop)
         self._verdict = Verdict(
             self, self._session, self.retry, self.parking, self.breakers, self.metrics, self.mirror, self.ledger
@@ -165,7 +169,7 @@ class Inbox:
         """
         outcome = Outcome()
         numbers = dict(enumerate(attempts)) if any(attempts) else {}
-        deliveries = [Delivery.of(record, self.handlers) for record in records]
+        deliveries = self.look_ahead.deliveries(records)
         parts: list[list[int]] = []
         for together, stretch in groupby(
             range(len(deliveries)), key=lambda i: deliveries[i].problem is None and not numbers.get(i)
@@ -337,7 +341,9 @@ class Inbox:
         with self.observed(batch), self.ledger.transaction(connection, batch) as counts:
             started = time.monotonic()
             ahead = self.event_seconds * len(batch)
-            new, conflicting = self._expectation.claim(connection, self, batch, ahead) if self.dedupe else (batch, 0)
+            new, conflicting = batch, 0
+            if self.dedupe:
+                new, conflicting = self._expectation.claim(connection, self, batch, ahead, self.look_ahead.look)
             wanted, skipped, parked = self._wanted(connection, new)
             stale = self.stale(connection, wanted)
             runs = [(handler, list(run)) for handler, run in groupby(wanted, key=_HANDLER)]

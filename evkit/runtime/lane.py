@@ -9,6 +9,7 @@ import time
 import traceback
 from typing import Protocol
 
+from evkit.kafka import Record
 from evkit.runtime.assignment import Work
 from evkit.runtime.inbox import Inbox
 from evkit.runtime.session import Stopped
@@ -26,6 +27,9 @@ class Owner(Protocol):
 
     def _next_batch(self) -> list[Work] | None:
         """What may be handled now; waits for it. None at the end."""
+
+    def _upcoming(self) -> list[Record]:
+        """What the next batch is likely to be made of; empty when nobody knows."""
 
     def _handle(self, batch: list[Work], inbox: Inbox) -> None:
         """Handle a batch, and tell what became of it."""
@@ -48,6 +52,7 @@ class Lane(threading.Thread):
         self._reported = False
 
     def run(self) -> None:
+        self.inbox.look_ahead.upcoming = self._consumer._upcoming
         try:
             while (batch := self._consumer._next_batch()) is not None:
                 self._batch, self._since, self._reported = batch, time.monotonic(), False

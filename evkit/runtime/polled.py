@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Callable, Iterable, Set
 from datetime import UTC, datetime
 from typing import Any
 
 from evkit import kafka
-from evkit.kafka import Record, TopicPartition
+from evkit.kafka import TopicPartition
 from evkit.runtime.assignment import Assignment, Place
+from evkit.runtime.fetched import Fetched
+
+# A consumer that cannot take a record more for so long is slow enough for a pause to cost it nothing.
+ROOM_SECONDS = 1.0
 
 
 def poll(client: Any, assignment: Assignment, messages_max: int, timeout_seconds: float, *, idle: bool) -> list[Any]:
@@ -23,6 +29,29 @@ def poll(client: Any, assignment: Assignment, messages_max: int, timeout_seconds
     # The partition may have been taken away in there and given back. It begins anew then, at an offset before that of the
     # first message, which would stand before what it comes behind.
     return [first, *more] if assignment.epoch_of(place) == epoch else more
+
+
+def full(
+    assignment: Assignment, changed: threading.Condition, paused: Set[Place], is_busy: Callable[[], bool]
+) -> set[Place]:
+    """Partitions of which nothing more may be fetched now; waits for room in them, `ROOM_SECONDS` at most.
+
+    To pause a partition throws away what the client has fetched of it, up to `queued.min.messages` records, and they are
+    fetched again: a consumer whose buffers are always full would fetch each record twenty times. So one that is full is
+    paused only when there is no room for a while, or somebody would have to wait for records of another.
+
+    Args:
+        paused   what is paused for being full
+        is_busy  whether everybody who handles has something to do; asked with `changed` held
+    """
+    until = time.monotonic() + ROOM_SECONDS
+    with changed:
+        while True:
+            found = assignment.full(paused)
+            left = until - time.monotonic()
+            if found <= paused or left <= 0 or not is_busy():
+                return found
+            changed.wait(min(left, 0.1))
 
 
 def paused(client: Any, wanted: set[Place], before: set[Place]) -> set[Place]:
@@ -40,16 +69,16 @@ def paused(client: Any, wanted: set[Place], before: set[Place]) -> set[Place]:
 
 def read(
     messages: Iterable[Any],
-) -> tuple[list[Record], list[tuple[Place, int]], list[tuple[str | None, kafka.KafkaError]]]:
+) -> tuple[list[Fetched], list[tuple[Place, int]], list[tuple[str | None, kafka.KafkaError]]]:
     """Records in the order in which they came; where partitions ended; and what the client says of topics, or of none."""
     now = datetime.now(UTC)
-    records: list[Record] = []
+    records: list[Fetched] = []
     ends: list[tuple[Place, int]] = []
     errors: list[tuple[str | None, kafka.KafkaError]] = []
     for message in messages:
         error = message.error()
         if error is None:
-            records.append(kafka.record_of(message, now))
+            records.append(Fetched.of(message, now))
         elif error.code() == kafka.KafkaError._PARTITION_EOF:
             ends.append(((message.topic(), message.partition()), message.offset()))
         else:

@@ -19,7 +19,7 @@ from typing import Any
 
 from evkit import kafka, kafka_admin, postgres
 from evkit.errors import ReplayRefused
-from evkit.kafka import TopicPartition
+from evkit.kafka import Record, TopicPartition
 from evkit.runtime import polled
 from evkit.runtime.assignment import Assignment, Place, Work
 from evkit.runtime.consumer import BUFFER_BATCHES, BUFFER_BYTES_MAX, RECORD_BYTES, Consumer
@@ -357,8 +357,7 @@ class Runner:
 
     def _pause(self, client: Any) -> None:
         """Fetch nothing more of what is full or read to its end."""
-        with self._changed:
-            full = self._assignment.full()
+        full = polled.full(self._assignment, self._changed, self._paused, lambda: not self._free and not self._ending)
         stop = full | {s.place for s in self._stretches.values() if s.ended}
         self._paused = polled.paused(client, stop, self._paused)
 
@@ -454,6 +453,10 @@ class Runner:
             finally:
                 self._free -= 1
         return None
+
+    def _upcoming(self) -> list[Record]:
+        with self._changed:
+            return self._assignment.upcoming(self._consumer.batch_events_max) if self._consumer.concurrency == 1 else []
 
     def _handle(self, batch: list[Work], inbox: Inbox) -> None:
         """For a lane: handle a batch, and tell what became of it."""

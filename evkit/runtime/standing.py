@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from evkit import kafka
-from evkit.kafka import KafkaError, Record, TopicPartition
+from evkit.kafka import KafkaError, TopicPartition
 from evkit.runtime.assignment import Assignment, Place
 from evkit.runtime.breaker import Breakers
+from evkit.runtime.fetched import Fetched
 from evkit.runtime.pulse import Pulse
 from evkit.system import System
 
@@ -199,7 +200,7 @@ class Memory:
         for topic in (None, *(tp.topic for tp in partitions)):
             self._refusals.pop(topic, None)
 
-    def heard(self, records: Sequence[Record], ends: Sequence[tuple[Place, int]]) -> None:
+    def heard(self, records: Sequence[Fetched], ends: Sequence[tuple[Place, int]]) -> None:
         """These came, so their topics may be read."""
         if self._refusals:
             for topic in {*(r.topic for r in records), *(place[0] for place, _ in ends)}:

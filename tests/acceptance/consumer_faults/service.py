@@ -18,7 +18,7 @@ import os
 import time
 
 import evkit
-from evkit.decoding import decode
+from evkit.runtime.inbox import Inbox
 from evkit.runtime.retry import Retry
 
 TYPES = ("order.placed", "order.paid", "order.sent")  # order.ignored has no handler
@@ -85,10 +85,14 @@ def repaired(event, tx):
     tx.execute(_EFFECT, _row(event, tx, "repaired"))
 
 
-def _traced(record):
-    """evkit's own decoding, with a note of what was handed in; a line is one write, so a kill leaves no half of one."""
-    os.write(_TRACE, f"{record.partition} {record.offset}\n".encode())
-    return decode(record)
+_attempt = Inbox.attempt
+
+
+def _traced(inbox, records, attempts=()):
+    """A note of what is handed in; a line is one write, so a kill leaves no half of one."""
+    for record in records:
+        os.write(_TRACE, f"{record.partition} {record.offset}\n".encode())
+    return _attempt(inbox, records, attempts)
 
 
 def _consumer(**more):
@@ -98,7 +102,6 @@ def _consumer(**more):
         retry=Retry(attempts=3, backoff_seconds=0.5, backoff_seconds_max=1.0),
         park_key=os.environ.get("FAULTS_PARK_KEY") != "no",
         protocol=os.environ.get("FAULTS_PROTOCOL", "consumer"),
-        decode=_traced if _TRACE else None,
         **more,
     )
 
@@ -106,6 +109,7 @@ def _consumer(**more):
 _TRACE = 0
 if folder := os.environ.get("FAULTS_TRACE"):
     _TRACE = os.open(f"{folder}/{os.getpid()}", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    Inbox.attempt = _traced
 
 plain = _consumer(batch_events_max=50)
 plain.handler(*TYPES)(one)
