@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from evkit import Consumer, Event, Relay, outbox
 from evkit.system import System
+from tests.relaying import drain
 
 
 def handle_all(system: System, group: str, events: list[Event]) -> None:
@@ -11,8 +12,7 @@ def handle_all(system: System, group: str, events: list[Event]) -> None:
     with system.writing() as connection:
         outbox.write_many(connection, events)
     relay = Relay(system)
-    while relay.step():
-        pass
+    drain(relay)
     relay.close()
     (topic,) = {event.topic for event in events}
     consumer = Consumer(group, [topic], system=system)

@@ -12,6 +12,7 @@ from evkit import Consumer, Event, Relay, Retry, Window, dead_letters, monitors,
 from evkit.monitors import Thresholds
 from evkit.runtime.dead_letters import Selection
 from evkit.system import System
+from tests.relaying import drain
 
 N = 60
 OF_ONE_GROUP = ("lag_history", "rebalances", "offset_resets", "unread_keys")
@@ -51,8 +52,7 @@ def write(shop, n=N):
 
 def publish(shop):
     relay = Relay(shop.system)
-    while relay.step():
-        pass
+    drain(relay)
     relay.close()
 
 

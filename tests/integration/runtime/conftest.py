@@ -9,6 +9,7 @@ import confluent_kafka
 import pytest
 
 from evkit import Consumer, Relay, Retry, outbox
+from tests.relaying import drain
 
 
 @pytest.fixture
@@ -19,8 +20,7 @@ def published(evkit_system):
         with evkit_system.writing() as connection:
             ids = outbox.write_many(connection, events)
         relay = Relay(evkit_system)
-        while relay.step():
-            pass
+        drain(relay)
         relay.close()
         return ids
 

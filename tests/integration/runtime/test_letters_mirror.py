@@ -9,6 +9,7 @@ import pytest
 from evkit import Event, Relay, Retry, System, dead_letters, kafka, records
 from evkit.decoding import decode
 from evkit.runtime.mirror import topic_of
+from tests.relaying import drain
 
 
 @pytest.fixture
@@ -29,8 +30,7 @@ def failing(evkit_topic, new_consumer):
 
 def relayed(system):
     relay = Relay(system)
-    while relay.step():
-        pass
+    drain(relay)
     relay.close()
 
 

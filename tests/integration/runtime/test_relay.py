@@ -13,18 +13,12 @@ from evkit.settings import Settings
 from evkit.system import System
 from evkit.testing.events import read_topic
 from evkit.testing.faults import TcpProxy
+from tests.relaying import drain
 
 
 def write(system, *events):
     with system.writing() as connection:
         return outbox.write_many(connection, events)
-
-
-def drain(relay):
-    published = 0
-    while count := relay.step():
-        published += count
-    return published
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from evkit.runtime.marker import Marker
 from evkit.runtime.refusal import Fenced
 from evkit.runtime.transactional_publisher import TransactionalPublisher
 from evkit.testing.events import read_topic
+from tests.relaying import drain
 
 
 def write(system, topic, events, **more):
@@ -19,13 +20,6 @@ def write(system, topic, events, **more):
         return outbox.write_many(
             connection, [Event("order.placed", f"k{i % 7}", {"i": i}, topic=topic, **more) for i in range(events)]
         )
-
-
-def drain(relay):
-    published = 0
-    while count := relay.step():
-        published += count
-    return published
 
 
 def once(**more):

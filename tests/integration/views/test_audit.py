@@ -14,6 +14,7 @@ from evkit.kafka import TopicPartition
 from evkit.runtime.dead_letters import Selection
 from evkit.system import System
 from evkit.views.audit import FINDINGS
+from tests.relaying import drain
 
 
 class Shop:
@@ -30,8 +31,7 @@ class Shop:
 
     def publish(self):
         relay = Relay(self.system)
-        while relay.step():
-            pass
+        drain(relay)
         relay.close()
 
     def consume(self, group, n):
