@@ -50,13 +50,13 @@ class Running:
 
     def health(self):
         try:
-            with urllib.request.urlopen(self.server.url + "/health", timeout=10) as answer:
+            with urllib.request.urlopen(self.server.url + "/health", timeout=60) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
 
     def metrics(self):
-        with urllib.request.urlopen(self.server.url + "/metrics", timeout=30) as answer:
+        with urllib.request.urlopen(self.server.url + "/metrics", timeout=60) as answer:
             families = text_string_to_metric_families(answer.read().decode())
             return {
                 (s.name, *(v for k, v in sorted(s.labels.items()) if k != "outbox")): s.value
@@ -160,14 +160,14 @@ def test_a_relay_without_brokers_is_degraded_at_first_and_red_after_its_lease(
     nobody = Settings(
         postgres_dsn=evkit_settings.postgres_dsn, kafka={"bootstrap.servers": "127.0.0.1:9"}, kafka_timeout_seconds=0.5
     )
-    relay = running(System(nobody), lease_seconds=4).start()
+    relay = running(System(nobody), lease_seconds=600).start()
 
     _, first = until(relay.health, lambda answer: answer[1]["waits_for"] is not None)
-    _, then = until(relay.health, lambda answer: answer[1]["status"] == "red")
+    relay.relay.lease_seconds = 4
+    _, then = until(relay.health, lambda answer: (answer[1]["waits_seconds"] or 0) > 4)
 
-    assert (first["status"], first["ok"]) == ("degraded", True)
-    assert "127.0.0.1:9" in then["reasons"][0]
-    assert then["waits_seconds"] > 4
+    assert (first["status"], first["ok"], then["status"]) == ("degraded", True, "red")
+    assert any("127.0.0.1:9" in reason for reason in then["reasons"])
     assert relay.metrics()["evkit_outbox_pending",] == 1
 
 
