@@ -168,9 +168,8 @@ def test_restart_and_a_second_member_know_that_the_handler_is_held(
     thread.join(60)
     third = new_consumer(topic, first.group, breaker=patient)
     third.handler("price.wanted")(dependency.use)
-    while third.counts.total < 20:
+    while len(set(dependency.handled)) < 20:  # the second one may have handled some before it stopped
         third.step(1.0)
-    assert len(set(dependency.handled)) == 20
 
 
 def test_poison_that_is_left_alone_behind_an_open_breaker_is_judged_in_the_end(

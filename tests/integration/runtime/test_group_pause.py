@@ -211,11 +211,17 @@ def test_consumers_go_on_when_the_replay_that_paused_them_is_dead(evkit_system, 
     assert rows("SELECT count(*) FROM evkit.group_pause_member") == [(0,)]
 
 
+def paused_for_long(system, group):
+    """Pause a group as a replay does whose next sign of life is an hour away: a consumer may take its time to start."""
+    with system.writing(autocommit=True) as connection:
+        group_pause.request(connection, group, "replay-1")
+        connection.execute("UPDATE evkit.group_pause SET alive_at = clock_timestamp() + interval '1 hour'")
+
+
 def test_consumer_that_starts_in_a_paused_group_handles_nothing_before_it_is_over(evkit_system, billing, rows):
     billing.write(0, EVENTS)
     billing.consumer()
-    with evkit_system.writing(autocommit=True) as connection:
-        group_pause.request(connection, billing.group, "replay-1")
+    paused_for_long(evkit_system, billing.group)
     billing.start()
     until(lambda: rows("SELECT kafka_member IS NOT NULL FROM evkit.group_pause_member") == [(True,)])
     assert billing.effects() == []
@@ -265,8 +271,7 @@ def test_group_is_paused_by_one_replay_at_a_time(evkit_system, billing):
 def test_paused_consumer_stops_at_once_when_told_to(evkit_system, billing, rows):
     billing.write(0, EVENTS)
     billing.consumer()
-    with evkit_system.writing(autocommit=True) as connection:
-        group_pause.request(connection, billing.group, "replay-1")
+    paused_for_long(evkit_system, billing.group)
     billing.start()
 
     billing.stop()

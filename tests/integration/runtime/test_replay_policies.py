@@ -13,6 +13,7 @@ from evkit import Event, Retry, dead_letters, replay
 from evkit.errors import ReplayRefused, UsageError
 from evkit.runtime import replay_ledger
 from evkit.runtime.outcome import Counts
+from evkit.testing.waiting import until
 
 EVENTS = 30
 TABLES = ("inbox", "attempt", "dead_letter", "outbox", "parked", "parked_key", "id_conflict", "key_version")
@@ -210,13 +211,17 @@ def test_throttled_replay_takes_its_time(evkit_system, shop):
 def test_lanes_of_the_consumer_share_the_work_and_the_count_is_exact(evkit_system, shop, rows):
     shop.failing.update({8})
     threads = set()
-    type(shop).more = staticmethod(lambda event, tx: threads.add(threading.current_thread().name))
+
+    def more(event, tx):
+        threads.add(threading.current_thread().name)
+        until(lambda: len(threads) > 1)  # else the first lane may be through before the others have begun
+
+    type(shop).more = staticmethod(more)
     plan = replay.plan(evkit_system, shop.group, hour_ago(), dedupe="again")
 
     result = replay.run(evkit_system, plan, shop.consumer(concurrency=3, batch_events_max=4))
 
     assert (result.counts.handled, result.counts.dead) == (EVENTS - 1, 1)
-    assert len(threads) > 1
     by_key = {}
     for i in shop.seen:
         by_key.setdefault(i % 5, []).append(i)
