@@ -50,7 +50,7 @@ def numbered(topic, key, *numbers, **more):
 
 def settle(relay):
     """Step until nothing waits any more; returns the outbox's status."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while True:
         relay.step()
         status = outbox.status(relay.system)
@@ -95,7 +95,7 @@ def delete_topic(settings, topic):
     """Returns when the broker does not know it any more."""
     client = kafka.admin(settings)
     client.delete_topics([topic])[topic].result()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while topic in kafka.topics(settings, client):
         assert time.monotonic() < deadline
         time.sleep(0.05)
