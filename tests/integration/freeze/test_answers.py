@@ -28,7 +28,7 @@ def transaction(system, topic, n, *, abort=False, partition=0):
     producer.begin_transaction()
     for _ in range(n):
         producer.produce(topic, b"x", partition=partition)
-    producer.flush(10)
+    producer.flush(60)
     time.sleep(0.02)
     (producer.abort_transaction if abort else producer.commit_transaction)(30)
 

@@ -14,7 +14,7 @@ from evkit.kafka import KafkaError, KafkaException
 def send(settings, topic, value=b"{}"):
     """The broker's answer to one record: its offset, or the error's name."""
     answers = []
-    producer = kafka.producer(settings, **{"delivery.timeout.ms": 10_000, "error_cb": answers.append})
+    producer = kafka.producer(settings, **{"delivery.timeout.ms": 60_000, "error_cb": answers.append})
     producer.produce(topic, value, on_delivery=lambda error, message: answers.append(error or message.offset()))
     while not answers:
         producer.poll(0.1)

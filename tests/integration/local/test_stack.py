@@ -109,7 +109,7 @@ def test_killed_servers_are_started_again_with_their_data(home, up, which):
     write_something(up)
     for name in which:
         kill9(getattr(up, name))
-        psutil.wait_procs([p for p in psutil.process_iter() if p.pid == getattr(up, name)], timeout=10)
+        psutil.wait_procs([p for p in psutil.process_iter() if p.pid == getattr(up, name)], timeout=60)
 
     again = Stack(home).up()
 
@@ -165,7 +165,7 @@ def test_two_starts_at_the_same_time_make_one_stack(home, up):
     command = [sys.executable, "-m", "evkit", "up", "--home", str(home)]
 
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = [process.communicate(timeout=100) for process in both]
+    answers = [process.communicate(timeout=200) for process in both]
 
     assert [process.returncode for process in both] == [0, 0], answers
     assert sorted(out.splitlines()[0] for out, _ in answers) == ["it is up already", "up"]
@@ -260,7 +260,7 @@ def test_killed_owner_leaves_no_server_behind(other_home):
     kill9(owner.pid)
     owner.communicate()
 
-    _, alive = psutil.wait_procs(servers, timeout=40)
+    _, alive = psutil.wait_procs(servers, timeout=120)
     assert alive == []
     assert not Stack(other_home).status().up
 
@@ -279,7 +279,7 @@ def test_ordinary_user_can_bring_it_up(other_home):
             )
 
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("up\n")
         postgres = psutil.Process(Stack(other_home / "stack").status().postgres_pid)

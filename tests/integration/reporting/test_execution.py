@@ -243,7 +243,7 @@ def test_interrupted_run_leaves_nothing_behind(away, a_notebook, tmp_path):
         time.sleep(0.05)
 
     run.send_signal(signal.SIGINT)
-    _, said = run.communicate(timeout=30)
+    _, said = run.communicate(timeout=120)
 
     assert run.returncode == 130
     assert "Traceback" not in said, said

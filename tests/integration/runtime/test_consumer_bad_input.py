@@ -30,7 +30,7 @@ def put(evkit_system, topic):
     def put_record(value, headers, key=b"k"):
         producer = kafka.producer(evkit_system.settings)
         producer.produce(topic, value, key, headers=headers)
-        assert producer.flush(10) == 0
+        assert producer.flush(60) == 0
 
     return put_record
 

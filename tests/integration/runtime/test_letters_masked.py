@@ -187,7 +187,7 @@ def foreign_letter(died, evkit_stack):
                  ("kafka_dlt-exception-message", f"no mail to {SECRET}".encode()),
                  ("kafka_dlt-exception-stacktrace", f"java.lang.Exception: {SECRET}\n\tat a.B.c(B.java:1)".encode())],
     )  # fmt: skip
-    assert producer.flush(10) == 0
+    assert producer.flush(60) == 0
 
 
 def test_where_something_is_hidden_an_error_says_so_and_keeps_class_and_places(died):

@@ -11,7 +11,7 @@ def produce(system, topic, n, *, partition=0, at=None):
     producer = kafka.producer(system.settings)
     for i in range(n):
         producer.produce(topic, f"{i}", partition=partition, timestamp=0 if at is None else int(at.timestamp() * 1000))
-    assert producer.flush(10) == 0
+    assert producer.flush(60) == 0
 
 
 def commit(system, group, topic, *offsets, partition=0):

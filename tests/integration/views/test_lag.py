@@ -17,11 +17,11 @@ from tests.integration.views.groups import commit
 def produce(system, topic, n, *, partition=0, ago=0.0, **properties):
     producer = kafka.producer(system.settings, **properties)
     if "transactional.id" in properties:
-        producer.init_transactions(10)
+        producer.init_transactions(60)
         producer.begin_transaction()
     for i in range(n):
         producer.produce(topic, f"{i}", partition=partition, timestamp=int((time.time() - ago) * 1000) + i)
-    assert producer.flush(10) == 0
+    assert producer.flush(60) == 0
     return producer
 
 
@@ -49,10 +49,10 @@ def test_lag_is_counted_and_its_age_is_that_of_the_oldest_unread_record(evkit_sy
     (row,) = rows(evkit_system, group)
 
     assert (row["committed_offset"], row["end_offset"], row["lag_events"], row["status"]) == (2, 5, 3, "behind")
-    assert row["lag_seconds"] == pytest.approx(100, abs=10)
+    assert row["lag_seconds"] == pytest.approx(100, abs=40)
     assert row["lag_seconds_method"] == "record"
     assert row["group_state"] == "empty"
-    assert abs((datetime.now(UTC) - row["measured_at"]).total_seconds()) < 30
+    assert abs((datetime.now(UTC) - row["measured_at"]).total_seconds()) < 120
 
 
 def test_a_group_that_has_read_everything_has_zero_of_both(evkit_system, topic, evkit_group):
@@ -101,7 +101,7 @@ def test_groups_at_different_offsets_of_one_partition_each_get_their_own_age(evk
     frame = views.lag(evkit_system)
 
     ages = {r["group"]: r["lag_seconds"] for r in frame.to_dicts() if r["topic"] == topic}
-    assert ages == {first: pytest.approx(300, abs=10), second: pytest.approx(100, abs=10)}
+    assert ages == {first: pytest.approx(300, abs=40), second: pytest.approx(100, abs=40)}
 
 
 def test_a_member_that_never_committed_has_no_lag_but_a_backlog(evkit_system, topic, evkit_group):
@@ -132,7 +132,7 @@ def test_records_that_retention_took_are_lost_not_lag(evkit_system, topic, evkit
     assert (row["lag_events"], row["lag_readable_events"], row["lost_events"]) == (9, 3, 6)
     assert row["retention_used_ratio"] == 1.0, "the next that retention takes is unread"
     assert row["status"] == "data_loss"
-    assert row["lag_seconds"] == pytest.approx(50, abs=10)
+    assert row["lag_seconds"] == pytest.approx(50, abs=40)
 
 
 def test_an_offset_beyond_the_end_is_shown_as_it_is(evkit_system, topic, evkit_group):
@@ -147,7 +147,7 @@ def test_an_offset_beyond_the_end_is_shown_as_it_is(evkit_system, topic, evkit_g
 
 def test_the_marker_of_a_transaction_is_an_offset_and_nothing_to_wait_for(evkit_system, topic, evkit_group):
     group = evkit_group()
-    produce(evkit_system, topic, 3, **transactional(group)).commit_transaction(10)
+    produce(evkit_system, topic, 3, **transactional(group)).commit_transaction(60)
     commit(evkit_system, group, topic, 3)
 
     (row,) = rows(evkit_system, group)
@@ -165,13 +165,13 @@ def test_what_waits_for_the_end_of_a_transaction_is_not_the_consumers_and_has_an
     (held,) = rows(evkit_system, group)
     commit(evkit_system, group, topic, 1)
     (behind,) = rows(evkit_system, group)
-    open_one.abort_transaction(10)
+    open_one.abort_transaction(60)
 
     assert (held["stable_offset"], held["end_offset"], held["open_events"]) == (2, 5, 3)
     assert (held["lag_events"], held["lag_stable_events"], held["status"]) == (3, 0, "open_transaction")
-    assert (held["lag_seconds"], held["lag_seconds_method"]) == (pytest.approx(100, abs=10), "open_transaction")
+    assert (held["lag_seconds"], held["lag_seconds_method"]) == (pytest.approx(100, abs=40), "open_transaction")
     assert (behind["lag_stable_events"], behind["status"], behind["lag_seconds_method"]) == (1, "behind", "record")
-    assert behind["lag_seconds"] == pytest.approx(500, abs=10)
+    assert behind["lag_seconds"] == pytest.approx(500, abs=40)
 
 
 def test_a_partition_names_the_member_that_has_it(evkit_system, topic, evkit_group):

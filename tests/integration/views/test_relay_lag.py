@@ -63,7 +63,7 @@ def test_what_cannot_be_published_is_not_pending_and_not_in_the_percentiles(evki
     (row,) = views.relay_lag(evkit_system, past.window(60)).to_dicts()
 
     assert (row["pending"], row["unpublishable"], row["held"]) == (0, 1, 1)
-    assert row["oldest_unpublishable_seconds"] == pytest.approx(30, abs=10)
+    assert 30 <= row["oldest_unpublishable_seconds"] < 90
     assert row["max_seconds"] == pytest.approx(0.5)
     assert not row["p99_is_lower_bound"]
 
@@ -77,7 +77,7 @@ def test_scheduled_events_that_are_due_are_shown_with_their_age(evkit_system, pa
     (row,) = views.relay_lag(evkit_system).to_dicts()
 
     assert (row["due"], row["pending"]) == (1, 0)
-    assert row["oldest_due_seconds"] == pytest.approx(40, abs=10)
+    assert 40 <= row["oldest_due_seconds"] < 100
 
 
 def test_the_oldest_hole_is_shown_with_the_backend_that_keeps_it_open(evkit_system, evkit_database, past):

@@ -25,7 +25,7 @@ def send(system, topic, *records):
     producer = kafka.producer(system.settings)
     for record in records:
         producer.produce(topic, **{"partition": 0, **record})
-    assert producer.flush(10) == 0
+    assert producer.flush(60) == 0
 
 
 def event(event_id, event_type, payload, **more):
@@ -200,13 +200,13 @@ def test_behind_an_open_transaction_nothing_was_scanned_and_it_is_said(evkit_sys
     topic = evkit_topic()
     produce(evkit_system, topic, 3)
     producer = kafka.producer(evkit_system.settings, **{"transactional.id": topic, "delivery.timeout.ms": 60_000})
-    producer.init_transactions(10)
+    producer.init_transactions(60)
     producer.begin_transaction()
     producer.produce(topic, b"held")
-    producer.flush(10)
+    producer.flush(60)
 
     found, coverage = views.scan_with_coverage(evkit_system, topic, offsets=ALL)
-    producer.abort_transaction(10)
+    producer.abort_transaction(60)
     after, then = views.scan_with_coverage(evkit_system, topic, offsets=ALL)
 
     (row,) = coverage.to_dicts()
