@@ -119,7 +119,7 @@ def test_plan_is_shown_and_changes_nothing_then_it_runs_and_is_told_of_afterward
 def test_running_replay_is_stopped_from_elsewhere_and_goes_on(operator):
     where = ("--group", operator.group, "--from", "now-1h", "--dedupe", "again", "--app", "app:billing", "--yes")
     process = subprocess.Popen(
-        operator.command("run", *where), cwd=operator.folder, env=operator.environment | {"TEST_SECONDS": "0.2"},
+        operator.command("run", *where), cwd=operator.folder, env=operator.environment | {"TEST_SECONDS": "0.8"},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     while not operator.ask("SELECT FROM evkit.replay_run WHERE handled > 0"):
