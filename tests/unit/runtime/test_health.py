@@ -58,7 +58,7 @@ def server(relay):
 
 def get(server, path, **headers):
     try:
-        with urllib.request.urlopen(urllib.request.Request(server.url + path, headers=headers), timeout=10) as answer:
+        with urllib.request.urlopen(urllib.request.Request(server.url + path, headers=headers), timeout=60) as answer:
             return answer.status, answer.headers, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.headers, error.read().decode()
@@ -144,7 +144,7 @@ def test_a_process_with_several_parts_is_red_as_soon_as_one_of_them_is(relay):
 
 
 def test_head_has_no_body_and_another_path_says_what_there_is(server):
-    connection = http.client.HTTPConnection(server.host, server.port, timeout=10)
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=60)
     connection.request("HEAD", "/health")
     answer = connection.getresponse()
     assert (answer.status, answer.read()) == (200, b"")

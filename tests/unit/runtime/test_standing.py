@@ -260,15 +260,15 @@ def test_a_broker_that_takes_the_connection_and_says_nothing_is_silent_since_the
         pulse = Pulse(Settings(postgres_dsn="", kafka={"bootstrap.servers": address}), "orders")
         started = time.monotonic()
         pulse.look()
+        asked = time.monotonic()
         assert pulse.silent_since is None
 
-        end = started + 3
-        seen = set()
-        while time.monotonic() < end:
+        seen = {None}
+        while time.monotonic() < asked + 3 or (seen == {None} and time.monotonic() < asked + 120):
             pulse.look()
             seen.add(pulse.silent_since)
             time.sleep(0.02)
 
     pulse.close()
     (since,) = seen - {None}
-    assert started <= since < started + 0.2
+    assert started <= since <= asked
