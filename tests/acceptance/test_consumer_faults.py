@@ -267,7 +267,7 @@ class FaultRun:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGABRT)
                 resume(process.pid)  # one that is frozen hears it only then
-            process.process.wait(10)
+            process.process.wait(60)
         return "\n---\n".join([*(process.words() for process in everybody), *sessions, *owners])
 
     def wait_progress(self, events: int) -> None:
@@ -466,7 +466,7 @@ class FaultRun:
             others = [self.partitions(member) for member in group.members if member is not frozen]
             return len(set().union(*others)) == PARTITIONS
 
-        self.wait("others take over from a member that hangs", taken_over, SESSION_SECONDS + 30)
+        self.wait("others take over from a member that hangs", taken_over, SESSION_SECONDS + 90)
         before, some = self.handled(), self.chance.randint(1, 200)
         # It may hang in a transaction, whose inbox rows those who come to the same events wait for.
         blocked = "SELECT count(*) FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0"
@@ -531,7 +531,7 @@ class FaultRun:
                 self.broker.stop()
             else:
                 process.kill()
-                process.wait(10)
+                process.wait(60)
             self.broker.start(lambda _: None)
         self.broker_outages.append((since, time.time() + AFTER_SECONDS))
         self.count(f"broker_{how}s")

@@ -22,7 +22,7 @@ def demo():
     home.chmod(0o755)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("EVKIT_")} | {"EVKIT_LOCAL_HOME": str(home)}
 
-    def run(*arguments, timeout=500):
+    def run(*arguments, timeout=800):
         command = [sys.executable, "-m", "evkit", *arguments]
         return subprocess.run(
             command, capture_output=True, text=True, check=False, env=environment, cwd=home, timeout=timeout
@@ -35,7 +35,7 @@ def demo():
     shutil.rmtree(home, ignore_errors=True)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_demo_reconciles_to_the_event(demo):
     assert demo.done.returncode == 0, demo.done.stderr
     told = json.loads(demo.done.stdout)

@@ -147,7 +147,7 @@ class FaultRun:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(relay.pid, signal.SIGABRT)
                 resume(relay.pid)  # one that is frozen hears it only then
-            relay.process.wait(10)
+            relay.process.wait(60)
         return "\n---\n".join([*(relay.words() for relay in self.relays), *sessions])
 
     def wait_progress(self, positions: int) -> None:
@@ -241,7 +241,7 @@ class FaultRun:
             process = self.broker.process()
             assert process is not None
             process.kill()
-            process.wait(10)
+            process.wait(60)
         self.broker.start(lambda _: None)
         self.count("broker_restarts")
 
@@ -281,7 +281,7 @@ class FaultRun:
         self.wait(
             "another relay takes over from one that hangs",
             lambda: self.leader() not in (None, frozen),
-            LEASE_SECONDS + 20,
+            LEASE_SECONDS + 60,
         )
         self.wait_progress(self.chance.randint(1, 200))
         resume(frozen.pid)
@@ -333,11 +333,13 @@ class FaultRun:
     def settle_down(self) -> None:
         """Until nothing has moved for a while, for relays of which nothing better can be expected; then they are killed."""
         before, since = -1, time.monotonic()
+        deadline = since + HANG_SECONDS
         while time.monotonic() < since + 3:
             if not self.relays:
                 self.start()
             now = self.ask("SELECT count(*) FROM evkit.publication")
-            if now != before:
+            # One that is about to start has not had its chance yet.
+            if now != before or (self.leader() is None and time.monotonic() < deadline):
                 before, since = now, time.monotonic()
             time.sleep(0.1)
         for relay in self.relays:

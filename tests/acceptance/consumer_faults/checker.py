@@ -36,7 +36,7 @@ import psycopg
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 from psycopg.rows import namedtuple_row
 
-READ_SECONDS_MAX = 30.0
+READ_SECONDS_MAX = 60.0
 EXAMPLES = 3
 IGNORED = "order.ignored"
 ATTEMPTS = 3  # of the service's retry policy

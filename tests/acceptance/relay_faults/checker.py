@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import psycopg
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-EOF_SECONDS_MAX = 30.0
+EOF_SECONDS_MAX = 60.0
 EXAMPLES = 3
 
 

@@ -89,6 +89,7 @@ def offline(chromium) -> Iterator[Callable[..., tuple[Page, list[str]]]]:
 
         def opened(path: Path, **more: Any) -> tuple[Page, list[str]]:
             page = browser.new_context(offline=True, **more).new_page()
+            page.set_default_timeout(120_000)  # seven charts are drawn in there, on a machine that has other work too
             wrong: list[str] = []
             page.on("console", lambda m: wrong.append(f"{m.type}: {m.text}"))
             page.on("pageerror", lambda e: wrong.append(f"error: {e}"))

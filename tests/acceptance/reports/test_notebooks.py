@@ -184,7 +184,7 @@ def lab(incident, chromium, tmp_path):
         yield address
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(120)
 
 
 @pytest.mark.needs_browser
