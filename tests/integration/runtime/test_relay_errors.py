@@ -395,7 +395,7 @@ def test_topic_deleted_under_a_running_relay_parks_its_events_and_others_flow(
 
         status = until(settled, bool)
 
-        assert told(evkit_system, there) == [0, 1, 2]
+        assert told_by(delivery, evkit_system, there) == [0, 1, 2]
         parked = unpublishable.rows(evkit_system)
         assert [(row.topic, row.key, row.held) for row in parked] == [(doomed, "k", 1), (doomed, "other", 0)]
         assert all("UNKNOWN_TOPIC" in row.error_class for row in parked)
@@ -406,8 +406,8 @@ def test_topic_deleted_under_a_running_relay_parks_its_events_and_others_flow(
         unpublishable.retry(evkit_system, [row.position for row in parked])
         status = until(settled, bool)
 
-        assert told(evkit_system, doomed, "k") == [1, 2]
-        assert told(evkit_system, doomed, "other") == [1]
+        assert told_by(delivery, evkit_system, doomed, "k") == [1, 2]
+        assert told_by(delivery, evkit_system, doomed, "other") == [1]
         assert status["published"] == status["written"] == 7
 
 
