@@ -22,6 +22,7 @@ from evkit.runtime.inbox import Inbox
 from evkit.runtime.release import parked_keys
 from evkit.testing.events import read_topic
 from evkit.testing.waiting import until
+from tests.relaying import drain
 
 
 class Billing:
@@ -54,8 +55,7 @@ class Billing:
     def write(self, *events, type="a.b", **more):
         with self.system.writing() as connection:
             outbox.write_many(connection, [Event(type, key, {"i": i} | more, topic=self.topic) for key, i in events])
-        while self.relay.step():
-            pass
+        drain(self.relay)
 
     def consume(self, total):
         while self.consumer.counts.total < total:
