@@ -40,7 +40,7 @@ class Owner(Protocol):
         """An inbox for the group and its handlers."""
 
 
-class _Turns(AbstractContextManager[None]):
+class Turns(AbstractContextManager[None]):
     """A lock that two threads get in turns: whoever gives it back and wants it again waits for the other, if that waits.
 
     A plain lock goes to whoever asks first, and that is the one who has just given it back.
@@ -69,7 +69,7 @@ class Redriver:
         self._consumer = consumer
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
-        self.turn: AbstractContextManager[Any] = _Turns() if lanes == 1 else nullcontext()
+        self.turn: AbstractContextManager[Any] = Turns() if lanes == 1 else nullcontext()
 
     def take_up(self, system: System | None) -> None:
         """Begin to look for redrives, once."""
