@@ -13,6 +13,8 @@ go in, batches that may be handled come out, outcomes go back in, and the offset
   would else be a lag for ever.
 - Whatever comes back for a partition that was taken away meanwhile is dropped, also if the partition has come back since:
   each turn has an epoch.
+- A record at or before the first that is not done says that the log was cut or the topic made anew, and the client has gone
+  back: a turn ends there and a new one begins. What of before was not done is given up; the log brings again what it has.
 """
 
 from __future__ import annotations
@@ -91,6 +93,14 @@ class Look(NamedTuple):
     position: int | None
 
 
+class Anew(NamedTuple):
+    """A partition whose log went back: to which offset, and how many records of before were not done."""
+
+    place: Place
+    offset: int
+    given_up: int
+
+
 class Assignment:
     """The partitions a consumer has. Not for several threads at once: its owner holds a lock.
 
@@ -167,8 +177,10 @@ class Assignment:
 
     # --- records in, work out -----------------------------------------------------------------------------------------
 
-    def add(self, records: Iterable[Record | Fetched]) -> None:
-        """Polled records, each partition's in order; those of partitions that are not ours are dropped."""
+    def add(self, records: Iterable[Record | Fetched]) -> list[Anew]:
+        """Polled records, each partition's in order; those of partitions that are not ours are dropped. Returns where a log
+        went back."""
+        anew: list[Anew] = []
         place: Place | None = None
         partition: _Partition | None = None
         for record in records:
@@ -179,13 +191,23 @@ class Assignment:
                 continue  # not ours
             offset, key, value = record.offset, record.key, record.value
             if partition.received and offset <= partition.received[-1]:
-                continue  # fetched a second time
+                if offset > partition.received[0]:
+                    continue  # fetched a second time
+                anew.append(Anew(place, offset, len(partition.received) - len(partition.done)))
+                partition = self._begin_anew(place, partition)
             if offset < partition.end:
                 partition.end = -1  # the topic was made anew, or somebody has moved us back
             size = (0 if value is None else len(value)) + (0 if key is None else len(key))
             partition.received.append(offset)
             partition.size += size
             partition.queue.append(Work(record, partition, offset, offset if key is None else key, size))
+        return anew
+
+    def _begin_anew(self, place: Place, before: _Partition) -> _Partition:
+        fresh = _Partition(place, before.epoch, winds_up=before.winds_up)
+        self.give_up([place])
+        self._partitions[place] = fresh
+        return fresh
 
     def pass_over(self, place: Place, offset: int) -> None:
         """There is no record before `offset` that we have not had: the partition ends there, maybe behind markers."""

@@ -367,11 +367,11 @@ class Consumer:
             self._memory.told(self.group, topic, error)
         self._memory.heard(records, ends)
         with self._changed:
-            self._assignment.add(records)
-            for place, offset in ends:
-                self._assignment.pass_over(place, offset)
-            if records:
-                self._changed.notify_all()
+            anew = self._assignment.add(records)
+            for end in ends:
+                self._assignment.pass_over(*end)
+            self._changed.notify_all()
+        polled.tell_anew(self.group, anew)
         return len(records)
 
     def _pause(self, client: Any, full: set[Place]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Set
@@ -10,8 +11,10 @@ from typing import Any
 
 from evkit import kafka
 from evkit.kafka import TopicPartition
-from evkit.runtime.assignment import Assignment, Place
+from evkit.runtime.assignment import Anew, Assignment, Place
 from evkit.runtime.fetched import Fetched
+
+log = logging.getLogger(__name__)
 
 # A consumer that cannot take a record more for so long is slow enough for a pause to cost it nothing.
 ROOM_SECONDS = 1.0
@@ -84,6 +87,15 @@ def read(
         else:
             errors.append((message.topic(), error))
     return records, ends, errors
+
+
+def tell_anew(group: str, anew: Iterable[Anew]) -> None:
+    """Where a log went back under a consumer: nothing of it may be lost in silence."""
+    for place, offset, given_up in anew:
+        log.warning(
+            "group %s goes back to offset %s of %s/%s, which it had passed: the log was cut, or the topic made anew; %s"
+            " records of before that were not done are given up", group, offset, *place, given_up,
+        )  # fmt: skip
 
 
 def names(partitions: Iterable[TopicPartition]) -> str:

@@ -105,6 +105,40 @@ def test_message_from_before_a_rebalance_does_not_stand_before_what_it_comes_beh
     assert handled == list(range(300))
 
 
+def test_topic_made_anew_is_read_from_its_start_while_an_event_of_before_waits(
+    evkit_system, evkit_topic, published, new_consumer, running, caplog
+):
+    """A classic group: a KIP-848 one loses the topic and gets it back, with what was committed of the one before."""
+    topic = evkit_topic()
+    consumer = new_consumer(
+        topic, protocol="classic", retry=Retry(attempts=99, backoff_seconds=600, backoff_seconds_max=600)
+    )
+    handled = set()
+
+    def handle(event, tx):
+        if event.key == "bad":
+            raise ValueError("its wait is long")
+        handled.add(event.payload["n"])
+
+    consumer.handler("a.b")(handle)
+    running(consumer)
+    published(*[Event("a.b", "bad" if n == 20 else f"k{n}", {"n": n}, topic=topic) for n in range(40)])
+    until(lambda: consumer.counts.handled == 39)
+
+    evkit_system.admin.delete_topics([topic])[topic].result()
+    until(lambda: topic not in kafka.topics(evkit_system.settings, kafka.admin(evkit_system.settings)))
+    until(lambda: kafka.create_topics(evkit_system.settings, {topic: 1}))
+    producer = kafka.producer(evkit_system.settings)
+    for n in range(100, 130):
+        producer.produce(topic, b'{"n": %d}' % n, b"k%d" % n, headers={"ce_id": f"anew-{n}", "ce_type": "a.b"})
+    assert producer.flush(60) == 0
+
+    until(lambda: consumer.counts.handled == 69)
+    assert handled == {*range(20), *range(21, 40), *range(100, 130)}
+    assert f"goes back to offset 0 of {topic}/0" in caplog.text
+    assert "1 records of before that were not done are given up" in caplog.text
+
+
 def test_partition_that_stands_still_although_it_has_records_is_pushed(
     evkit_system, evkit_topic, published, new_consumer, running, monkeypatch, caplog
 ):

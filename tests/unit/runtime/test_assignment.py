@@ -29,6 +29,32 @@ def assigned(*records, high=100):
     return assignment
 
 
+def test_a_log_that_goes_back_is_taken_from_there():
+    """It was cut or its topic made anew: nothing of what comes now is taken for what was there before."""
+    assignment = assigned(*[record(n, b"k%d" % n) for n in range(20, 26)])
+    before = assignment.take(2, now=0)
+    assignment.finish(done=[before[1]], again=[(before[0], 9.0)])
+
+    anew = assignment.add([record(n, b"k%d" % n) for n in range(3)])
+
+    assert anew == [(("t", 0), 0, 5)]
+    assignment.finish(done=before[:1])  # too late
+    assert assignment.to_store() == {}
+    batch = assignment.take(10, now=10)
+    assert offsets(batch) == [0, 1, 2]
+    assignment.finish(done=batch)
+    assert assignment.to_store() == {("t", 0): 3}
+    assert assignment.unfinished == assignment.waiting_keys() == 0
+
+
+def test_a_record_that_comes_a_second_time_changes_nothing():
+    assignment = assigned(*[record(n, b"a") for n in range(5, 9)])
+
+    assert assignment.add([record(7, b"a")]) == []
+
+    assert offsets(assignment.take(10, now=0)) == [5, 6, 7, 8]
+
+
 def test_failed_event_keeps_back_its_key_and_nobody_else():
     assignment = assigned(*[record(n, key) for n, key in enumerate([b"a", b"b", b"a", b"b", b"a"])])
     batch = assignment.take(2, now=0)
