@@ -105,13 +105,13 @@ def test_message_from_before_a_rebalance_does_not_stand_before_what_it_comes_beh
     assert handled == list(range(300))
 
 
+@PROTOCOLS
 def test_topic_made_anew_is_read_from_its_start_while_an_event_of_before_waits(
-    evkit_system, evkit_topic, published, new_consumer, running, caplog
+    protocol, evkit_system, evkit_topic, published, new_consumer, running, caplog
 ):
-    """A classic group: a KIP-848 one loses the topic and gets it back, with what was committed of the one before."""
     topic = evkit_topic()
     consumer = new_consumer(
-        topic, protocol="classic", retry=Retry(attempts=99, backoff_seconds=600, backoff_seconds_max=600)
+        topic, protocol=protocol, retry=Retry(attempts=99, backoff_seconds=600, backoff_seconds_max=600)
     )
     handled = set()
 
@@ -135,8 +135,9 @@ def test_topic_made_anew_is_read_from_its_start_while_an_event_of_before_waits(
 
     until(lambda: consumer.counts.handled == 69)
     assert handled == {*range(20), *range(21, 40), *range(100, 130)}
-    assert f"goes back to offset 0 of {topic}/0" in caplog.text
-    assert "1 records of before that were not done are given up" in caplog.text
+    if protocol == "classic":  # else its broker may take the topic away before anything of it comes
+        assert f"goes back to offset 0 of {topic}/0" in caplog.text
+        assert "1 records of before that were not done are given up" in caplog.text
 
 
 def test_partition_that_stands_still_although_it_has_records_is_pushed(
