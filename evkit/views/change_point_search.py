@@ -5,7 +5,7 @@
 2. The noise is measured from the differences of neighbours, which steps hardly touch, and never taken to be less than
    counting alone makes it. Noise that is carried over from bucket to bucket looks like levels: how much of it is shows
    once the plain levels are taken away, and then more proof is needed (it is the long-run variance that counts).
-3. Spikes of one or two buckets are clipped; they are no change of level.
+3. Spikes of one or two buckets are taken out; they are no change of level.
 4. PELT finds the cut into segments with the least squared error plus a penalty for each cut. The penalty is 3 log n times
    the noise: the modified BIC for changes in the mean of normal data, stricter than the 2 log n of plain BIC. Of 60
    series of 120 buckets of each of seven kinds of noise, 3 log n found a change in none, 2 log n in 0 or 1, log n in up
@@ -35,8 +35,8 @@ BUCKETS_MIN = 4
 SERIES_MIN = 12
 # Times the noise and log n: see above.
 PENALTY = 3.0
-# Values further from their neighbours than so many times the noise count as that far away.
-_CLIP = 3.0
+# Values further from their neighbours than so many times the noise count as their neighbours do.
+_SPIKE = 3.0
 # What is carried over from one bucket to the next is not believed beyond this: the penalty would have no bound.
 _CARRIED_MAX = 0.9
 # The least change worth a line: by this factor, and of a ratio by so much as well.
@@ -102,15 +102,15 @@ def change_points(
     raw, weights = np.array([v for _, v, _ in kept]), np.array([w for *_, w in kept])
     levelled, noise_min = _levelled(raw, weights, kind)
     noise = _noise(levelled, noise_min)
-    clipped = _clipped(levelled, noise)
+    smooth = _without_spikes(levelled, noise)
     # What is carried over shows once the levels are taken away: first those that nobody can doubt.
-    carried = _carried(clipped, _cuts(clipped, 2 * penalty * math.log(len(kept)) * noise**2), noise)
+    carried = _carried(smooth, _cuts(smooth, 2 * penalty * math.log(len(kept)) * noise**2), noise)
     # Neighbours that have noise in common differ less than their noise; and their mean is less sure than it looks.
     long_run = noise * math.sqrt((1 + carried) / (1 - carried) / (1 - carried))
     price = penalty * math.log(len(kept)) * long_run**2
-    bounds = _cuts(clipped, price)
-    bounds = _without_small(bounds, clipped, raw, weights, kind, penalty * math.log(len(kept)))
-    return _found(bounds, moments, clipped, raw, weights, kind, long_run, price)
+    bounds = _cuts(smooth, price)
+    bounds = _without_small(bounds, smooth, raw, weights, kind, penalty * math.log(len(kept)))
+    return _found(bounds, moments, smooth, raw, weights, kind, long_run, price)
 
 
 def _levelled(raw: Any, weights: Any, kind: Kind) -> tuple[Any, float]:
@@ -151,11 +151,15 @@ def _carried(values: Any, bounds: list[int], noise: float) -> float:
     return min(max(shown + (len(bounds) - 1) / n + 1 / math.sqrt(n), 0.0), _CARRIED_MAX)
 
 
-def _clipped(values: Any, noise: float) -> Any:
-    """Values no further than some noise from the median of the five around them."""
+def _without_spikes(values: Any, noise: float) -> Any:
+    """Values, and the median of the five around one where it is far from that.
+
+    Clipped to some noise they would still be seen: two that stand beside a high one made a level of four, in 3 of 1,000
+    series (in none of 4,000 without them).
+    """
     padded = np.pad(values, 2, mode="edge")
     around = np.median(np.lib.stride_tricks.sliding_window_view(padded, 5), axis=1)
-    return np.clip(values, around - _CLIP * noise, around + _CLIP * noise)
+    return np.where(np.abs(values - around) > _SPIKE * noise, around, values)
 
 
 def _cuts(values: Any, price: float) -> list[int]:
