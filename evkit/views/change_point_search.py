@@ -5,7 +5,7 @@
 2. The noise is measured from the differences of neighbours, which steps hardly touch, and never taken to be less than
    counting alone makes it. Noise that is carried over from bucket to bucket looks like levels: how much of it is shows
    once the plain levels are taken away, and then more proof is needed (it is the long-run variance that counts).
-3. Spikes of one or two buckets are taken out; they are no change of level.
+3. Spikes of one or two buckets are taken out, and what is half as far out is clipped; neither is a change of level.
 4. PELT finds the cut into segments with the least squared error plus a penalty for each cut. The penalty is 3 log n times
    the noise: the modified BIC for changes in the mean of normal data, stricter than the 2 log n of plain BIC. Of 60
    series of 120 buckets of each of seven kinds of noise, 3 log n found a change in none, 2 log n in 0 or 1, log n in up
@@ -35,8 +35,9 @@ BUCKETS_MIN = 4
 SERIES_MIN = 12
 # Times the noise and log n: see above.
 PENALTY = 3.0
-# Values further from their neighbours than so many times the noise count as their neighbours do.
-_SPIKE = 3.0
+# Values further from their neighbours than so many times the noise count as that far away, and the far ones as their
+# neighbours do.
+_CLIP, _SPIKE = 3.0, 6.0
 # What is carried over from one bucket to the next is not believed beyond this: the penalty would have no bound.
 _CARRIED_MAX = 0.9
 # The least change worth a line: by this factor, and of a ratio by so much as well.
@@ -152,14 +153,15 @@ def _carried(values: Any, bounds: list[int], noise: float) -> float:
 
 
 def _without_spikes(values: Any, noise: float) -> Any:
-    """Values, and the median of the five around one where it is far from that.
+    """Values no further than some noise from the median of the five around them, and that median for those far away.
 
-    Clipped to some noise they would still be seen: two that stand beside a high one made a level of four, in 3 of 1,000
-    series (in none of 4,000 without them).
+    Clipped, a spike is still seen: two buckets of it beside one that is high by chance made a level of four, in 10 of 3,000
+    series; taken out, in none. With all that is clipped taken out, 2 of 4,000 true steps were not found; so in none.
     """
     padded = np.pad(values, 2, mode="edge")
     around = np.median(np.lib.stride_tricks.sliding_window_view(padded, 5), axis=1)
-    return np.where(np.abs(values - around) > _SPIKE * noise, around, values)
+    off = np.abs(values - around)
+    return np.where(off > _SPIKE * noise, around, np.clip(values, around - _CLIP * noise, around + _CLIP * noise))
 
 
 def _cuts(values: Any, price: float) -> list[int]:

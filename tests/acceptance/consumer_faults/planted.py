@@ -21,10 +21,11 @@ def commit_before_handling() -> None:
     original = Assignment.add
 
     def add(self, records):
-        original(self, records)
+        anew = original(self, records)
         for partition in self._partitions.values():
             if partition.received:
                 partition.stored = partition.received[-1] + 1
+        return anew
 
     Assignment.add = add
 
@@ -73,10 +74,11 @@ def forget_the_key() -> None:
     original = Assignment.add
 
     def add(self, records):
-        original(self, records)
+        anew = original(self, records)
         for partition in self._partitions.values():
             for work in partition.queue:
                 work.key = work.record.offset
+        return anew
 
     Assignment.add = add
 
