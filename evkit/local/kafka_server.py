@@ -132,7 +132,7 @@ class KafkaServer:
         from evkit.settings import Settings
 
         had = [self.port(), self._configured("CONTROLLER"), *([self.secured_port()] if self.secured else [])]
-        port, controller_port, *secured = (server.free_port(p if as_before else None) for p in had)
+        port, controller_port, *secured = server.free_ports([p if as_before else None for p in had])
         secured_port = secured[0] if secured else None
         self._properties.write_text(_properties(port, controller_port, secured_port, self.folder / "data"))
         self._archive.unlink(missing_ok=True)  # of a broker that could not start: it has seen half of the classes

@@ -67,6 +67,20 @@ def free_port(preferred: int | None = None) -> int:
     raise StackError("the system gives no free port on 127.0.0.1: too many connections are open")
 
 
+def free_ports(preferred: Sequence[int | None]) -> list[int]:
+    """As many ports, each free and none twice: the system may give one again that nobody has taken yet.
+
+    Raises: see `free_port`.
+    """
+    ports: list[int] = []
+    for wanted in preferred:
+        port = free_port(wanted)
+        while port in ports:
+            port = free_port()
+        ports.append(port)
+    return ports
+
+
 def start(
     arguments: Sequence[str],
     log: Path,
