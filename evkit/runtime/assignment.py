@@ -194,7 +194,7 @@ class Assignment:
                 if offset > partition.received[0]:
                     continue  # fetched a second time
                 anew.append(Anew(place, offset, len(partition.received) - len(partition.done)))
-                partition = self._begin_anew(place, partition)
+                partition = self._begin_anew(partition)
             if offset < partition.end:
                 partition.end = -1  # the topic was made anew, or somebody has moved us back
             size = (0 if value is None else len(value)) + (0 if key is None else len(key))
@@ -203,10 +203,10 @@ class Assignment:
             partition.queue.append(Work(record, partition, offset, offset if key is None else key, size))
         return anew
 
-    def _begin_anew(self, place: Place, before: _Partition) -> _Partition:
-        fresh = _Partition(place, before.epoch, winds_up=before.winds_up)
-        self.give_up([place])
-        self._partitions[place] = fresh
+    def _begin_anew(self, before: _Partition) -> _Partition:
+        fresh = _Partition(before.place, before.epoch, winds_up=before.winds_up)
+        self.give_up([before.place])
+        self._partitions[before.place] = fresh
         return fresh
 
     def pass_over(self, place: Place, offset: int) -> None:

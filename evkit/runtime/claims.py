@@ -138,17 +138,7 @@ def _values(
     }
 
 
-def reclaim(connection: postgres.Connection, who: Who, delivery: Delivery) -> bool:
-    """Whether a dead or parked event was waiting; its row turns to handled."""
-    values = _one(who, delivery) | {
-        "replay_id": who.replay_id,
-        "handler": delivery.handler.name if delivery.handler else None,
-        "code_version": who.code_version,
-    }
-    return connection.execute(_SQL["reclaim"], values).rowcount == 1
-
-
-def reclaim_many(
+def reclaim(
     connection: postgres.Connection, who: Who, handler: str, deliveries: Sequence[Delivery], ahead_seconds: float
 ) -> set[str]:
     """Ids of those of a handler's events that were waiting, dead or parked; their rows turn to handled, which they are
@@ -162,7 +152,7 @@ def reclaim_many(
         "handler": handler,
         "code_version": who.code_version,
     }
-    return {row[0] for row in connection.execute(_SQL["reclaim_many"], values).fetchall()}
+    return {row[0] for row in connection.execute(_SQL["reclaim"], values).fetchall()}
 
 
 def processed(connection: postgres.Connection, who: Who, handled: Sequence[Delivery]) -> None:

@@ -22,7 +22,7 @@ from evkit import kafka
 from evkit.decoding import Decode
 from evkit.errors import BrokerUnreachable, UsageError
 from evkit.kafka import Record, TopicPartition
-from evkit.runtime import metrics, polled
+from evkit.runtime import look_ahead, metrics, polled
 from evkit.runtime.assignment import Assignment, Place, Work
 from evkit.runtime.breaker import Breaker, Breakers
 from evkit.runtime.consumer_health import ConsumerHealth
@@ -368,9 +368,10 @@ class Consumer:
         self._memory.heard(records, ends)
         with self._changed:
             anew = self._assignment.add(records)
-            for end in ends:
-                self._assignment.pass_over(*end)
-            self._changed.notify_all()
+            for place, offset in ends:
+                self._assignment.pass_over(place, offset)
+            if records:
+                self._changed.notify_all()
         polled.tell_anew(self.group, anew)
         return len(records)
 
@@ -417,11 +418,8 @@ class Consumer:
         return None
 
     def _upcoming(self) -> list[Record]:
-        """For a lane: what it may handle next; not known where several share the work."""
-        if self.concurrency > 1:
-            return []
-        with self._changed:
-            return self._assignment.upcoming(self.batch_events_max)
+        """For a lane: what it may handle next."""
+        return look_ahead.in_line(self._assignment, self._changed, self.batch_events_max, self.concurrency)
 
     def _handle(self, batch: list[Work], inbox: Inbox) -> None:
         """For a lane: handle a batch, and tell what became of it."""

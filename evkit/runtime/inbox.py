@@ -30,7 +30,7 @@ from evkit.runtime import claims
 from evkit.runtime.answer import Statements
 from evkit.runtime.breaker import Breakers, HandlerHeld
 from evkit.runtime.consumer_metrics import ConsumerMetrics
-from evkit.runtime.delivery import Delivery, required_handler
+from evkit.runtime.delivery import Delivery
 from evkit.runtime.handler import Handler, Handlers, Tx
 from evkit.runtime.key_version import KeyVersions
 from evkit.runtime.ledger import Ledger
@@ -263,24 +263,6 @@ class Inbox:
         if self.breakers is None or delivery.handler is None or delivery.problem is not None:
             return None
         return self.breakers.wait_seconds(delivery.handler.name)
-
-    def redrive(self, connection: postgres.Connection, delivery: Delivery, *, attempt: int) -> None:
-        """Handle a dead or parked event after all, inside the caller's open transaction; its inbox row turns to handled.
-
-        An event that was handled meanwhile in another way is left alone.
-
-        Raises:
-            RedriveRefused: this group has no handler for the event (any more).
-            Undecodable, SchemaMismatch, and whatever the handler raises.
-        """
-        started = time.monotonic()
-        handler = required_handler(delivery, self.handlers, self.group)
-        with self.observed([delivery]):
-            waited = claims.reclaim(connection, self, delivery)
-            if not waited and not claims.claim(connection, self, [delivery], attempts=attempt)[0]:
-                return
-            self.call(connection, handler, [delivery], attempt, self.stale(connection, [delivery]))
-            self.processed(connection, [delivery], started)
 
     def processed(
         self, connection: postgres.Connection, handled: list[Delivery], started: float, ahead: float = 0.0

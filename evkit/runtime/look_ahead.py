@@ -6,9 +6,11 @@ the two costs no time. Nothing is taken out of its line for it: what turns out n
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 from evkit.kafka import Record
+from evkit.runtime.assignment import Assignment
 from evkit.runtime.delivery import Delivery
 from evkit.runtime.handler import Handlers
 
@@ -34,8 +36,15 @@ class LookAhead:
     def deliveries(self, records: Sequence[Record]) -> list[Delivery]:
         """Each record on its way to a handler; none is handed out twice, for a handler may change what it is given."""
         decoded, handlers = self._decoded, self._handlers
-        if not decoded:
-            return [Delivery.of(record, handlers) for record in records]
         return [
-            decoded.pop(id(record)) if id(record) in decoded else Delivery.of(record, handlers) for record in records
+            ahead if (ahead := decoded.pop(id(record), None)) is not None else Delivery.of(record, handlers)
+            for record in records
         ]
+
+
+def in_line(assignment: Assignment, changed: threading.Condition, records_max: int, lanes: int) -> list[Record]:
+    """What a lane may handle next; not known where several share the work. `changed` guards the assignment."""
+    if lanes > 1:
+        return []
+    with changed:
+        return assignment.upcoming(records_max)

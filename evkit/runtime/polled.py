@@ -24,8 +24,10 @@ def poll(client: Any, assignment: Assignment, messages_max: int, timeout_seconds
     """What is there; waits for a first message so long, and only a moment while something is in hand."""
     # consume(n, timeout) waits for n messages or the whole timeout: take one, then what is there besides.
     first = client.poll(timeout_seconds if idle else min(timeout_seconds, 0.02))
-    if first is None or messages_max == 1:
-        return [] if first is None else [first]
+    if first is None:
+        return []
+    if messages_max == 1:
+        return [first]
     place = first.topic(), first.partition()
     epoch = assignment.epoch_of(place)
     more = client.consume(messages_max - 1, 0)

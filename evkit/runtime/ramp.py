@@ -354,7 +354,7 @@ class Execution:
             locked = self._locked([item.position])
             for letter in (x.letter(self._inbox.handlers) for x in locked):
                 self._inbox.generation = letter.generation
-                self._inbox.redrive(self._connection, letter.delivery, attempt=letter.retry_count + 2)
+                together.handle_one(self._connection, self._inbox, letter.delivery, letter.retry_count + 2)
                 self._resolve(locked, [], "resolved" if key is None else "tail")
         return len(locked)
 

@@ -228,8 +228,8 @@ class _Tail:
             return 0
         if isinstance(raised, FailedAt):
             if raised.index:
-                self._most, self._met = raised.index, (waiting[raised.index][0], FailedAt(0, raised.seconds))
-                self._met[1].__cause__ = error
+                self._most, self._met = raised.index, (waiting[raised.index][0], raised)
+                raised.index = 0  # of what it will be among then
                 return 0
             seconds = raised.seconds
         elif len(waiting) > 1:

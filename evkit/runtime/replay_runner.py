@@ -20,7 +20,7 @@ from typing import Any
 from evkit import kafka, kafka_admin, postgres
 from evkit.errors import ReplayRefused
 from evkit.kafka import Record, TopicPartition
-from evkit.runtime import polled
+from evkit.runtime import look_ahead, polled
 from evkit.runtime.assignment import Assignment, Place, Work
 from evkit.runtime.consumer import BUFFER_BATCHES, BUFFER_BYTES_MAX, RECORD_BYTES, Consumer
 from evkit.runtime.emission import Emit
@@ -455,8 +455,9 @@ class Runner:
         return None
 
     def _upcoming(self) -> list[Record]:
-        with self._changed:
-            return self._assignment.upcoming(self._consumer.batch_events_max) if self._consumer.concurrency == 1 else []
+        """For a lane: what it may handle next."""
+        consumer = self._consumer
+        return look_ahead.in_line(self._assignment, self._changed, consumer.batch_events_max, consumer.concurrency)
 
     def _handle(self, batch: list[Work], inbox: Inbox) -> None:
         """For a lane: handle a batch, and tell what became of it."""

@@ -27,6 +27,8 @@ def handle(
         FailedAt: the event (its index) that cannot be handled, or whose handler raised.
         What a handler raised, where it is not known at which event that was.
     """
+    if not deliveries:
+        return
     started, ahead = time.monotonic(), inbox.event_seconds * len(deliveries)
     handlers = []
     for i, delivery in enumerate(deliveries):
@@ -39,7 +41,7 @@ def handle(
     with inbox.observed(list(deliveries)):
         for handler, stretch in groupby(everything, key=lambda i: handlers[i]):
             indexes = list(stretch)
-            waited = claims.reclaim_many(connection, inbox, handler.name, [deliveries[i] for i in indexes], ahead)
+            waited = claims.reclaim(connection, inbox, handler.name, [deliveries[i] for i in indexes], ahead)
             for i in indexes:
                 if (
                     deliveries[i].event_id in waited
@@ -55,5 +57,20 @@ def handle(
                 failure.index = indexes[failure.index]
                 raise
         inbox.processed(connection, [deliveries[i] for i in wanted], started, ahead)
-        if deliveries:
-            inbox.event_seconds = (time.monotonic() - started) / len(deliveries)
+        inbox.event_seconds = (time.monotonic() - started) / len(deliveries)
+
+
+def handle_one(connection: postgres.Connection, inbox: Inbox, delivery: Delivery, attempt: int) -> None:
+    """The same for one event.
+
+    Raises:
+        RedriveRefused: this group has no handler for the event (any more).
+        Undecodable, SchemaMismatch, and whatever the handler raises.
+    """
+    error: BaseException | None = None
+    try:
+        handle(connection, inbox, [delivery], [attempt])
+    except FailedAt as failed:
+        error = failed.__cause__
+    if error is not None:
+        raise error  # out here, so that nothing is in its chain that the handler did not raise

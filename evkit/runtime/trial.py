@@ -18,6 +18,7 @@ from evkit import postgres
 from evkit.error_texts import Quoted, quoted
 from evkit.errors import RedriveRefused
 from evkit.masking import applying, hidden_headers, masked_document, masked_value
+from evkit.runtime import together
 from evkit.runtime.failure import Failure
 from evkit.runtime.letters import show
 from evkit.runtime.masked_letters import rows_as_seen
@@ -118,7 +119,7 @@ def try_redrive(system: System, letter_id: int, consumer: Consumer) -> Trial:
         started = time.monotonic()
         error: Exception | None = None
         try:
-            inbox.redrive(connection, delivery, attempt=retry_count + 2)
+            together.handle_one(connection, inbox, delivery, retry_count + 2)
             # What the commit would check.
             connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
         except (RedriveRefused, MemoryError):

@@ -56,15 +56,6 @@ SELECT event_id, topic, partition, "offset" FROM other ORDER BY topic, partition
 UPDATE evkit.inbox SET processed_at = clock_timestamp()
  WHERE consumer_group = %(group)s AND generation = %(generation)s AND event_id = ANY (%(event_ids)s::text[]);
 
--- name: reclaim
--- A dead or parked event is handled after all (redrive, release): its inbox row turns to handled, once. The row of a parked
--- one has counted its attempt when it came.
-UPDATE evkit.inbox
-   SET outcome = 'handled', attempts = attempts + (outcome = 'dead')::integer, processed_at = clock_timestamp(),
-       replay_id = %(replay_id)s, handler = %(handler)s, code_version = %(code_version)s
- WHERE consumer_group = %(group)s AND event_id = %(event_id)s AND generation = %(generation)s
-   AND outcome IN ('dead', 'parked');
-
 -- name: gates
 -- What may keep a claimed event from its handler: whether the group has parked keys, and which of its handlers are held.
 -- Asked after the inbox rows are written, in a snapshot of its own, so that it sees a key that another member parked meanwhile.
@@ -80,9 +71,10 @@ VALUES (%(group)s, %(event_id)s, %(generation)s, %(event_type)s, %(topic)s, %(pa
         %(attempt)s, %(duration_seconds)s, %(handler)s, %(error_class)s, %(error_message)s, %(stack_trace)s,
         %(fingerprint)s, %(disposition)s, %(code_version)s, %(replay_id)s);
 
--- name: reclaim_many
--- Several events of one handler at once; comes back with those that were waiting. They are processed when their handlers are
--- through, as far ahead as that is expected.
+-- name: reclaim
+-- Dead or parked events of one handler are handled after all (redrive, release): their inbox rows turn to handled, once. Comes
+-- back with those that were waiting. The row of a parked one has counted its attempt when it came. They are processed when
+-- their handlers are through, as far ahead as that is expected.
 UPDATE evkit.inbox
    SET outcome = 'handled', attempts = attempts + (outcome = 'dead')::integer,
        processed_at = clock_timestamp() + %(ahead)s * interval '1 second',
