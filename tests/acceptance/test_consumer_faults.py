@@ -520,11 +520,11 @@ class FaultRun:
         assert process is not None
         since = time.time()
         if how == "hang":
-            process.suspend()
+            pause(process.pid)
             try:
                 time.sleep(SESSION_SECONDS + 1)  # nobody can say anything meanwhile
             finally:
-                process.resume()
+                resume(process.pid)
             self.zombies.append((since, time.time() + AFTER_SECONDS))
         else:
             if how == "stop":

@@ -22,6 +22,7 @@ import pytest
 from evkit import Event, Relay, dead_letters, kafka, outbox
 from evkit.runtime.dead_letters import Selection
 from evkit.runtime.release import parked_keys
+from tests.relaying import drain
 
 APP = Path(__file__).parent / "redrive_kills"
 KEYS, EVENTS = 300, 450
@@ -123,8 +124,7 @@ def redriven(evkit_system, evkit_topic, evkit_group, request):
             ],
         )
     relay = Relay(evkit_system)
-    while relay.step():
-        pass
+    drain(relay)
     relay.close()
     redriven.consumed()
     yield redriven

@@ -249,12 +249,12 @@ class FaultRun:
         """The broker hangs, so that events are on their way without an answer, and then the relay is killed."""
         broker = self.broker.process()
         assert broker is not None
-        broker.suspend()
+        pause(broker.pid)
         try:
             time.sleep(1)  # a relay that waits for answers gives no signal
             self.kill()
         finally:
-            broker.resume()
+            resume(broker.pid)
         self.count("broker_hangs")
 
     def two_relays(self) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from evkit import Event, Relay, kafka, outbox
 from evkit.testing.faults import kill9
+from tests.relaying import drain
 
 APP = """
 import os, time
@@ -55,8 +56,7 @@ class Service:
         with self.system.writing() as connection:
             events = [Event("a.b", f"k{i % KEYS}", {"i": i}, topic=self.topic) for i in range(n)]
             outbox.write_many(connection, events)
-        while relay.step():
-            pass
+        drain(relay)
         relay.close()
 
     def notice_deaths_soon(self, protocol):

@@ -13,6 +13,7 @@ import pytest
 
 from evkit import Consumer, Event, Relay, kafka, outbox
 from evkit.kafka import TopicPartition
+from tests.relaying import drain
 
 APP = """
 import os, sys, time
@@ -72,8 +73,7 @@ def operator(evkit_system, evkit_topic, evkit_group, tmp_path):
         events = [Event("order.placed", f"k{i % 4}", {"i": i}, topic=topic) for i in range(EVENTS)]
         outbox.write_many(connection, events)
     relay = Relay(evkit_system)
-    while relay.step():
-        pass
+    drain(relay)
     relay.close()
     consumer = Consumer(group, [topic], system=evkit_system)
     consumer.handler("order.placed")(lambda event, tx: None)

@@ -12,6 +12,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from evkit import Consumer, Event, Relay, Retry, outbox
 from evkit.system import System
+from tests.relaying import drain
 
 # What an event may say: it must appear as these characters, and never as markup.
 HOSTILE = '</script><img src=x onerror="window.hacked=1"><script>window.hacked=2</script>'
@@ -64,8 +65,7 @@ def incident(evkit_system, evkit_topic, evkit_group, tmp_path, monkeypatch) -> I
             [Event("order.placed", f"{HOSTILE}{n}", {"n": n, "html": HOSTILE}, topic=topic) for n in range(10)],
         )
     relay = Relay(evkit_system)
-    while relay.step():
-        pass
+    drain(relay)
     relay.close()
     while consumer.counts.total < 10:
         consumer.step(1.0)

@@ -15,6 +15,7 @@ import pytest
 
 from evkit import Consumer, Event, Relay, Retry, dead_letters, outbox
 from evkit.runtime.dead_letters import Selection
+from tests.relaying import drain
 
 LETTERS, ROUNDS = 10_000, 3
 UPSERT = "INSERT INTO effect VALUES (%s, %s, 1) ON CONFLICT (grp, key) DO UPDATE SET n = effect.n + 1"
@@ -27,16 +28,20 @@ def timed(work):
     return time.perf_counter() - started, result
 
 
+def filled(system, events):
+    """What the handlers write into, and these events in their topic."""
+    with system.writing() as connection:
+        connection.execute("CREATE TABLE effect (grp text, key text, n bigint, PRIMARY KEY (grp, key))")
+        outbox.write_many(connection, events)
+    relay = Relay(system)
+    drain(relay)
+    relay.close()
+
+
 @pytest.mark.timeout(1800)
 def test_redrive_of_10_000_letters(evkit_system, evkit_topic, evkit_group, report):
     topic = evkit_topic(partitions=6)
-    with evkit_system.writing() as connection:
-        connection.execute("CREATE TABLE effect (grp text, key text, n bigint, PRIMARY KEY (grp, key))")
-        outbox.write_many(connection, [Event("a.b", f"k{i}", {"pad": "x" * 220}, topic=topic) for i in range(LETTERS)])
-    relay = Relay(evkit_system)
-    while relay.step():
-        pass
-    relay.close()
+    filled(evkit_system, [Event("a.b", f"k{i}", {"pad": "x" * 220}, topic=topic) for i in range(LETTERS)])
     broken = True
 
     def handle(event, tx):
@@ -106,16 +111,7 @@ def test_redrive_of_10_000_letters(evkit_system, evkit_topic, evkit_group, repor
 def test_release_of_what_waits_behind_ten_letters(evkit_system, evkit_topic, evkit_group, report):
     """Ten keys of 1,000 events each, the first of each is dead: as fast as the consumer would have handled them?"""
     topic = evkit_topic(partitions=6)
-    with evkit_system.writing() as connection:
-        connection.execute("CREATE TABLE effect (grp text, key text, n bigint, PRIMARY KEY (grp, key))")
-        outbox.write_many(
-            connection,
-            [Event("a.b", f"k{i % 10}", {"n": i, "pad": "x" * 220}, topic=topic) for i in range(LETTERS)],
-        )
-    relay = Relay(evkit_system)
-    while relay.step():
-        pass
-    relay.close()
+    filled(evkit_system, [Event("a.b", f"k{i % 10}", {"n": i, "pad": "x" * 220}, topic=topic) for i in range(LETTERS)])
     broken: set[str] = set()
 
     def handle(event, tx):

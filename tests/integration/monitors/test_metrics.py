@@ -21,6 +21,7 @@ from evkit.monitors.exported import GAUGES
 from evkit.monitors.rules import rule_file
 from evkit.runtime import health
 from evkit.system import System
+from tests.relaying import drain
 
 NAME = re.compile(r"\b(?:evkit|kafka)_\w+")
 # What may be a label: there are as many of these as a system has, whatever flows through it.
@@ -58,8 +59,7 @@ def busy(evkit_system, evkit_topic, evkit_group):
         events = [Event('odd "type"\\', f"customer-{i}", {"i": i}, topic=topic) for i in range(10)]
         outbox.write_many(connection, events)
     relay = Relay(evkit_system)
-    while relay.step():
-        pass
+    drain(relay)
     relay.close()
     consumer = Consumer(group, [topic], system=evkit_system, retry=Retry(attempts=1), breaker=None)
 

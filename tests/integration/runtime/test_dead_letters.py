@@ -7,6 +7,7 @@ import pytest
 from evkit import Consumer, Event, Relay, Retry, dead_letters, kafka, outbox
 from evkit.errors import DatabaseUnreachable, PurgeRefused, RedriveRefused, UnknownGroup, UnknownLetter
 from evkit.runtime.dead_letters import Selection
+from tests.relaying import drain
 
 
 class Billing:
@@ -44,8 +45,7 @@ def billing(evkit_system, evkit_topic, evkit_group):
     with evkit_system.writing() as connection:
         billing.ids = outbox.write_many(connection, [Event("a.b", f"k{i}", {"i": i}, topic=topic) for i in range(10)])
     relay = Relay(evkit_system)
-    while relay.step():
-        pass
+    drain(relay)
     relay.close()
     while billing.consumer.counts.total < 10:
         billing.consumer.step(1.0)

@@ -18,6 +18,7 @@ from evkit.cli import app
 from evkit.error_texts import HIDDEN
 from evkit.errors import InvalidParameter
 from evkit.window import Window
+from tests.relaying import drain
 
 SECRET, OTHER, TENANT = "ada.lovelace@example.com", "grace@example.com", "tenant-4711-acme"
 MADE_OF_IT = "ADA.LOVELACE"
@@ -40,8 +41,7 @@ def died(evkit_system, evkit_topic, evkit_group, tmp_path, monkeypatch, request)
             payload = {"customer": {"email": email, "name": "x"}, "is_bad": is_bad}
             outbox.write(connection, Event("order.placed", key, payload, topic=topic, headers={"tenant": TENANT}))
     relay = Relay(evkit_system)
-    while relay.step():
-        pass
+    drain(relay)
     relay.close()
 
     def bill(event, tx):

@@ -9,6 +9,7 @@ import pytest
 
 from evkit import Consumer, Event, Relay, Retry, dead_letters, kafka, outbox, replay
 from evkit.errors import ReplayRefused, UnknownGroup, UnknownReplay, UnknownTopic
+from tests.relaying import drain
 
 EVENTS = 40
 
@@ -24,8 +25,7 @@ def orders(evkit_system, evkit_topic, evkit_group):
     relay.step()
     with evkit_system.reading() as connection:
         (middle,) = connection.execute("SELECT clock_timestamp()").fetchone()
-    while relay.step():
-        pass
+    drain(relay)
     relay.close()
     consumer = Consumer(evkit_group(), [topic], system=evkit_system, retry=Retry(attempts=1))
 

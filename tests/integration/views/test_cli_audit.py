@@ -9,6 +9,7 @@ import pytest
 from evkit import Event, Relay, outbox
 from evkit.cli.audit import sentence_of
 from evkit.views.audit.events import Examined
+from tests.relaying import drain
 
 
 @pytest.fixture
@@ -23,8 +24,7 @@ def published(evkit_system, evkit_topic):
     with evkit_system.writing() as connection:
         outbox.write_many(connection, [Event("a.b", "k", {}, topic=topic, id=f"e{i}") for i in range(3)])
     relay = Relay(evkit_system)
-    while relay.step():
-        pass
+    drain(relay)
     relay.close()
     return topic
 

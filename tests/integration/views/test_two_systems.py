@@ -8,6 +8,7 @@ import pytest
 
 import evkit
 from evkit import Consumer, Event, Relay, kafka, outbox, postgres, views
+from tests.relaying import drain
 
 ASKED = (
     "lag",
@@ -51,8 +52,7 @@ def play(system, topic, group, n, failing):
         events = [Event("order.placed", f"{system.settings.profile}-{i}", {"i": i}, topic=topic) for i in range(n)]
         outbox.write_many(connection, events)
     relay = Relay(system)
-    while relay.step():
-        pass
+    drain(relay)
     relay.close()
     consumer = Consumer(group, [topic], system=system, retry=evkit.Retry(attempts=1), breaker=None)
 
