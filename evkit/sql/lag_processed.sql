@@ -65,17 +65,28 @@ SELECT topic, partition, published_n, dealt_with_n, coalesce("offset" < first_se
  GROUP BY topic, partition, published_n, dealt_with_n, is_before;
 
 -- name: before
--- The last twenty events before this one in its partition: what the group has dealt with of them, and what it has left.
-SELECT min(p."offset") FILTER (WHERE i.event_id IS NOT NULL) AS dealt_with_offset,
-       max(p."offset") FILTER (WHERE i.event_id IS NULL) AS left_offset, max(i.processed_at) AS dealt_with_at,
-       coalesce(bool_or(i.event_id IS NULL AND EXISTS (
+-- Of each partition, the last twenty events before its position: what the group has dealt with of them, what it has left.
+WITH wanted AS (
+    SELECT * FROM unnest(%(topics)s::text[], %(partitions)s::integer[], %(positions)s::bigint[])
+        AS w (topic, partition, position)
+), earlier AS (
+    SELECT w.topic, w.partition, p."offset", o.id,
+           row_number() OVER (PARTITION BY w.topic, w.partition ORDER BY p.position DESC) AS n
+      FROM evkit.publication p
+      JOIN evkit.outbox o USING (position)
+      JOIN wanted w ON w.partition = p.partition AND w.topic = coalesce(o.topic, o.aggregatetype)
+                   AND p.position < w.position
+     WHERE p.position >= %(first)s AND p.position < %(last)s AND o.position >= %(first)s AND o.position < %(last)s
+)
+SELECT e.topic, e.partition, min(e."offset") FILTER (WHERE i.event_id IS NOT NULL) AS dealt_with_offset,
+       max(e."offset") FILTER (WHERE i.event_id IS NULL) AS left_offset, max(i.processed_at) AS dealt_with_at,
+       bool_or(i.event_id IS NULL AND EXISTS (
            SELECT FROM evkit.attempt a
-            WHERE a.consumer_group = %(group)s AND a.event_id = p.id AND a.generation = 0)), false) AS has_tried
-  FROM (SELECT p."offset", o.id FROM evkit.publication p JOIN evkit.outbox o USING (position)
-         WHERE p.position < %(position)s AND p.position >= %(position)s - 100000 AND p.partition = %(partition)s
-           AND coalesce(o.topic, o.aggregatetype) = %(topic)s
-         ORDER BY p.position DESC LIMIT 20) AS p
-  LEFT JOIN evkit.inbox i ON i.consumer_group = %(group)s AND i.event_id = p.id AND i.generation = 0;
+            WHERE a.consumer_group = %(group)s AND a.event_id = e.id AND a.generation = 0)) AS has_tried
+  FROM earlier e
+  LEFT JOIN evkit.inbox i ON i.consumer_group = %(group)s AND i.event_id = e.id AND i.generation = 0
+ WHERE e.n <= 20
+ GROUP BY e.topic, e.partition;
 
 -- name: foreign_topics
 -- Topics of which evkit's outbox did not write every record that was dealt with in a page.

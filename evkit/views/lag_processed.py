@@ -11,10 +11,12 @@ import functools
 from bisect import bisect_left
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from psycopg.rows import dict_row
 
+from evkit import postgres
 from evkit.sql import named
 from evkit.system import System
 from evkit.views.end_offsets import UNKNOWN, End
@@ -28,6 +30,8 @@ _SQL = named("lag_processed")
 
 # How far before the window published events are looked at: a group that stood further back is not covered.
 LOOKBACK = timedelta(days=1)
+# How many positions of the outbox before that are looked through for what a group had made of the events before.
+BEFORE_POSITIONS = 100_000
 # Later than any moment, and above any offset.
 _NEVER = 2**63
 
@@ -58,16 +62,38 @@ def processed(
         unsure = {row["topic"] for row in pages("foreign_topics", start=earlier, end=until, parameters=asked)}
         # Where the broker has put these is not known.
         unsure |= {topic for topic, partition in found if partition < 0}
-        for (of_topic, number), partition in found.items():
-            if number < 0:
-                continue
-            at = {"topic": of_topic, "partition": number, "group": group, "position": partition.position}
-            connection.rollback()
-            before = connection.cursor(row_factory=dict_row).execute(_SQL["before"], at).fetchone() or {}
-            known_from = partition.begin(before, earlier)
+        known = {place: partition for place, partition in found.items() if place[1] >= 0}
+        before = _before(connection, group, {place: partition.position for place, partition in known.items()})
+        for place, partition in known.items():
+            known_from = partition.begin(before.get(place), earlier)
             if known_from is not None:
-                made[of_topic, number] = partition.track(instants, known_from, is_exact=of_topic not in unsure)
+                made[place] = partition.track(instants, known_from, is_exact=place[0] not in unsure)
     return made
+
+
+def _before(
+    connection: postgres.Connection, group: str, positions: Mapping[Place, int]
+) -> dict[Place, Mapping[str, Any]]:
+    """What the group had made of the events just before a position of each partition; those without any are missing.
+
+    Partitions whose positions are close together are asked in one scan of the outbox, each scan in its own transaction.
+    """
+    left = sorted(positions.items(), key=itemgetter(1))
+    found: dict[Place, Mapping[str, Any]] = {}
+    while left:
+        first = left[0][1]
+        near = [entry for entry in left if entry[1] <= first + BEFORE_POSITIONS]
+        left = left[len(near) :]
+        asked = {
+            "group": group, "first": first - BEFORE_POSITIONS, "last": near[-1][1],
+            "topics": [place[0] for place, _ in near], "partitions": [place[1] for place, _ in near],
+            "positions": [position for _, position in near],
+        }  # fmt: skip
+        connection.rollback()
+        for row in connection.cursor(row_factory=dict_row).execute(_SQL["before"], asked):
+            found[row["topic"], row["partition"]] = row
+    connection.rollback()
+    return found
 
 
 class _Partition:
@@ -95,20 +121,21 @@ class _Partition:
         if not row["is_before"]:
             self._first_seen = min(self._first_seen, row["first"])
 
-    def begin(self, before: Mapping[str, Any], earliest: datetime) -> datetime | None:
+    def begin(self, before: Mapping[str, Any] | None, earliest: datetime) -> datetime | None:
         """Since when it is known how far the group was; None when it is not known at all.
 
         The group had dealt with all before, from where it began: it stands at the first one. Where it has left one of
         them behind, it stands further back than anybody looks. Else it began at the first that it dealt with or tried,
         and is known to be there since then.
         """
-        done, left = before["dealt_with_offset"], before["left_offset"]
-        if before["has_tried"] or (None not in (done, left) and left > done):
-            return None
-        if done is not None:
-            self._from = min(row.first for row in self._rows)
-            dealt_with_at: datetime = before["dealt_with_at"]
-            return max(dealt_with_at, earliest)
+        if before is not None:
+            done, left = before["dealt_with_offset"], before["left_offset"]
+            if before["has_tried"] or (None not in (done, left) and left > done):
+                return None
+            if done is not None:
+                self._from = min(row.first for row in self._rows)
+                dealt_with_at: datetime = before["dealt_with_at"]
+                return max(dealt_with_at, earliest)
         if not self._seen:
             return None
         self._from = self._first_seen

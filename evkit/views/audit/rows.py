@@ -1,4 +1,4 @@
-"""outbox, inbox, letters → frames of a range of positions, in short transactions, while the topics are read.
+"""outbox, inbox, letters → frames of ranges of positions, two at a time, in short transactions, while the topics are read.
 
 Rows travel as COPY's text: 1,000,000 events as Python objects would take a gigabyte and ten seconds.
 """
@@ -30,6 +30,8 @@ from evkit.window import Window
 POSITIONS, _POSITIONS_MIN = 50_000, 10_000
 # Counting takes less, so a transaction may take more.
 _POSITIONS_COUNTED = 250_000
+# The server looks rows up on one processor; the client does nothing else once the topics are read.
+_SESSIONS = 2
 
 _SQL = named("audit_events")
 _COLUMNS: dict[str, dict[str, Dtype]] = {
@@ -101,22 +103,22 @@ class Rows:
 
     @contextmanager
     def copying(self, bounds: Bounds, pages: range, groups: Sequence[Reader], spill: Spill) -> Iterator[Copying]:
-        """In a thread of its own, every page: ("events", -1, page), and of each group what it has done."""
+        """In threads of their own, every page: ("events", -1, page), and of each group what it has done."""
         is_over = threading.Event()
 
-        def copy() -> None:
-            for page, first in enumerate(pages):
+        def copy(first_page: int) -> None:
+            for page in range(first_page, len(pages), _SESSIONS):
                 if is_over.is_set():
                     return
-                with self.range(first, min(first + pages.step, bounds.last)) as snapshot:
+                with self.range(pages[page], min(pages[page] + pages.step, bounds.last)) as snapshot:
                     spill.keep(("events", -1, page), snapshot.events())
                     for n, group in enumerate(groups):
                         for what, frame in snapshot.of_group(group.group, group.topics).items():
                             spill.keep((what, n, page), frame)
 
-        with ThreadPoolExecutor(1, thread_name_prefix="evkit-audit") as pool:
+        with ThreadPoolExecutor(_SESSIONS, thread_name_prefix="evkit-audit") as pool:
             try:
-                yield Copying(pool.submit(copy))
+                yield Copying([pool.submit(copy, n) for n in range(_SESSIONS)])
             finally:
                 is_over.set()
 
@@ -129,18 +131,20 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Copying:
-    """The thread that reads the tables."""
+    """The threads that read the tables."""
 
-    _work: Future[None]
+    _work: list[Future[None]]
 
     def check(self) -> None:
-        """Raise what it has raised, if it has."""
-        if self._work.done():
-            self._work.result()
+        """Raise what one of them has raised, if it has."""
+        for work in self._work:
+            if work.done():
+                work.result()
 
     def wait(self) -> None:
-        """Wait for its end, and raise what it has raised."""
-        self._work.result()
+        """Wait for their end, and raise what one has raised."""
+        for work in self._work:
+            work.result()
 
 
 @dataclass(frozen=True, slots=True)

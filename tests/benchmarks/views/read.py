@@ -1,6 +1,7 @@
-"""Reads a million rows in one way, and prints seconds, CPU seconds of this process and megabytes over its base as JSON.
+"""Reads a million rows in one way, and prints seconds, CPU seconds of this process, megabytes over its base, and those of
+the frame itself as JSON.
 
-python read.py view|rows|copy|narrow|narrow_copy DSN ROWS
+python read.py view|rows|copy|narrow|narrow_rows|narrow_copy DSN ROWS
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 
+import polars as pl
 import psutil
 import psycopg
 
@@ -37,7 +39,7 @@ def main() -> None:
     if narrow:
         COLUMNS["errors"] = tuple(next(c for c in COLUMNS["errors"] if c.name == name) for name in NARROW)
 
-    def to_nowhere() -> int:
+    def to_nowhere() -> tuple[int, int]:
         wanted = ", ".join(f'q."{c.name}"' for c in COLUMNS["errors"])
         with postgres.connect(dsn) as connection:
             bound = psycopg.ClientCursor(connection).mogrify(query, given)
@@ -48,14 +50,24 @@ def main() -> None:
                 n += 1
             while server.get_result():
                 pass
-        return n
+        return n, 0
+
+    def in_frame(found: pl.DataFrame) -> tuple[int, int]:
+        return found.height, found.estimated_size()
+
+    def as_view() -> tuple[int, int]:
+        return in_frame(copied(system, "errors", "errors", "errors", **given))
+
+    def by_rows() -> tuple[int, int]:
+        return in_frame(frame("errors", fetch(system, "errors", "errors", COLUMNS["errors"], **given)))
 
     work = {
         "copy": to_nowhere,
         "narrow_copy": to_nowhere,
-        "view": lambda: copied(system, "errors", "errors", "errors", **given).height,
-        "narrow": lambda: copied(system, "errors", "errors", "errors", **given).height,
-        "rows": lambda: frame("errors", fetch(system, "errors", "errors", COLUMNS["errors"], **given)).height,
+        "view": as_view,
+        "narrow": as_view,
+        "rows": by_rows,
+        "narrow_rows": by_rows,
     }[way]
     views.acts(system, "1s")  # imports, and the readers' threads, are base
     me = psutil.Process()
@@ -70,12 +82,13 @@ def main() -> None:
     watching = threading.Thread(target=watch)
     watching.start()
     started, used = time.perf_counter(), time.process_time()
-    n = work()
+    n, size = work()
     seconds, cpu = time.perf_counter() - started, time.process_time() - used
     done.set()
     watching.join()
     assert n >= rows - 1, (way, n)
     print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "megabytes": (top - base) / 2**20,
+                      "frame_megabytes": size / 2**20,
                       "columns": len(COLUMNS["errors"])}))  # fmt: skip
 
 
