@@ -91,22 +91,19 @@ def record_of(message: Message, received_at: datetime) -> Record:
     """A client's message as a Record; no decoding, cannot fail on the content."""
     kind, millis = message.timestamp()
     timestamp_type = _TIMESTAMP_TYPES.get(kind, "none")
+    # Half of the time of Record(...), which every record of a topic costs.
+    return tuple.__new__(Record, (
+        message.topic(), message.partition(), message.offset(), message.key(), message.value(), message.headers() or [],
+        None if timestamp_type == "none" else _moment(millis), timestamp_type, message.leader_epoch(), received_at,
+    ))  # fmt: skip
+
+
+@functools.lru_cache(1000)  # records come many in a millisecond
+def _moment(millis: int) -> datetime | None:
     try:
-        timestamp = None if timestamp_type == "none" else datetime.fromtimestamp(millis / 1000, UTC)
+        return datetime.fromtimestamp(millis / 1000, UTC)
     except (ValueError, OverflowError, OSError):  # a producer may write any number there
-        timestamp = None
-    return Record(
-        message.topic(),  # type: ignore[arg-type]
-        message.partition(),  # type: ignore[arg-type]
-        message.offset(),  # type: ignore[arg-type]
-        message.key(),
-        message.value(),
-        message.headers() or [],  # type: ignore[arg-type]
-        timestamp,
-        timestamp_type,
-        message.leader_epoch(),
-        received_at,
-    )
+        return None
 
 
 def fallback_event_id(record: Record) -> str:

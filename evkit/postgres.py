@@ -7,6 +7,7 @@ address and without the password.
 from __future__ import annotations
 
 import logging
+import select
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.sql import SQL, Composable, Identifier
 from psycopg.types.string import ByteaBinaryLoader
+from psycopg.waiting import Wait
 
 from evkit import sql
 from evkit.errors import DatabaseUnreachable, NoPostgres, NotMigrated, QueryTimeout, SettingsError
@@ -25,7 +27,55 @@ __all__ = ["Connection", "IsolationLevel"]
 
 log = logging.getLogger(__name__)
 
-Connection = psycopg.Connection[tuple[Any, ...]]
+
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that can do something useful while it waits for an answer.
+
+    Attributes:
+        meanwhile  does a small part of other work and returns whether there is more of it. It is called while a statement
+                   is on its way and no answer has come; not in pipeline mode, where nobody waits for one. What it raises
+                   comes up when the statement is through. None: there is nothing else to do
+    """
+
+    meanwhile: Callable[[], bool] | None = None
+
+    def wait(self, gen: PQGen[Any], *args: Any, **kwargs: Any) -> Any:
+        """See psycopg: consume a generator that works on the connection."""
+        if self.meanwhile is None:
+            return super().wait(gen, *args, **kwargs)
+        try:
+            state = next(gen)
+        except StopIteration as done:
+            return done.value
+        try:
+            if state == Wait.R:  # all of it is sent
+                self._work()
+        finally:
+            result = super().wait(_resumed(gen, state), *args, **kwargs)
+        return result
+
+    def _work(self) -> None:
+        """A part is done unasked, for no answer is as quick; then until one is there."""
+        answer = None
+        while self.meanwhile is not None:
+            if not self.meanwhile():
+                self.meanwhile = None
+                return
+            if answer is None:
+                answer = select.poll()
+                answer.register(self.pgconn.socket, select.POLLIN)
+            if answer.poll(0):
+                return
+
+
+def _resumed(gen: PQGen[Any], state: Wait) -> PQGen[Any]:
+    """A generator that has come to this state already, as one that begins there."""
+    try:
+        while True:
+            state = gen.send((yield state))
+    except StopIteration as done:
+        return done.value
+
 
 # Chosen once and for ever: two `evkit migrate` at the same time must wait for each other.
 _MIGRATION_LOCK = 0x65766B6974  # "evkit"
@@ -75,7 +125,7 @@ def connect(
     if given.get("options"):
         options.insert(0, str(given["options"]))
     try:
-        return psycopg.connect(
+        return Connection.connect(
             dsn,
             application_name=application_name,
             connect_timeout=max(2, round(timeout_seconds)),

@@ -240,13 +240,13 @@ class Assignment:
             self._take_from(partition, batch, records_max)
         return batch
 
-    def upcoming(self, records_max: int) -> list[Record]:
+    def upcoming(self, records_max: int) -> list[Work]:
         """What `take` would give to the only taker once everything in hand is done, if nothing fails and nothing comes;
         nothing is taken."""
-        found: list[Record] = []
+        found: list[Work] = []
         for partition in self._in_turn(self._turn + 1):
             for source in (partition.again, partition.queue):
-                found += [work.record for work in islice(source, records_max - len(found))]
+                found += islice(source, records_max - len(found))
         return found
 
     def _in_turn(self, turn: int) -> list[_Partition]:

@@ -6,7 +6,7 @@ Each of these runs in the open transaction of the handler's own writes, and comm
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 from zlib import crc32
 
@@ -57,9 +57,8 @@ class Expectation:
         who: Who,
         batch: list[Delivery],
         ahead_seconds: float,
-        meanwhile: Callable[[], None],
     ) -> tuple[list[Delivery], int]:
-        """See `claim`, for the first attempt at each; `meanwhile` is done while PostgreSQL claims, if it can be.
+        """See `claim`, for the first attempt at each.
 
         Raises:
             Known: an event is known already, or is in the batch twice; once more will be without an expectation.
@@ -69,9 +68,7 @@ class Expectation:
             self._new_batches = self._new_batches + 1 if len(claimed[0]) == len(batch) else 0
             return claimed
         try:
-            with connection.pipeline():  # so that it is sent, and its answer waited for at the end
-                connection.execute(_SQL["claim_new"], _values(who, batch, 1, None, ahead_seconds))
-                meanwhile()
+            connection.execute(_SQL["claim_new"], _values(who, batch, 1, None, ahead_seconds))
         except psycopg.errors.UniqueViolation:
             self._new_batches = 0
             raise Known from None

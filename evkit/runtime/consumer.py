@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from evkit import kafka
 from evkit.decoding import Decode
 from evkit.errors import BrokerUnreachable, UsageError
-from evkit.kafka import Record, TopicPartition
+from evkit.kafka import TopicPartition
 from evkit.runtime import look_ahead, metrics, polled
 from evkit.runtime.assignment import Assignment, Place, Work
 from evkit.runtime.breaker import Breaker, Breakers
@@ -417,7 +417,7 @@ class Consumer:
                 self._free -= 1
         return None
 
-    def _upcoming(self) -> list[Record]:
+    def _upcoming(self) -> list[Work]:
         """For a lane: what it may handle next."""
         return look_ahead.in_line(self._assignment, self._changed, self.batch_events_max, self.concurrency)
 

@@ -89,7 +89,7 @@ class Inbox:
         event_seconds how long an event took in the last batch, from its claim to the end of its handlers
         has_parked    whether keys of the group were parked when it last handled something
         ledger        who keeps count of what came to its end, in the same transactions; a dry one rolls them back
-        look_ahead    what it decodes while it waits for PostgreSQL
+        look_ahead    what it decodes while a batch waits for PostgreSQL
     """
 
     system: System
@@ -320,12 +320,16 @@ class Inbox:
 
     def _batch(self, batch: list[Delivery]) -> Counts:
         connection = self._session.connected()
-        with self.observed(batch), self.ledger.transaction(connection, batch) as counts:
+        with (
+            self.observed(batch),
+            self.look_ahead.waiting(connection),
+            self.ledger.transaction(connection, batch) as counts,
+        ):
             started = time.monotonic()
             ahead = self.event_seconds * len(batch)
             new, conflicting = batch, 0
             if self.dedupe:
-                new, conflicting = self._expectation.claim(connection, self, batch, ahead, self.look_ahead.look)
+                new, conflicting = self._expectation.claim(connection, self, batch, ahead)
             wanted, skipped, parked = self._wanted(connection, new)
             stale = self.stale(connection, wanted)
             runs = [(handler, list(run)) for handler, run in groupby(wanted, key=_HANDLER)]

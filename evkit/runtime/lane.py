@@ -9,7 +9,6 @@ import time
 import traceback
 from typing import Protocol
 
-from evkit.kafka import Record
 from evkit.runtime.assignment import Work
 from evkit.runtime.inbox import Inbox
 from evkit.runtime.session import Stopped
@@ -28,7 +27,7 @@ class Owner(Protocol):
     def _next_batch(self) -> list[Work] | None:
         """What may be handled now; waits for it. None at the end."""
 
-    def _upcoming(self) -> list[Record]:
+    def _upcoming(self) -> list[Work]:
         """What the next batch is likely to be made of; empty when nobody knows."""
 
     def _handle(self, batch: list[Work], inbox: Inbox) -> None:

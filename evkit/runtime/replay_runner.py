@@ -19,7 +19,7 @@ from typing import Any
 
 from evkit import kafka, kafka_admin, postgres
 from evkit.errors import ReplayRefused
-from evkit.kafka import Record, TopicPartition
+from evkit.kafka import TopicPartition
 from evkit.runtime import look_ahead, polled
 from evkit.runtime.assignment import Assignment, Place, Work
 from evkit.runtime.consumer import BUFFER_BATCHES, BUFFER_BYTES_MAX, RECORD_BYTES, Consumer
@@ -454,7 +454,7 @@ class Runner:
                 self._free -= 1
         return None
 
-    def _upcoming(self) -> list[Record]:
+    def _upcoming(self) -> list[Work]:
         """For a lane: what it may handle next."""
         consumer = self._consumer
         return look_ahead.in_line(self._assignment, self._changed, consumer.batch_events_max, consumer.concurrency)

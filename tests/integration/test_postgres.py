@@ -1,7 +1,10 @@
-"""What psycopg is spared on the hot path arrives in PostgreSQL as it would by psycopg."""
+"""What psycopg is spared on the hot path arrives in PostgreSQL as it would by psycopg; and a wait for an answer is used."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -36,3 +39,61 @@ def test_an_integer_array_arrives_as_it_was(arrived, values):
 def test_a_nul_does_not_become_the_border_of_two_texts(values):
     with pytest.raises(ValueError, match="NUL"):
         text_array(values)
+
+
+def test_other_work_is_done_until_the_answer_is_there_and_no_longer(evkit_system):
+    calls = []
+    with evkit_system.writing(autocommit=True) as keeper, evkit_system.writing(autocommit=True) as connection:
+        keeper.execute("SELECT pg_advisory_lock(7)")
+
+        def work():
+            calls.append(len(calls))
+            if len(calls) == 3:
+                keeper.execute("SELECT pg_advisory_unlock(7)")
+            return True
+
+        connection.meanwhile = work
+        found = connection.execute("SELECT 'got it' FROM pg_advisory_lock(7)").fetchone()
+        connection.meanwhile = None
+        n = len(calls)
+        connection.execute("SELECT")
+
+    assert found == ("got it",)
+    assert n >= 3
+    assert len(calls) == n
+
+
+def test_who_has_no_more_work_is_not_asked_again(evkit_system):
+    calls = []
+    with evkit_system.writing(autocommit=True) as connection:
+        connection.meanwhile = lambda: bool(calls.append(1))
+        found = [connection.execute("SELECT %s", [n]).fetchone()[0] for n in range(3)]
+
+    assert found == [0, 1, 2]
+    assert len(calls) == 1
+
+
+def test_what_the_other_work_raises_comes_up_when_the_statement_is_through(evkit_system):
+    def work():
+        raise MemoryError("no room")
+
+    with evkit_system.writing() as connection:
+        connection.execute("CREATE TEMP TABLE one (n integer)")
+        connection.meanwhile = work
+        with pytest.raises(MemoryError, match="no room"):
+            connection.execute("INSERT INTO one VALUES (1)")
+        connection.meanwhile = None
+
+        assert connection.execute("SELECT n FROM one").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("in_pipeline", [True, False])
+def test_errors_and_answers_are_the_same_beside_other_work(evkit_system, in_pipeline):
+    with evkit_system.writing(autocommit=True) as connection:
+        connection.meanwhile = lambda: True
+        with connection.pipeline() if in_pipeline else nullcontext():
+            found = [connection.execute("SELECT %s, repeat('x', 100000)", [n]) for n in range(30)]
+            assert [of.fetchone()[0] for of in found] == list(range(30))
+        with pytest.raises(psycopg.errors.DivisionByZero), connection.transaction():
+            connection.execute("SELECT 1 / 0")
+        assert connection.execute("SELECT 1").fetchone() == (1,)

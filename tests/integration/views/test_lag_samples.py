@@ -11,6 +11,7 @@ import pytest
 from evkit import kafka, views
 from evkit.errors import UnknownGroup
 from evkit.runtime.sampler import AnotherSampler, Sampler
+from evkit.views import lag_processed
 from evkit.window import Window
 from tests.integration.views.groups import commit, produce
 
@@ -179,3 +180,25 @@ def test_a_group_that_stood_still_for_longer_than_is_looked_back_is_not_covered(
     found = views.lag_history(evkit_system, "billing", window=past.window(90), step="10s", source="inbox").to_dicts()
 
     assert not [r for r in found if r["lag_events"] is not None]
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_what_was_dealt_with_before_begins_each_partition(evkit_system, past, monkeypatch, apart):
+    """Partition 0: all of before is done. 1: the group has left an event behind there. 2: there is nothing before."""
+    day = 86_400
+    monkeypatch.setattr(lag_processed, "BEFORE_POSITIONS", 4 if apart else 100_000)
+    for partition in (0, 1, 2):
+        for offset in (0, 1) if partition < 2 else ():
+            event = f"old-{partition}-{offset}"
+            past.write(event, 2 * day + 1, published=2 * day, partition=partition, offset=offset)
+            if (partition, offset) != (1, 1):
+                past.handle("billing", event, 2 * day - 10, partition=partition, offset=offset)
+        for n in (0, 1):  # so that the partitions' first ones are further apart than is looked through at once
+            past.write(f"other-{partition}-{n}", 2 * day, topic="other")
+        past.write(f"new-{partition}", 101, published=100, partition=partition, offset=2)
+        past.handle("billing", f"new-{partition}", 50, partition=partition, offset=2)
+
+    found = views.lag_history(evkit_system, "billing", window=past.window(90), step="10s", source="inbox")
+
+    told = {of[0]: rows["committed_offset"].to_list() for of, rows in found.group_by("partition", maintain_order=True)}
+    assert told == {0: [2] * 4 + [3] * 5, 2: [None] * 4 + [3] * 5}

@@ -252,7 +252,7 @@ class Interleavings(RuleBasedStateMachine):
         upcoming = self.assignment.upcoming(most)
         batch = self.assignment.take(most, self.now, takers)
         assert len(batch) <= most
-        assert not known or [work.record for work in batch] == upcoming, "what comes next is known where it can be"
+        assert not known or batch == upcoming, "what comes next is known where it can be"
         busy = {w.key for b in self.in_hand for w in b if w.epoch == self.epoch}
         assert not busy & {w.key for w in batch}, "a key is with one worker at a time"
         if batch:

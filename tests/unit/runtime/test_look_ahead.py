@@ -5,15 +5,24 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from evkit.kafka import Record
+from evkit.runtime.assignment import Assignment
 from evkit.runtime.handler import Handlers
 from evkit.runtime.look_ahead import LookAhead
 
 NOW = datetime(2013, 2, 8, tzinfo=UTC)
 
 
-def record(n):
-    headers = [("ce_id", b"%d" % n), ("ce_type", b"order.placed")]
-    return Record("t", 0, n, b"k", b'{"n": %d}' % n, headers, NOW, "append", None, NOW)
+def in_line(*numbers):
+    """Records as they stand in line at a partition."""
+    assignment = Assignment()
+    assignment.assign([("t", 0)], 1)
+    headers = {n: [("ce_id", b"%d" % n), ("ce_type", b"order.placed")] for n in numbers}
+    assignment.add([Record("t", 0, n, b"k", b'{"n": %d}' % n, headers[n], NOW, "append", None, NOW) for n in numbers])
+    return assignment.upcoming(len(numbers))
+
+
+def records(works):
+    return [work.record for work in works]
 
 
 def looking(upcoming):
@@ -28,32 +37,54 @@ def looking(upcoming):
     return ahead, seen
 
 
+def test_one_is_decoded_after_the_other_in_their_order_until_there_is_no_more():
+    works = in_line(0, 1, 2)
+    ahead, seen = looking(lambda: works)
+
+    assert [ahead.look_at_one() for _ in range(5)] == [True, True, True, False, False]
+    assert seen == ["0", "1", "2"]
+
+
 def test_what_was_decoded_ahead_is_not_decoded_again_and_the_rest_is():
-    records = [record(n) for n in range(4)]
-    ahead, seen = looking(lambda: records[:2])
-    ahead.look()
+    works = in_line(0, 1, 2, 3)
+    ahead, seen = looking(lambda: works[:2])
+    while ahead.look_at_one():
+        pass
     assert seen == ["0", "1"]
 
-    deliveries = ahead.deliveries(records[1:])
+    deliveries = ahead.deliveries(records(works[1:]))
 
     assert [delivery.event_id for delivery in deliveries] == ["1", "2", "3"]
     assert seen == ["0", "1", "2", "3"]
 
 
 def test_nothing_is_handed_out_twice():
-    records = [record(0)]
-    ahead, _ = looking(lambda: records)
-    ahead.look()
+    works = in_line(0)
+    ahead, _ = looking(lambda: works)
+    ahead.look_at_one()
 
-    (first,), (second,) = ahead.deliveries(records), ahead.deliveries(records)
+    (first,), (second,) = ahead.deliveries(records(works)), ahead.deliveries(records(works))
 
     assert first.event is not second.event, "a handler may have changed the first one"
 
 
-def test_what_did_not_come_is_forgotten():
-    records = [record(n) for n in range(2)]
-    ahead, _ = looking(lambda: [records.pop(0)])
-    ahead.look()
-    ahead.look()
+def test_what_did_not_come_is_forgotten_and_what_may_still_come_is_not():
+    works = in_line(0, 1, 2)
+    expected = [works[:2], works[1:]]
+    ahead, seen = looking(lambda: expected.pop(0))
+    while ahead.look_at_one():
+        pass
+    ahead.deliveries([])
 
-    assert len(ahead._decoded) == 1
+    while ahead.look_at_one():
+        pass
+
+    assert seen == ["0", "1", "2"]
+    assert {delivery.event_id for delivery in ahead._decoded.values()} == {"1", "2"}
+
+
+def test_where_nobody_knows_what_comes_nothing_is_decoded():
+    ahead, seen = looking(None)
+
+    assert not ahead.look_at_one()
+    assert seen == []
