@@ -3,7 +3,7 @@
     uv run pytest tests/benchmarks/views/test_lag.py -s
 
 Now: 50 groups, 200 partitions, all behind. Past: one group of 100 partitions, 24 h at steps of a minute; samples of every
-15 s (576,000), copied commits of every 30 s (288,000) and evkit's own tables of 1,000,000 events are made by SQL, the
+15 s (576,100), copied commits of every 30 s (288,000) and evkit's own tables of 1,000,000 events are made by SQL, the
 commits that are rebuilt are real, in the live log. Ratios: to the client asking for the same offsets group by group, and to
 a COPY of as many rows to nowhere.
 """
@@ -100,7 +100,7 @@ def test_24_hours_of_100_partitions(evkit_system, evkit_topic, evkit_group, repo
     with psycopg.connect(evkit_system.settings.postgres_dsn) as connection:
         connection.execute(
             "INSERT INTO evkit.lag_sample SELECT %s, %s, %s, p, %s::timestamptz - n * interval '15 s', 15, 10000 - n,"
-            " 0, 10010 - n, 10010 - n, 'stable', 3 FROM generate_series(0, 5759) n, generate_series(0, %s) p",
+            " 0, 10010 - n, 10010 - n, 'stable', 3 FROM generate_series(0, 5760) n, generate_series(0, %s) p",
             (cluster, group, topic, now, PAST_PARTITIONS - 1),
         )
         connection.execute(

@@ -14,6 +14,7 @@ from evkit.runtime.sampler import AnotherSampler, Sampler
 from evkit.views import lag_processed
 from evkit.window import Window
 from tests.integration.views.groups import commit, produce
+from tests.integration.views.rows import deal, write
 
 
 @pytest.fixture
@@ -190,13 +191,13 @@ def test_what_was_dealt_with_before_begins_each_partition(evkit_system, past, mo
     for partition in (0, 1, 2):
         for offset in (0, 1) if partition < 2 else ():
             event = f"old-{partition}-{offset}"
-            past.write(event, 2 * day + 1, published=2 * day, partition=partition, offset=offset)
+            write(past, event, 2 * day + 1, published=2 * day, partition=partition, offset=offset)
             if (partition, offset) != (1, 1):
-                past.handle("billing", event, 2 * day - 10, partition=partition, offset=offset)
+                deal(past, "billing", event, 2 * day - 10, partition=partition, offset=offset)
         for n in (0, 1):  # so that the partitions' first ones are further apart than is looked through at once
-            past.write(f"other-{partition}-{n}", 2 * day, topic="other")
-        past.write(f"new-{partition}", 101, published=100, partition=partition, offset=2)
-        past.handle("billing", f"new-{partition}", 50, partition=partition, offset=2)
+            write(past, f"other-{partition}-{n}", 2 * day, topic="other")
+        write(past, f"new-{partition}", 101, published=100, partition=partition, offset=2)
+        deal(past, "billing", f"new-{partition}", 50, partition=partition, offset=2)
 
     found = views.lag_history(evkit_system, "billing", window=past.window(90), step="10s", source="inbox")
 
