@@ -316,7 +316,9 @@ def _run(
             "replay.run",
             replay_id,
             {
-                "group": group, "dedupe": row["dedupe"], "mode": row["mode"], "emit": row["emit"],
+                "group": group, "topics": row["topics"], "from_time": row["from_time"].isoformat(),
+                "until_time": None if row["until_time"] is None else row["until_time"].isoformat(), "keys": row["keys"],
+                "types": row["types"], "dedupe": row["dedupe"], "mode": row["mode"], "emit": row["emit"],
                 "offsets": sum(s.end - s.start for s in stretches) - (row["offsets_done"] or 0),
             },
             reason,
