@@ -8,8 +8,9 @@ Each message says what happened, with which values, and what to do.
     │   ├── MissingExtra         an optional part is not installed
     │   ├── InvalidParameter     a notebook or command parameter that is unknown or of the wrong type
     │   └── UnknownName          nothing has this name; near matches are in `suggestions`
-    │       └── UnknownGroup, UnknownTopic, UnknownEvent, UnknownLetter, UnknownReplay, UnknownRedrive, UnknownView,
-    │           UnknownNotebook, UnknownKey, UnknownBusinessId, UnknownIncident, UnknownAnnotation, UnknownVersion
+    │       └── UnknownGroup, UnknownTopic, UnknownEvent, UnknownLetter, UnknownReplay, UnknownRedrive, UnknownRewind,
+    │           UnknownView, UnknownNotebook, UnknownKey, UnknownBusinessId, UnknownIncident, UnknownAnnotation,
+    │           UnknownVersion
     ├── Refused                  the request is understood and would do harm                         exit code 1
     │   ├── InvalidEvent         an event that must not enter the outbox (size, topic, type, JSON)
     │   ├── SchemaIncompatible   a change of an event type that old consumers would not survive
@@ -155,6 +156,12 @@ class UnknownReplay(UnknownName):
     """Raised when there is no replay run with this id."""
 
     noun, plural = "replay", "replays"
+
+
+class UnknownRewind(UnknownName):
+    """Raised when there is no rewind of a group's offsets with this id."""
+
+    noun, plural = "rewind", "rewinds"
 
 
 class UnknownRedrive(UnknownName):

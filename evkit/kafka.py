@@ -492,5 +492,5 @@ def offsets_at(
     settings: Settings, partitions: Iterable[TopicPartition], at: datetime, client: AdminClient | None = None
 ) -> dict[tuple[str, int], int]:
     """First offset whose record's timestamp is `at` or later; -1 where there is none yet."""
-    millis = int(at.timestamp() * 1000)
+    millis = max(0, int(at.timestamp() * 1000))  # no record is older than 1970, and Kafka knows no time before
     return offsets(settings, partitions, OffsetSpec.for_timestamp(millis), client)

@@ -18,7 +18,7 @@ import typer
 
 from evkit.cli import logs, output
 from evkit.cli.logs import LogFormat
-from evkit.errors import EvkitError
+from evkit.errors import EvkitError, UsageError
 
 # In the order in which `evkit --help` lists them: start, run, look, act.
 _COMMANDS = (
@@ -78,9 +78,19 @@ for _name in _COMMANDS:
     importlib.import_module(f"evkit.cli.{_name}").register(app)
 
 
+def _require_text(arguments: list[str]) -> None:
+    """What is no UTF-8 comes as halves of surrogate pairs, which no server and no file takes."""
+    for argument in arguments:
+        if not argument.isascii() and any("\ud800" <= character <= "\udfff" for character in argument):
+            raise UsageError(
+                f"argument '{argument}' is no UTF-8 text: type it again (a key that is none, as lists show it)"
+            )
+
+
 def main() -> None:
     """Entry point: runs a command; an EvkitError becomes one sentence on stderr and its exit code."""
     try:
+        _require_text(sys.argv[1:])
         app()
     except EvkitError as error:
         output.say(str(error), logging.ERROR)

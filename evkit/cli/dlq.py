@@ -78,7 +78,7 @@ def register(app: typer.Typer) -> None:
 @takes_filters()
 def list_letters(
     selection: Selection,
-    limit: Annotated[int, typer.Option(min=1, help="Most letters to list.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Most letters to list.")] = 100,
     format: FormatOption = Format.table,
 ) -> None:
     """List letters, the one that failed first at the top; without payloads."""
@@ -94,7 +94,7 @@ def list_letters(
 def groups(
     group: GroupOption = None,
     state: StateOption = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most groups to list.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Most groups to list.")] = 100,
     format: FormatOption = Format.table,
 ) -> None:
     """Equal failures together: how many letters and keys, since when. Many keys: the code. Few keys: the data."""

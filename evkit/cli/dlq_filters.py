@@ -44,7 +44,10 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
     ),
     "until": (Annotated[_Text, typer.Option("--until", help="First failed before then.", show_default=False)], None),
     "attempts": (
-        Annotated[int | None, typer.Option("--attempts", min=1, help="Tried at least so often.", show_default=False)],
+        Annotated[
+            int | None,
+            typer.Option("--attempts", min=1, max=1_000_000, help="Tried at least so often.", show_default=False),
+        ],
         None,
     ),
     "held": (

@@ -156,7 +156,7 @@ def release(
 def redrives(
     redrive_id: Annotated[str | None, typer.Argument(metavar="[REDRIVE_ID]", show_default=False)] = None,
     group: Annotated[str | None, typer.Option("--group", "-g", help="Consumer group.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most runs to list.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Most runs to list.")] = 50,
     format: FormatOption = Format.table,
 ) -> None:
     """All redrives and how far they are, the newest first; or one, and what became of its letters.

@@ -275,7 +275,7 @@ def _resume(
     from evkit.cli import logs
 
     logs.also["replay_id"] = replay_id
-    say(f"{replay_id} runs; `evkit replay status {replay_id}` looks at it, `evkit replay stop {replay_id}` stops it")
+    say(f"to look at {replay_id} meanwhile: evkit replay status {replay_id}; to stop it: evkit replay stop {replay_id}")
     with progress_bar("offsets") as progress:
         result = evkit.replay.resume(
             system, replay_id, consumer, reason=reason, progress=progress, stop=stop_event(), **more

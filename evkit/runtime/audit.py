@@ -13,6 +13,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from evkit import postgres
+from evkit.runtime.failure import storable_json
 from evkit.sql import named
 
 _SQL = named("audit")
@@ -39,13 +40,15 @@ def begin(
 ) -> int:
     """Write down that an act begins; returns the row's id. On an autocommit connection it is there at once.
 
-    `by` is who acts when it is not the user of this process: a relay that looks after its tables.
+    `by` is who acts when it is not the user of this process: a relay that looks after its tables. What the plan quotes of a
+    payload is written as PostgreSQL can hold it.
     """
-    row = connection.execute(_SQL["begin_act"], (by or actor(), act, target, reason, Jsonb(dict(plan)))).fetchone()
+    document = Jsonb(storable_json(dict(plan)))
+    row = connection.execute(_SQL["begin_act"], (by or actor(), act, target, reason, document)).fetchone()
     assert row is not None
     return int(row[0])
 
 
 def end(connection: postgres.Connection, audit_id: int, result: Mapping[str, Any]) -> None:
     """Write down how it ended."""
-    connection.execute(_SQL["end_act"], (Jsonb(dict(result)), audit_id))
+    connection.execute(_SQL["end_act"], (Jsonb(storable_json(dict(result))), audit_id))

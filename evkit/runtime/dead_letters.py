@@ -30,6 +30,7 @@ from evkit.runtime.letters import (
     ids_of,
     known_ids,
     letters,
+    possible_ids,
     require_group,
     show,
 )
@@ -200,7 +201,7 @@ def _act(
         system.writing(f"evkit {act}") as connection,
     ):
         postgres.require_migrated(connection)
-        known = {row[0] for row in connection.execute(_SQL["known"], {"ids": ids}).fetchall()}
+        known = {row[0] for row in connection.execute(_SQL["known"], {"ids": possible_ids(ids)}).fetchall()}
         if missing := [letter_id for letter_id in ids if letter_id not in known]:
             raise UnknownLetter(str(missing[0]), known_ids(connection), where="here")
         target = ", ".join(map(str, ids[:20])) + (", …" if len(ids) > 20 else "")

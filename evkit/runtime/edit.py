@@ -34,6 +34,7 @@ from evkit.event import (
 from evkit.kafka import Record
 from evkit.masking import applying
 from evkit.runtime import audit
+from evkit.runtime.failure import storable_json
 from evkit.runtime.letters import FullLetter, show
 from evkit.runtime.masked_letters import changes_as_seen
 from evkit.runtime.payload import Change, changed, difference, encoded, object_or_reason, readable
@@ -131,6 +132,10 @@ def plan_edit(
         raise EditRefused(
             f"the new payload of dead letter {letter_id} is the old one: redrive it, there is nothing to edit"
         )
+    try:
+        value = encoded(new)
+    except ValueError:
+        raise UsageError("the new payload cannot be an event's: NaN and infinity are not JSON") from None
     event_id = new_id()
     under = dict.fromkeys(
         p for t in (letter.event_type, kind) for p in applying(system.settings.masking, letter.topic, t)
@@ -139,7 +144,7 @@ def plan_edit(
         letter,
         event_id,
         kind,
-        encoded(new),
+        value,
         _headers(letter, record, event, event_id, kind),
         tuple(changes),
         changes_as_seen(changes, tuple(under)),
@@ -171,7 +176,8 @@ def edit(system: System, plan: EditPlan, *, reason: str) -> int:
         "header_values": [value for _, value in plan.headers],
         "payload_crc32": crc32(plan.value),
         "edit": Jsonb({
-            "actor": audit.actor(), "reason": reason, "difference": [change.document() for change in plan.difference],
+            "actor": audit.actor(), "reason": reason,
+            "difference": [storable_json(change.document()) for change in plan.difference],
         }),
     }  # fmt: skip
     with system.writing("evkit edit") as connection:

@@ -8,12 +8,14 @@ where no frame is the service's own is the message taken too, with its numbers a
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import sysconfig
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 # Prefix of every fingerprint: a change of the rule starts new groups and does not disturb old ones.
 FINGERPRINT_VERSION = "1"
@@ -73,6 +75,17 @@ def storable(text: str) -> str:
     if text.isascii() and "\x00" not in text:  # most are, and every event asks this three times
         return text
     return text.replace("\x00", "\\x00").encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
+def storable_json(value: Any) -> Any:
+    """A document that PostgreSQL can hold as jsonb: texts are `storable`, a number that JSON does not have is a text."""
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, dict):
+        return {storable(n) if isinstance(n, str) else n: storable_json(item) for n, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [storable_json(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def chain(error: BaseException) -> list[BaseException]:

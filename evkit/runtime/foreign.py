@@ -34,7 +34,7 @@ from evkit.foreign import ForeignLetter
 from evkit.foreign.letter import GROUP_BYTES_MAX
 from evkit.runtime import audit
 from evkit.runtime.delivery import Delivery
-from evkit.runtime.failure import storable
+from evkit.runtime.failure import storable, storable_json
 from evkit.runtime.handler import Handlers
 from evkit.runtime.letters import LETTERS_MAX
 from evkit.runtime.masked_letters import foreign_as_seen
@@ -418,18 +418,7 @@ def _row(letter: ForeignLetter, group: str, delivery: Delivery, plan: ImportPlan
         "source_topic_id": plan.topic_id,
         "source_partition": letter.found.partition,
         "source_offset": letter.found.offset,
-        "source_facts": Jsonb(_storable(facts)),
+        "source_facts": Jsonb(storable_json(facts)),
         "readable": event is not None,
         "problems": letter.problems,
     }
-
-
-def _storable(value: Any) -> Any:
-    """Facts that PostgreSQL can hold as JSON."""
-    if isinstance(value, str):
-        return storable(value)
-    if isinstance(value, list):
-        return [_storable(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _storable(item) for name, item in value.items()}
-    return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +15,7 @@ from evkit.errors import InvalidParameter, UnknownGroup, UnknownLetter
 from evkit.masking import of_topic
 from evkit.sql import named
 from evkit.system import System
+from evkit.window import Window, instant
 
 _SQL = named("dead_letters")
 _INBOX = named("inbox")
@@ -27,6 +28,8 @@ STATES = ("open", "retrying", "resolved", "archived", "purged")
 # Up to here the data is suspected, above it the code: a bug seldom stops at three keys, a broken record seldom has four.
 POISON_KEYS_MAX = 3
 
+# The largest id that a letter can have, a bigint.
+_ID_MAX = 2**63 - 1
 # Letters that an export fetches at once: 1,000 of the largest records (1 MB each) still fit into memory.
 _FETCH_LETTERS = 1_000
 
@@ -115,6 +118,9 @@ class Selection:
         since, until                of the first failure, UTC; until is not in it
         attempts_min, attempts_max  how often it was tried, the first attempt included
         held                        only those on hold (True), or only the others
+
+    Raises:
+        InvalidParameter: `until` is not after `since`.
     """
 
     ids: tuple[int, ...] | None = None
@@ -132,9 +138,15 @@ class Selection:
     attempts_max: int | None = None
     held: bool | None = None
 
+    def __post_init__(self) -> None:
+        for name, at in (("since", self.since), ("until", self.until)):
+            object.__setattr__(self, name, None if at is None else instant(at))
+        if self.since is not None and self.until is not None:
+            Window(self.since, self.until)
+
     def parameters(self, letters_max: int | None) -> dict[str, Any]:
         return {
-            "ids": None if self.ids is None else list(self.ids),
+            "ids": None if self.ids is None else possible_ids(self.ids),
             "group": self.group,
             "states": None if self.states is None else list(self.states),
             "topic": self.topic,
@@ -181,8 +193,9 @@ def letters(
 
 def require_group(connection: postgres.Connection, group: str) -> None:
     """Raise UnknownGroup unless this group has handled or given up on at least one event here."""
-    known = [row[0] for row in connection.execute(_INBOX["known_groups"]).fetchall()]
-    if group not in known:
+    is_known = connection.execute(_INBOX["is_known_group"], {"group": group}).fetchone()
+    if is_known is None or not is_known[0]:
+        known = [row[0] for row in connection.execute(_INBOX["known_groups"]).fetchall()]
         raise UnknownGroup(group, known, where="to evkit's tables")
 
 
@@ -284,6 +297,11 @@ def _require_searchable(system: System, selection: Selection) -> None:
                 name="text",
                 value=selection.text,
             )
+
+
+def possible_ids(ids: Iterable[int]) -> list[int]:
+    """Those of the ids that a letter can have; for another one PostgreSQL has no type, and so no answer."""
+    return [letter_id for letter_id in ids if abs(letter_id) <= _ID_MAX]
 
 
 def known_ids(connection: postgres.Connection) -> list[str]:

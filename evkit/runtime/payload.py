@@ -108,10 +108,16 @@ def json_payload(raw: bytes | None) -> dict[str, Any]:
 
 
 def encoded(payload: dict[str, Any]) -> bytes:
-    """A payload as bytes, as a relay publishes it."""
-    return json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode(
-        "utf-8", "surrogatepass"
-    )
+    """A payload as bytes, as a relay publishes it; one with half a surrogate pair, which UTF-8 does not have, in ASCII.
+
+    Raises:
+        ValueError: it has a number that JSON does not have.
+    """
+    text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(payload, separators=(",", ":")).encode("ascii")
 
 
 def changed(payload: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:

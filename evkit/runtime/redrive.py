@@ -8,6 +8,7 @@ and written down before anything runs; ramp.py runs it, in this process or in a 
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,9 +16,10 @@ from psycopg.rows import dict_row
 
 from evkit import postgres
 from evkit.error_texts import message_of
-from evkit.errors import RedriveRefused
+from evkit.errors import RedriveRefused, UsageError
 from evkit.event import new_id
 from evkit.runtime import audit, redrive_run
+from evkit.runtime.letters import require_group
 from evkit.runtime.ramp import Execution
 from evkit.runtime.redrive_plan import RedrivePlan
 from evkit.runtime.redrive_run import Progress, RedriveResult, Run, end_act, read_result, read_run
@@ -56,6 +58,7 @@ def redrive(
     Raises:
         RedriveRefused: the consumer is of another group than the letters, or has no handler for some of them; nothing was
             changed.
+        UsageError: the rate is none.
         DatabaseUnreachable.
     """
     require_group_of(plan.group, consumer)
@@ -82,6 +85,7 @@ def queue(
     end. A consumer that runs (`Consumer.run`) takes it up within two seconds; `run` tells how far it is.
 
     Raises:
+        UsageError: the rate is none.
         DatabaseUnreachable, NotMigrated.
     """
     with system.writing("evkit redrive", autocommit=True) as connection:
@@ -176,8 +180,14 @@ def cancel(system: System, redrive_id: str, *, reason: str | None = None) -> Run
 
 
 def runs(system: System, group: str | None = None, *, runs_max: int = 50) -> list[Run]:
-    """Redrives with their states and counts, the newest first. Changes nothing."""
+    """Redrives with their states and counts, the newest first. Changes nothing.
+
+    Raises:
+        UnknownGroup: evkit's tables do not know the group; near matches are in `suggestions`.
+    """
     with system.reading() as connection:
+        if group is not None:
+            require_group(connection, group)
         return redrive_run.read_runs(connection, group=group, runs_max=runs_max)
 
 
@@ -236,6 +246,8 @@ def begin(
     to_topic: str | None = None,
 ) -> str:
     """Write a plan down, with its audit row, in one transaction; returns the run's id."""
+    if per_second_max is not None and not 0 < per_second_max < math.inf:
+        raise UsageError(f"a rate is a number of letters per second above 0, not {per_second_max:g}")
     postgres.require_migrated(connection)
     redrive_id = f"redrive-{new_id()}"
     # What waits behind letters that nobody wants handled any more comes first.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evkit.errors import RedriveRefused
-from evkit.runtime.letters import DeadLetter, Selection, ids_of, letters, require_group, show
+from evkit.runtime.letters import DeadLetter, Selection, ids_of, letters, show
 from evkit.runtime.release import ParkedKey, parked_keys
 from evkit.system import System
 
@@ -112,12 +112,11 @@ def plan_release(system: System, group: str, *, key: str | None = None, topic: s
     Raises:
         UnknownGroup; RedriveRefused: no key of this group is parked, or not this one.
     """
-    with system.reading() as connection:
-        require_group(connection, group)
     keys = parked_keys(system, group, key=key, topic=topic, keys_max=None)
     if not keys:
         which = "no key" if key is None else f"key '{key}'"
-        raise RedriveRefused(f"{which} of group '{group}' is {'' if key is None else 'not '}parked: nothing to release")
+        of = f"group '{group}'" + ("" if topic is None else f" and topic '{topic}'")
+        raise RedriveRefused(f"{which} of {of} is {'' if key is None else 'not '}parked: nothing to release")
     found: list[DeadLetter] = []
     if ids := tuple(k.letter_id for k in keys if k.letter_state == "open"):
         found = letters(system, Selection(ids=ids), letters_max=None)

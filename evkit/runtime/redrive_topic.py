@@ -49,7 +49,7 @@ def send(
     takes, stays open and is `skipped`. No stages: no handler runs here, and what fails there is a letter of the new event.
 
     Raises:
-        UnknownTopic: the cluster has no topic of this name.
+        UnknownTopic: the cluster has no topic of this name. UsageError: the rate is none.
         BrokerUnreachable, DatabaseUnreachable, NotMigrated.
     """
     kafka.partitions_of(system.settings, [topic])

@@ -31,6 +31,7 @@ from evkit.runtime.attempt import attempt_values, letter_values
 from evkit.runtime.delivery import Delivery
 from evkit.runtime.failure import Failure
 from evkit.runtime.inbox import FailedAt, Inbox
+from evkit.runtime.letters import require_group
 from evkit.runtime.outcome import Counts
 from evkit.sql import named
 from evkit.system import System
@@ -97,8 +98,14 @@ def parked_keys(
     letters: list[int] | None = None,
     keys_max: int | None = 1000,
 ) -> list[ParkedKey]:
-    """Keys whose events wait behind a dead letter, the longest parked first. Changes nothing."""
+    """Keys whose events wait behind a dead letter, the longest parked first. Changes nothing.
+
+    Raises:
+        UnknownGroup: evkit's tables do not know the group; near matches are in `suggestions`.
+    """
     with system.reading() as connection:
+        if group is not None and letters is None:
+            require_group(connection, group)
         cursor = connection.cursor(row_factory=class_row(ParkedKey))
         found = cursor.execute(
             _SQL["keys"], {"group": group, "key": key, "topic": topic, "letters": letters, "keys_max": keys_max}

@@ -23,6 +23,7 @@ has handled each event once and counted it once.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -153,8 +154,7 @@ def prepare(
         raise UsageError(
             f"a replay's mode is beside or paused, and emit is none, marked or normal, not {mode!r}, {emit!r}"
         )
-    if (errors_max is not None and errors_max < 0) or (per_second_max is not None and per_second_max <= 0):
-        raise UsageError(f"errors_max is 0 or more and per_second_max above 0, not {errors_max} and {per_second_max}")
+    _require_limits(errors_max, per_second_max)
     require_fitting(plan.group, plan.dedupe, plan.types, consumer)
     ranges = [r for r in plan.ranges if r.offsets]
     planned = {r.topic: r.topic_id for r in ranges}
@@ -207,6 +207,13 @@ def prepare(
 _KEPT: Any = object()
 
 
+def _require_limits(errors_max: int | None, per_second_max: float | None) -> None:
+    if errors_max is not None and not 0 <= errors_max < 2**63:
+        raise UsageError(f"errors_max is a number of events from 0 on, not {errors_max}")
+    if per_second_max is not None and not 0 < per_second_max < math.inf:
+        raise UsageError(f"a rate is a number of events per second above 0, not {per_second_max:g}")
+
+
 def resume(
     system: System,
     replay_id: str,
@@ -227,8 +234,10 @@ def resume(
 
     Raises:
         UnknownReplay: there is none with this id.
+        UsageError: a limit that cannot be.
         ReplayRefused: it is done, another process is running it, or its error budget is used up.
     """
+    _require_limits(None if errors_max is _KEPT else errors_max, None if per_second_max is _KEPT else per_second_max)
     stop = stop or threading.Event()
     connection = system.writing("evkit replay", autocommit=True)
     heart: Heart | None = None
@@ -307,7 +316,9 @@ def _run(
             "replay.run",
             replay_id,
             {
-                "group": group, "dedupe": row["dedupe"], "mode": row["mode"], "emit": row["emit"],
+                "group": group, "topics": row["topics"], "from_time": row["from_time"].isoformat(),
+                "until_time": None if row["until_time"] is None else row["until_time"].isoformat(), "keys": row["keys"],
+                "types": row["types"], "dedupe": row["dedupe"], "mode": row["mode"], "emit": row["emit"],
                 "offsets": sum(s.end - s.start for s in stretches) - (row["offsets_done"] or 0),
             },
             reason,

@@ -16,7 +16,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from evkit import kafka, kafka_admin, postgres
-from evkit.errors import BrokerRefused, ReplayRefused, UnknownGroup, UnknownReplay, UsageError
+from evkit.errors import BrokerRefused, ReplayRefused, UnknownGroup, UnknownRewind, UsageError
 from evkit.event import new_id
 from evkit.kafka import TopicPartition
 from evkit.runtime import audit
@@ -139,14 +139,14 @@ def plan_undo(system: System, rewind_id: str) -> RewindPlan:
     A partition in which the group has come to its old offset, or further, since then is left.
 
     Raises:
-        UnknownReplay: there is no rewind with this id.
+        UnknownRewind: there is no rewind with this id.
         ReplayRefused: it was undone, the group has members, or a topic was made anew.
     """
     with system.reading() as connection:
         row = connection.cursor(row_factory=dict_row).execute(_SQL["one"], (rewind_id,)).fetchone()
         if row is None:
             known = [r["rewind_id"] for r in _rows(connection)]
-            raise UnknownReplay(rewind_id, known, where="among the rewinds")
+            raise UnknownRewind(rewind_id, known)
     if row["state"] == "undone":
         raise ReplayRefused(f"{rewind_id} was undone at {row['undone_at']:%Y-%m-%d %H:%M:%S} UTC: nothing to undo")
     _require_idle(system, row["consumer_group"])

@@ -92,6 +92,11 @@ SELECT count(*) FILTER (WHERE disposition <> 'held'),
   FROM evkit.attempt
  WHERE consumer_group = %(group)s AND event_id = %(event_id)s AND generation = %(generation)s;
 
+-- name: is_known_group
+-- By the first row that is found: the names of all groups take a look at every row.
+SELECT EXISTS (SELECT FROM evkit.inbox WHERE consumer_group = %(group)s)
+    OR EXISTS (SELECT FROM evkit.dead_letter WHERE consumer_group = %(group)s);
+
 -- name: known_groups
 SELECT DISTINCT consumer_group FROM evkit.inbox
  UNION SELECT DISTINCT consumer_group FROM evkit.dead_letter

@@ -135,6 +135,9 @@ def test_running_replay_is_stopped_from_elsewhere_and_goes_on(operator):
     assert (done["state"], done["handled"]) == ("done", EVENTS)
     assert operator.ask("SELECT count(*), count(DISTINCT i) FROM effect") == [(EVENTS, EVENTS)]
     operator.run("stop", replay_id, "--yes", code=1)
+    again = operator.run("resume", replay_id, "--app", "app:billing", "--yes", code=1).stderr
+    assert f"replay {replay_id} is done: plan a new one" in again
+    assert "runs" not in again
 
 
 def test_offsets_of_a_group_that_is_not_evkits_are_rewound_and_put_back(operator, evkit_group):

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from evkit import Consumer, Event, Relay, Retry, dead_letters, kafka, outbox
-from evkit.errors import DatabaseUnreachable, PurgeRefused, RedriveRefused, UnknownGroup, UnknownLetter
+from evkit.errors import (
+    DatabaseUnreachable,
+    InvalidParameter,
+    PurgeRefused,
+    RedriveRefused,
+    UnknownGroup,
+    UnknownLetter,
+)
+from evkit.runtime import release
 from evkit.runtime.dead_letters import Selection
 from tests.relaying import drain
 
@@ -198,6 +208,25 @@ def test_unknown_names_are_one_sentence_with_near_matches(evkit_system, billing)
         dead_letters.show(evkit_system, 999999)
     with pytest.raises(UnknownLetter, match="999999"):
         dead_letters.archive(evkit_system, [999999], note="x")
+    for act in (
+        lambda ids: dead_letters.archive(evkit_system, ids, note="x"),
+        lambda ids: dead_letters.purge(evkit_system, ids, reason=None),
+        lambda ids: dead_letters.plan_redrive(evkit_system, Selection(ids=tuple(ids))),
+    ):
+        with pytest.raises(
+            UnknownLetter, match=f"dead letter '{10**30}' is not known"
+        ):  # more than PostgreSQL can count
+            act([10**30])
+    for look in (release.parked_keys, dead_letters.runs):
+        with pytest.raises(UnknownGroup, match=f"did you mean '{group}'"):
+            look(evkit_system, group[:-1])
+
+
+def test_selection_that_ends_before_it_begins_is_a_mistake_and_not_an_empty_one():
+    now = datetime.now(UTC)
+
+    with pytest.raises(InvalidParameter, match="is reversed and so is empty: its end must be after its start"):
+        Selection(since=now, until=now - timedelta(hours=1))
 
 
 def test_equal_failures_are_one_group(evkit_system, billing):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from evkit import Event, Retry, dead_letters, kafka, views
@@ -112,6 +114,33 @@ def test_a_record_that_is_no_event_is_edited_into_one(evkit_system, ledger, cons
     assert dict(plan.headers)["x"] == b"\xfe"
 
 
+@pytest.mark.parametrize("text", ["\\u0000", "\\ud800"])
+def test_what_postgresql_cannot_hold_is_edited_out_of_a_payload_and_left_in_it(
+    evkit_system, ledger, consumed, rows, text
+):
+    """The usual end of such a text: a handler that writes it to a table fails, and somebody takes it out."""
+    consumer = ledger()
+    value = b'{"a": "' + text.encode() + b'", "b": {"' + text.encode() + b'": 1}}'
+    headers = [("ce_specversion", b"1.0"), ("ce_id", b"e1"), ("ce_type", b"paid"), ("ce_source", b"/s")]
+    producer = kafka.producer(evkit_system.settings)
+    producer.produce(consumer.topic, value, "k", headers=headers)
+    producer.flush()
+    consumed(consumer, 1)
+
+    plan = dead_letters.plan_edit(evkit_system, only(evkit_system).letter_id, settings={"a": 1e300, "amount": 1})
+    first = dead_letters.edit(evkit_system, plan, reason="no text")
+    plan = dead_letters.plan_edit(evkit_system, first, settings={"b": json.loads(f'"{text}"')})
+    second = dead_letters.edit(evkit_system, plan, reason="no object")
+    dead_letters.redrive(evkit_system, dead_letters.plan_redrive(evkit_system, Selection()), consumer)
+
+    assert consumer.booked == [("k", 1, plan.event_id)]
+    assert dead_letters.show(evkit_system, first).edit["difference"][0]["before"] == {"\\u0000": "\\x00"}.get(
+        text, text
+    )
+    assert dead_letters.story(evkit_system, second).problem is None
+    assert rows("SELECT count(*) FROM evkit.audit WHERE act = 'dead_letters.edit' AND result IS NOT NULL") == [(2,)]
+
+
 @pytest.mark.parametrize("form", ["structured", "debezium"])
 def test_records_of_other_writers_are_edited_too(evkit_system, ledger, consumed, form):
     consumer = ledger()
@@ -161,7 +190,6 @@ def test_a_decode_function_that_finds_the_old_id_in_the_payload_does_not_make_th
 
 
 def kafka_json(value):
-    import json
 
     return json.loads(value)
 
@@ -182,6 +210,11 @@ def test_nothing_is_edited_that_is_not_open_or_was_handled_or_would_be_the_same(
         dead_letters.plan_edit(evkit_system, letter_id, payload=b"{")
     with pytest.raises(UsageError, match="has no place 'x'"):
         dead_letters.plan_edit(evkit_system, letter_id, settings={"amont.x": 1})
+    for nothing in (float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="NaN and infinity are not JSON"):
+            dead_letters.plan_edit(evkit_system, letter_id, settings={"amount": nothing})
+    with pytest.raises(UsageError, match="NaN and infinity are not JSON"):
+        dead_letters.plan_edit(evkit_system, letter_id, payload=b'{"amount": 1e999}')
     plan = dead_letters.plan_edit(evkit_system, letter_id, settings={"amount": 1})
     with pytest.raises(EditRefused, match="needs a reason"):
         dead_letters.edit(evkit_system, plan, reason=" ")

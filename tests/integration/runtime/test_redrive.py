@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from evkit import Event, Retry, TryLater, dead_letters
 from evkit.cli import app
-from evkit.errors import DatabaseUnreachable, RedriveRefused, UnknownRedrive
+from evkit.errors import DatabaseUnreachable, RedriveRefused, UnknownRedrive, UsageError
 from evkit.runtime import redrive as redriving
 from evkit.runtime.dead_letters import Selection
 from evkit.runtime.release import parked_keys
@@ -351,6 +351,17 @@ def test_rate_is_a_limit_for_letters_that_go_together(billing):
     billing.redrive(per_second_max=4, progress=lambda done, _: steps.append(done))
 
     assert steps == [1, 5, 9, 11, 12]
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("inf"), float("nan")])
+def test_rate_that_is_none_is_refused_before_anything_is_written_down(billing, rate):
+    billing.write(range(2))
+
+    with pytest.raises(UsageError, match=r"a rate is a number of letters per second above 0, not"):
+        billing.redrive(per_second_max=rate)
+
+    assert billing.states() == {"open": 2}
+    assert dead_letters.runs(billing.system) == []
 
 
 def test_unknown_runs_are_one_sentence(billing):

@@ -86,7 +86,12 @@ def test_again_handles_everything_again_once_and_marks_it(evkit_system, orders):
         ).fetchall()
         assert rows == [(0, False, EVENTS), (1, True, EVENTS)]
         act = connection.execute("SELECT act, target, reason, result ->> 'state' FROM evkit.audit").fetchone()
+        planned = connection.execute("SELECT plan FROM evkit.audit").fetchone()[0]
     assert act == ("replay.run", result.replay_id, "new tax rule", "done")
+    assert {name: planned[name] for name in ("topics", "from_time", "until_time", "keys", "types", "offsets")} == {
+        "topics": list(plan.topics), "from_time": plan.from_time.isoformat(), "until_time": None, "keys": None,
+        "types": None, "offsets": EVENTS,
+    }  # fmt: skip
 
 
 def test_failing_event_does_not_stop_a_replay_and_becomes_a_marked_letter(evkit_system, orders, caplog):

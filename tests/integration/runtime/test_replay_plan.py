@@ -110,6 +110,14 @@ def test_what_the_group_has_not_come_to_is_its_lag_and_is_left_to_it(evkit_syste
         replay.plan(evkit_system, consumer.group, last)
 
 
+def test_plan_from_long_before_there_was_kafka_takes_all_there_is(evkit_system, orders):
+    _, _, consumer = orders
+
+    assert replay.plan(evkit_system, consumer.group, datetime(1, 1, 1, tzinfo=UTC)).offsets == (
+        replay.plan(evkit_system, consumer.group, hour_ago()).offsets
+    )
+
+
 def test_what_retention_has_taken_is_an_error_unless_it_is_allowed(evkit_system, orders):
     topic, _, consumer = orders
     ends = kafka.offsets(evkit_system.settings, kafka.partitions_of(evkit_system.settings, [topic]))

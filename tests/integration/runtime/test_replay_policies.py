@@ -394,7 +394,15 @@ def test_consumer_that_does_not_fit_is_refused_before_anything_is_written(evkit_
     plan = replay.plan(evkit_system, shop.group, hour_ago(), types=["order.paid"])
     with pytest.raises(ReplayRefused, match=r"has no handler for 'order\.paid'"):
         replay.run(evkit_system, plan, other_types)
-    for wrong in ({"mode": "besides"}, {"emit": "some"}, {"errors_max": -1}, {"per_second_max": 0}):
+    for wrong in (
+        {"mode": "besides"},
+        {"emit": "some"},
+        {"errors_max": -1},
+        {"errors_max": 2**70},
+        {"per_second_max": 0},
+        {"per_second_max": float("inf")},
+        {"per_second_max": float("nan")},
+    ):
         with pytest.raises(UsageError):
             replay.run(evkit_system, plan, shop.consumer(), **wrong)
 

@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from evkit import Event, kafka
-from evkit.errors import ReplayRefused, UnknownGroup, UnknownReplay, UsageError
+from evkit.errors import ReplayRefused, UnknownGroup, UnknownRewind, UsageError
 from evkit.runtime import rewind
 
 EVENTS = 10
@@ -164,5 +164,5 @@ def test_what_cannot_be_rewound_is_one_sentence(evkit_system, foreign, evkit_top
         rewind.plan(evkit_system, foreign.group, foreign.middle, topics=[ours])
     with pytest.raises(UsageError, match="has no zone"):
         rewind.plan(evkit_system, foreign.group, datetime.fromisoformat("2013-02-08"))
-    with pytest.raises(UnknownReplay, match="is not known among the rewinds"):
+    with pytest.raises(UnknownRewind, match="^rewind 'rewind-nothing' is not known here; there are no rewinds yet$"):
         rewind.plan_undo(evkit_system, "rewind-nothing")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from evkit.runtime.failure import Failure
+import json
+
+from evkit.runtime.failure import Failure, storable_json
 
 
 def fail(message, cause=None):
@@ -55,6 +57,13 @@ def test_whatever_an_exception_says_can_be_stored():
     stored.error_message.encode("utf-8")
     assert "\x00" not in stored.error_message
     assert len(Failure.of(ValueError("x" * 100_000)).error_message) == 4000
+
+
+def test_a_document_of_whatever_a_payload_holds_can_be_stored():
+    stored = storable_json({"nul \x00": ["\ud800", {"b": (float("inf"), 1.5, None, True)}]})
+
+    assert stored == {"nul \\x00": ["\\ud800", {"b": ["inf", 1.5, None, True]}]}
+    json.dumps(stored, ensure_ascii=False, allow_nan=False).encode("utf-8")
 
 
 def test_endless_chain_ends():

@@ -67,6 +67,12 @@ def test_an_encoded_payload_reads_back_as_it_was(payload):
     assert json_payload(encoded(payload)) == payload
 
 
+def test_half_a_surrogate_pair_in_a_payload_is_encoded_so_that_it_can_be_read_again():
+    payload = {"name": "Zoë", "cut off": "\ud83d"}
+
+    assert json_payload(encoded(payload)) == payload
+
+
 @given(st.none() | st.binary(max_size=600))
 def test_any_bytes_can_be_told(raw):
     text = text_of(raw)
