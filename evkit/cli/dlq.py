@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evkit.cli.dlq_acts import archive, edit, hold, note, purge, restore, unhold
-from evkit.cli.dlq_filters import STATES, states_of, takes_filters
+from evkit.cli.dlq_filters import states_of, takes_filters
 from evkit.cli.dlq_foreign import foreign, import_
 from evkit.cli.dlq_redrive import cancel, redrive, redrives, release, resume
 from evkit.cli.dlq_show import document, print_story
@@ -23,6 +23,7 @@ from evkit.cli.output import (
     print_rows,
     say,
 )
+from evkit.letter_states import STATES
 
 if TYPE_CHECKING:
     from evkit.runtime.dead_letters import Selection
@@ -59,7 +60,9 @@ FingerprintOption = Annotated[str | None, typer.Option("--fingerprint", help="Eq
 TopicOption = Annotated[str | None, typer.Option("--topic", show_default=False)]
 TypeOption = Annotated[str | None, typer.Option("--type", help="Event type.", show_default=False)]
 KeyOption = Annotated[str | None, typer.Option("--key", show_default=False)]
-StateOption = Annotated[list[str] | None, typer.Option("--state", help="open, resolved, archived, purged; or all.")]
+StateOption = Annotated[
+    list[str] | None, typer.Option("--state", help="open, retrying, resolved, archived, purged; or all.")
+]
 
 
 def register(app: typer.Typer) -> None:

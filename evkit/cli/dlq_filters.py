@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evkit.errors import UsageError
+from evkit.letter_states import STATES
 
 if TYPE_CHECKING:
     from evkit.runtime.letters import Selection
 
-STATES = ("open", "retrying", "resolved", "archived", "purged")
 
 WHICH = "which letters? Give ids, or a filter: --group, --fingerprint, --key, … (all there are: --state all)"
 

@@ -163,7 +163,7 @@ def purge(system: System, ids: Iterable[int], *, reason: str | None) -> list[int
         PurgeRefused: there is an open letter among them and no reason was given.
     """
     ids = list(ids)
-    selection = Selection(ids=tuple(ids), states=("open", "retrying"))
+    selection = Selection(ids=tuple(ids), states=("open",))
     if not reason and (still_open := letters(system, selection, letters_max=None)):
         raise PurgeRefused(
             f"{len(still_open)} of {len(ids)} letters are open, the first is {still_open[0].letter_id}: an event that "

@@ -32,6 +32,7 @@ from evkit.event import (
     new_id,
 )
 from evkit.kafka import Record
+from evkit.letter_states import OPEN
 from evkit.masking import applying
 from evkit.runtime import audit
 from evkit.runtime.failure import storable_json
@@ -207,7 +208,7 @@ def _was_handled(connection: postgres.Connection, values: dict[str, Any]) -> boo
 
 
 def _require_open(letter_id: int, state: str) -> None:
-    if state != "open":
+    if state not in OPEN:
         raise EditRefused(
             f"dead letter {letter_id} is {state}, only open ones are edited"
             + (": restore it first" if state in ("archived", "purged") else "")

@@ -157,6 +157,8 @@ def _next_steps(letter: FullLetter, behind: int) -> tuple[str, ...]:
             if behind
             else tuple(steps)
         )
+    if letter.state == "retrying":
+        return (f"evkit dlq redrives --group {letter.consumer_group}",)
     if letter.state != "open":
         return ()
     redrive = f"evkit dlq redrive {letter.letter_id} --app MODULE:CONSUMER"

@@ -12,6 +12,7 @@ from psycopg.rows import class_row, dict_row
 from evkit import postgres
 from evkit.error_texts import message_of
 from evkit.errors import InvalidParameter, UnknownGroup, UnknownLetter
+from evkit.letter_states import states_given
 from evkit.masking import of_topic
 from evkit.sql import named
 from evkit.system import System
@@ -24,7 +25,6 @@ _INBOX = named("inbox")
 LETTERS_MAX = 1_000
 GROUPS_MAX = 1_000
 
-STATES = ("open", "retrying", "resolved", "archived", "purged")
 # Up to here the data is suspected, above it the code: a bug seldom stops at three keys, a broken record seldom has four.
 POISON_KEYS_MAX = 3
 
@@ -112,6 +112,7 @@ class Selection:
     """Which letters; every filter that is None lets all pass. `states` defaults to the open ones.
 
     Attributes:
+        states                      any of letter_states.STATES; "open" are also those that are being retried
         key                         readable form of the record's key; "" for those without one
         text                        found in the error's class or message, the note or the ticket (in whatever case), or
                                     byte for byte in the record's value; reads every letter that the others leave
@@ -148,7 +149,7 @@ class Selection:
         return {
             "ids": None if self.ids is None else possible_ids(self.ids),
             "group": self.group,
-            "states": None if self.states is None else list(self.states),
+            **states_given(self.states),
             "topic": self.topic,
             "event_type": self.event_type,
             "key": self.key,
@@ -250,7 +251,7 @@ def groups(
     until = until or datetime.now(UTC)
     values = {
         "group": group,
-        "states": list(states),
+        **states_given(states),
         "since": since or until - timedelta(hours=1),
         "until": until,
         "groups_max": groups_max,

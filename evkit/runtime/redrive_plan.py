@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evkit.errors import RedriveRefused
+from evkit.letter_states import OPEN
 from evkit.runtime.letters import DeadLetter, Selection, ids_of, letters, show
 from evkit.runtime.release import ParkedKey, parked_keys
 from evkit.system import System
@@ -92,7 +93,7 @@ def plan_redrive(system: System, selection: Selection) -> RedrivePlan:
 def _why_not(letter: DeadLetter) -> str:
     """Why this letter is not in the selection that names it."""
     which = f"dead letter {letter.letter_id}"
-    if letter.state != "open":
+    if letter.state not in OPEN:
         return f"{which} of group '{letter.consumer_group}' is {letter.state}, only open ones are redriven" + (
             ": restore it first" if letter.state in ("archived", "purged") else ""
         )

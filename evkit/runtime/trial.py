@@ -17,6 +17,7 @@ from psycopg.pq import TransactionStatus
 from evkit import postgres
 from evkit.error_texts import Quoted, quoted
 from evkit.errors import RedriveRefused
+from evkit.letter_states import OPEN
 from evkit.masking import applying, hidden_headers, masked_document, masked_value
 from evkit.runtime import together
 from evkit.runtime.failure import Failure
@@ -111,7 +112,7 @@ def try_redrive(system: System, letter_id: int, consumer: Consumer) -> Trial:
     ):
         row = connection.execute(_SQL["letter"], {"letter_id": letter_id}).fetchone()
         if row is None:
-            state = "in a redrive's hands" if letter.state == "open" else letter.state
+            state = "in a redrive's hands" if letter.state in OPEN else letter.state
             raise RedriveRefused(f"letter {letter_id} is {state}: only an open one is tried")
         event_id, inbox.generation, retry_count, *rest = row
         delivery = delivery_of(event_id, rest, inbox.handlers)

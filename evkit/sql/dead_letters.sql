@@ -20,6 +20,24 @@ VALUES (%(group)s, %(event_id)s, %(generation)s, %(event_type)s, %(topic)s, %(pa
        state_before = NULL, state_changed_at = clock_timestamp(), replay_id = EXCLUDED.replay_id
 RETURNING letter_id;
 
+-- part: running
+ARRAY (SELECT r.redrive_id FROM evkit.redrive_run r WHERE r.state = 'running' AND
+-- include: somebody_runs_it
+      )
+
+-- part: in_a_redrive
+SELECT x.letter_id FROM evkit.redrive_letter x WHERE x.state = 'waiting' AND x.redrive_id = ANY (
+-- include: running
+)
+
+-- part: state_now
+-- Nobody writes `retrying`: it is an open letter that a running redrive is still to try.
+CASE WHEN l.state = 'open' AND EXISTS (
+          SELECT FROM evkit.redrive_letter x WHERE x.letter_id = l.letter_id AND x.state = 'waiting' AND x.redrive_id = ANY (
+-- include: running
+          ))
+     THEN 'retrying' ELSE l.state END AS state
+
 -- part: chosen
 -- Letters by filter, oldest first failure first; every filter is optional. Which they are is read from the index
 -- dead_letter_list alone, whatever the filter: it has all that a filter asks for, long texts as hashes (only "text" is
@@ -29,6 +47,9 @@ WITH chosen AS MATERIALIZED (
    WHERE (%(ids)s::bigint[] IS NULL OR letter_id = ANY (%(ids)s::bigint[]))
      AND (%(group)s::text IS NULL OR consumer_group = %(group)s)
      AND (%(states)s::text[] IS NULL OR state = ANY (%(states)s::text[]))
+     AND (%(retrying)s::boolean IS NULL OR state <> 'open' OR letter_id IN (
+-- include: in_a_redrive
+         ))
      AND (%(topic)s::text IS NULL OR topic = %(topic)s)
      AND (%(event_type)s::text IS NULL OR event_type_hash = hashtextextended(%(event_type)s::text, 0))
      AND (%(key)s::text IS NULL OR key_hash = hashtextextended(%(key)s::text, 0))
@@ -55,7 +76,9 @@ WITH chosen AS MATERIALIZED (
 -- name: letters
 -- Letters by filter, oldest first failure first; every filter is optional.
 -- include: chosen
-SELECT letter_id, consumer_group, event_id, generation, event_type, topic, partition, "offset", key, state, error_class,
+SELECT letter_id, consumer_group, event_id, generation, event_type, topic, partition, "offset", key,
+-- include: state_now
+     , error_class,
        error_message, fingerprint, handler, code_version, schema_version, created_at, first_failed_at, failed_at,
        retry_count, note, replay_id, state_changed_at, ticket, assignee, held_at, hold_reason, edited_from, replaced_by,
        source_dialect, source_topic, source_partition, source_offset
@@ -70,7 +93,9 @@ SELECT letter_id
 -- name: records
 -- The same letters, with the records as they were: for export, by a cursor.
 -- include: chosen
-SELECT letter_id, consumer_group, event_id, generation, event_type, topic, partition, "offset", key, state, error_class,
+SELECT letter_id, consumer_group, event_id, generation, event_type, topic, partition, "offset", key,
+-- include: state_now
+     , error_class,
        error_message, fingerprint, handler, code_version, schema_version, created_at, first_failed_at, failed_at,
        retry_count, note, replay_id, state_changed_at, ticket, assignee, held_at, hold_reason, edited_from, replaced_by,
        source_dialect, source_topic, source_partition, source_offset,
@@ -79,13 +104,15 @@ SELECT letter_id, consumer_group, event_id, generation, event_type, topic, parti
 
 -- name: letter
 -- One letter with the record as it was.
-SELECT letter_id, consumer_group, event_id, generation, event_type, topic, partition, "offset", key, state, error_class,
+SELECT letter_id, consumer_group, event_id, generation, event_type, topic, partition, "offset", key,
+-- include: state_now
+     , error_class,
        error_message, fingerprint, handler, code_version, schema_version, created_at, first_failed_at, failed_at,
        retry_count, note, replay_id, state_changed_at, ticket, assignee, held_at, hold_reason, edited_from, replaced_by,
        source_dialect, source_topic, source_partition, source_offset,
        edit, leader_epoch, appended_at, timestamp_type, raw_key, raw_value, header_names, header_values, stack_trace,
        source_facts
-  FROM evkit.dead_letter
+  FROM evkit.dead_letter l
  WHERE letter_id = %s;
 
 -- name: attempts
@@ -243,6 +270,9 @@ WITH part AS MATERIALIZED (
            min(letter_id) AS first_id, max(letter_id) AS last_id, max(generation) AS generation
       FROM evkit.dead_letter
      WHERE state = ANY (%(states)s::text[]) AND (%(group)s::text IS NULL OR consumer_group = %(group)s)
+       AND (%(retrying)s::boolean IS NULL OR state <> 'open' OR letter_id IN (
+-- include: in_a_redrive
+           ))
      GROUP BY state, consumer_group, fingerprint, event_type_hash
 ), counted AS (
     SELECT *, is_open OR NOT bool_or(is_open) OVER (PARTITION BY consumer_group, fingerprint) AS counts FROM part
@@ -297,14 +327,19 @@ SELECT greatest(min(first_failed_at), %(since)s), least(max(first_failed_at), %(
 
 -- name: view_letters
 -- Longest waiting first. Age counts from the first failure, so that retries and redrives cannot make a letter young.
-SELECT letter_id, consumer_group AS "group", state, event_type, event_id, key, topic, partition, "offset", handler,
+SELECT letter_id, consumer_group AS "group",
+-- include: state_now
+     , event_type, event_id, key, topic, partition, "offset", handler,
        error_class, error_message, fingerprint, retry_count, created_at, first_failed_at, failed_at,
        extract(epoch FROM clock_timestamp() - first_failed_at)::float8 AS age_seconds, state_changed_at, note,
        code_version, schema_version, octet_length(raw_value)::bigint AS value_bytes,
        generation > 0 OR (replay_id IS NOT NULL AND state = 'open') AS replay, replay_id
-  FROM evkit.dead_letter
+  FROM evkit.dead_letter l
  WHERE (%(group)s::text IS NULL OR consumer_group = %(group)s)
    AND (%(states)s::text[] IS NULL OR state = ANY (%(states)s::text[]))
+   AND (%(retrying)s::boolean IS NULL OR state <> 'open' OR letter_id IN (
+-- include: in_a_redrive
+       ))
    AND (%(since)s::timestamptz IS NULL OR first_failed_at >= %(since)s)
    AND (%(until)s::timestamptz IS NULL OR first_failed_at < %(until)s)
  ORDER BY first_failed_at, letter_id

@@ -80,3 +80,10 @@ relay AS (
        CASE WHEN r.held_open THEN r.hole_since END AS hole_since,
        r.settled_position, r.moved_at, r.failing_position, r.failing_since, r.failing_error,
        l.pid AS leader_pid, l.address AS leader_address
+
+-- part: somebody_runs_it
+-- A redrive that says that it is running and that nobody has locked was killed.
+EXISTS (SELECT FROM pg_locks l
+         WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
+           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+           AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended('evkit.redrive ' || r.redrive_id, 0))

@@ -19,13 +19,10 @@ SELECT pg_try_advisory_lock(hashtextextended('evkit.redrive ' || %(redrive_id)s,
 SELECT pg_advisory_unlock(hashtextextended('evkit.redrive ' || %(redrive_id)s, 0));
 
 -- name: runs
--- The newest first. A run that says that it is running and that nobody has locked was killed.
+-- The newest first.
 SELECT r.redrive_id, r.consumer_group,
-       CASE WHEN r.state = 'running' AND NOT EXISTS (
-                      SELECT FROM pg_locks l
-                       WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted
-                         AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                         AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended('evkit.redrive ' || r.redrive_id, 0))
+       CASE WHEN r.state = 'running' AND NOT
+-- include: somebody_runs_it
             THEN 'interrupted' ELSE r.state END AS state,
        r.run_by, r.to_topic, r.stop_at_failure, r.per_second_max, r.fingerprints, r.cancel_requested, r.stage, r.why,
        r.actor, r.reason, r.audit_id, r.created_at, r.started_at, r.finished_at, c.*

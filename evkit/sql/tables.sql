@@ -380,6 +380,7 @@ CREATE TABLE evkit.redrive_letter (
     settled_at     timestamptz,
     PRIMARY KEY (redrive_id, position)
 ) WITH (fillfactor = 50);
+CREATE INDEX redrive_letter_of ON evkit.redrive_letter (letter_id);
 
 -- Replays: the plan is written before the first event, so that a killed one can go on. The counts of a batch are written in the
 -- transaction of its inbox rows, so they are exact whenever it is killed.

@@ -10,6 +10,7 @@ import polars as pl
 
 from evkit.error_texts import message_of, quoted
 from evkit.errors import InvalidParameter, closest
+from evkit.letter_states import STATES, states_given
 from evkit.masking import MASKED, WITHHELD, applying, masked_headers, masked_value
 from evkit.sql import named
 from evkit.system import System
@@ -22,7 +23,6 @@ from evkit.views.masked_errors import errors_as_seen
 
 log = logging.getLogger(__name__)
 
-STATES = ("open", "retrying", "resolved", "archived", "purged")
 # Up to here the data is suspected, above it the code: a bug seldom stops at three keys, a broken record seldom has four.
 POISON_KEYS_MAX = 3
 
@@ -42,7 +42,7 @@ def dead_letters(
 
     Args:
         group     one consumer group; default: all
-        state     "open", a list of states, …; default: all
+        state     "open" (those being retried too), "retrying", a list of states, …; default: all
         window    only letters whose first failure lies in it; default: all there are
         payload   also the record's value, headers and the stack trace, in columns `value`, `headers`, `stack_trace`;
                   what policies hide (`evkit.masking`) is hidden, and `masking` says so
@@ -75,7 +75,7 @@ def dead_letters(
         since=seen.start if seen else None,
         until=seen.end if seen else None,
         group=group,
-        states=states,
+        **states_given(states),
         rows_max=rows_max + 1,
     )
     if made.height > rows_max:
@@ -162,7 +162,7 @@ def dead_letter_groups(
         since=seen.start,
         until=seen.end,
         group=group,
-        states=list(STATES),
+        **states_given(STATES),
         groups_max=None,
         poison_keys_max=POISON_KEYS_MAX,
     )

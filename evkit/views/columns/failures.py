@@ -71,7 +71,7 @@ ERRORS = (
 DEAD_LETTERS = (
     count("letter_id", "number of the letter, what `evkit dlq` takes", ""),
     GROUP,
-    text("state", "open, retrying, resolved, archived or purged"),
+    text("state", "open, retrying (a running redrive is still to try it), resolved, archived or purged"),
     EVENT_TYPE,
     EVENT_ID,
     KEY,

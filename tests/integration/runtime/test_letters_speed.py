@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from evkit import dead_letters, views
+from evkit.letter_states import STATES
 from evkit.runtime.dead_letters import Selection
-from evkit.runtime.letters import POISON_KEYS_MAX, STATES
+from evkit.runtime.letters import POISON_KEYS_MAX
 from evkit.sql import named
 from evkit.views.frame import rows_of
 from evkit.window import Window
@@ -31,10 +32,12 @@ FILTERS = {
     "held": Selection(held=True),
     "all states": Selection(states=None),
     "purged": Selection(states=("purged",)),
+    "retrying": Selection(states=("retrying",)),
 }
 GROUPS = {
     "group": None,
     "states": ["open"],
+    "retrying": None,
     "since": NOW - timedelta(hours=1),
     "until": NOW,
     "groups_max": 100,

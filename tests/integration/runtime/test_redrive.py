@@ -6,11 +6,12 @@ import json
 import sys
 import threading
 import types
+from collections import Counter
 
 import pytest
 from typer.testing import CliRunner
 
-from evkit import Event, Retry, TryLater, dead_letters
+from evkit import Event, Retry, TryLater, dead_letters, views
 from evkit.cli import app
 from evkit.errors import DatabaseUnreachable, RedriveRefused, UnknownRedrive, UsageError
 from evkit.runtime import redrive as redriving
@@ -190,6 +191,47 @@ def test_redrive_that_is_cancelled_ends_after_the_transaction_in_hand_and_can_be
     assert billing.states() == {"resolved": 11, "open": 9}
     assert len(dead_letters.resume(billing.system, result.redrive_id, billing.consumer).resolved) == 20
     assert billing.effects() == list(range(20))
+
+
+def test_letters_that_a_running_redrive_is_still_to_try_are_shown_as_retrying(billing):
+    billing.write(range(20))
+    billing.mend()
+    asked = {"open": ("open",), "retrying": ("retrying",), "resolved": ("resolved",), "all": None}
+
+    def shown():
+        found = {
+            name: Counter(letter.state for letter in dead_letters.letters(billing.system, Selection(states=states)))
+            for name, states in asked.items()
+        }
+        for name in ("open", "retrying", "resolved"):
+            frame = views.dead_letters(billing.system, state=name)
+            assert Counter(frame["state"]) == found[name], name
+        return found
+
+    during = {}
+
+    def look(done, _):
+        if done == 11:
+            during.update(shown())
+            (group,) = dead_letters.groups(billing.system, states=("retrying",))
+            (letter, *_) = dead_letters.letters(billing.system)
+            during["group"] = group["n_letters"], group["n_open"]
+            during["story"] = dead_letters.show(billing.system, letter.letter_id).state
+            dead_letters.cancel(billing.system, dead_letters.runs(billing.system)[0].redrive_id)
+
+    billing.redrive(progress=look)
+
+    assert during == {
+        "open": {"retrying": 9}, "retrying": {"retrying": 9}, "resolved": {"resolved": 11},
+        "all": {"retrying": 9, "resolved": 11}, "group": (9, 9), "story": "retrying",
+    }  # fmt: skip
+    # Open again with the end of the redrive, which nobody had to write down.
+    assert shown() == {
+        "open": {"open": 9},
+        "retrying": {},
+        "resolved": {"resolved": 11},
+        "all": {"open": 9, "resolved": 11},
+    }
 
 
 def test_failed_letters_of_a_run_are_tried_again_when_that_is_asked_for(billing):
