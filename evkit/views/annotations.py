@@ -17,7 +17,7 @@ from evkit.views.broker import broker
 from evkit.views.columns import COLUMNS
 from evkit.views.errors import ROWS_MAX
 from evkit.views.frame import Frame, Frames, WindowLike, frame, groups_of, view, window_of
-from evkit.views.lag_history import history_of
+from evkit.views.group_log import history_of, kept_groups
 from evkit.views.rebalances import changes
 from evkit.window import Window
 
@@ -95,8 +95,8 @@ def _from_kafka(system: System, seen: Window, group: str | None, known: list[str
         else:
             parts = broker(system).offsets_log(group)
     except (BrokerUnreachable, BrokerRefused) as error:
-        if group is not None and group not in known:
-            raise UnknownGroup(group, known, where="to evkit's tables, and Kafka does not say") from error
+        if group is not None and group not in known and group not in (kept := kept_groups(system)):
+            raise UnknownGroup(group, {*known, *kept}, where="to evkit's tables, and Kafka does not say") from error
         log.warning("annotations: rebalances and offsets that went back are missing: %s", error)
         return []
     rows: list[dict[str, Any]] = []

@@ -10,7 +10,8 @@ from evkit.offsets_log import Part
 from evkit.offsets_records import ClassicGroup, Commit
 from evkit.system import System
 from evkit.views.frame import Frame, Frames, WindowLike, frame, view
-from evkit.views.lag_history import history_of, past_window
+from evkit.views.group_log import history_of
+from evkit.views.lag_history import past_window
 
 
 @view("offset_resets")

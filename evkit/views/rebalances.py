@@ -12,7 +12,8 @@ from evkit.offsets_records import ClassicGroup, GroupEpoch
 from evkit.system import System
 from evkit.views.commit_log import copied_part
 from evkit.views.frame import Frame, Frames, WindowLike, frame, view
-from evkit.views.lag_history import history_of, past_window
+from evkit.views.group_log import history_of
+from evkit.views.lag_history import past_window
 from evkit.views.lag_samples import cluster_of
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def rebalances(system: System, group: str, window: WindowLike = None, *, frames:
     copied before is taken from there, and so is all of it where the log may not be read.
 
     Raises:
-        UnknownGroup: neither the cluster nor the log knows the group; the closest names are in `suggestions`.
+        UnknownGroup: neither cluster nor log nor evkit's tables know the group; the closest names are in `suggestions`.
         InvalidParameter: the window cannot be read, or begins in the future.
         OffsetsLogRefused: we may not read `__consumer_offsets`, and nobody has copied it.
         BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.

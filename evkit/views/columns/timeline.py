@@ -38,6 +38,11 @@ CHANGE_POINTS = (
     Column("evidence", "float64", "", "what the change explains over the penalty it had to exceed; 1 is barely"),
     count("buckets", "buckets that were measured", "buckets"),
     seconds("bucket_seconds", "length of a bucket: the change point is that exact"),
+    text(
+        "source",
+        "publication, attempt or inbox: which of evkit's tables; of a group of Kafka's topic (its records' timestamps), or "
+        "as in lag_history, several with commas between",
+    ),
     text("text", "the change as a sentence"),
 )
 
@@ -52,7 +57,7 @@ TIMELINE = (
     text("measure", "of a change, what changed; null for annotations"),
     Column("before", "float64", "", "of a change, the level before"),
     Column("after", "float64", "", "of a change, the level after"),
-    text("source", "change_points, or the source of an annotation"),
+    text("source", "of a change as in views.change_points, of all else as in views.annotations"),
     text("actor", "who; null when nobody did it"),
 )
 
