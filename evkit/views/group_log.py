@@ -1,16 +1,19 @@
-"""Kafka's `__consumer_offsets`, and the groups that evkit's tables know beside it → the history of one group."""
+"""Kafka's `__consumer_offsets`, and what evkit's tables know beside it and have copied of it → the history of one group."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from datetime import datetime
 
-from evkit.errors import NotInFreeze, NotMigrated, UnknownGroup, Unreachable
+from evkit.errors import NotInFreeze, NotMigrated, OffsetsLogRefused, UnknownGroup, Unreachable
 from evkit.offsets_log import Part
 from evkit.system import System
 from evkit.views.broker import broker
+from evkit.views.commit_log import copied_part
 from evkit.views.frame import groups_of
 from evkit.views.lag_samples import cluster_of, sampled_groups
+from evkit.window import Window, present
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +56,47 @@ def kept_groups(system: System) -> set[str]:
         except (Unreachable, NotMigrated, NotInFreeze) as error:
             log.info("groups without evkit's tables: %s", error)
     return known
+
+
+def copied_of(system: System, group: str, since: datetime) -> Part | None:
+    """What `evkit sample` has copied of a group's log: its members, and its commits from a moment on. None when nothing was
+    copied; without a PostgreSQL, or without evkit in it, too.
+    """
+    try:
+        return copied_part(system, cluster_of(system), group, Window(since, present()))
+    except (Unreachable, NotMigrated, NotInFreeze) as error:
+        log.info("history of %s without evkit's tables: %s", group, error)
+        return None
+
+
+def history_or_copy(system: System, group: str, since: datetime, what: str) -> Part | None:
+    """`history_of`, or the copy where the log may not be read; a warning says that `what` is told by that.
+
+    Raises:
+        OffsetsLogRefused: the log may not be read, and nobody has copied it. Others: see `history_of`.
+    """
+    try:
+        return history_of(system, group)
+    except OffsetsLogRefused as error:
+        copied = copied_of(system, group, since)
+        if copied is None:
+            raise
+        if not copied.entries:
+            require_known(system, group)
+        warn_of_copies(what, [copied], error)
+        return copied
+
+
+def copies_of(system: System, groups: Iterable[str], since: datetime) -> dict[str, Part]:
+    """What was copied of several groups; those of which nothing was are left out."""
+    found = {group: copied_of(system, group, since) for group in groups}
+    return {group: part for group, part in found.items() if part is not None}
+
+
+def warn_of_copies(what: str, copies: Iterable[Part], error: Exception) -> None:
+    """Say until when copies tell what the log does not."""
+    until = min(part.read_at for part in copies)
+    log.warning("%s: told by what was copied until %s: %s", what, until.isoformat(timespec="seconds"), error)
 
 
 def _inbox_groups(system: System) -> list[str]:

@@ -6,15 +6,12 @@ import logging
 from datetime import datetime
 from typing import Any
 
-from evkit.errors import NotInFreeze, NotMigrated, OffsetsLogRefused, Unreachable
 from evkit.offsets_log import Entry, Part
 from evkit.offsets_records import ClassicGroup, GroupEpoch
 from evkit.system import System
-from evkit.views.commit_log import copied_part
 from evkit.views.frame import Frame, Frames, WindowLike, frame, view
-from evkit.views.group_log import history_of
+from evkit.views.group_log import copied_of, history_or_copy
 from evkit.views.lag_history import past_window
-from evkit.views.lag_samples import cluster_of
 
 log = logging.getLogger(__name__)
 
@@ -48,43 +45,26 @@ def rebalances(system: System, group: str, window: WindowLike = None, *, frames:
     Source: GroupMetadataValue and ConsumerGroupMetadataValue, ConsumerGroupMemberMetadataValue of Apache Kafka 4.3.1.
     """
     seen = past_window(window, system)
-    rows, since = _told(system, group, seen.start)
+    part = history_or_copy(system, group, seen.start, f"rebalances of {group}")
+    rows, since = ([], None) if part is None else told(system, group, part, seen.start)
     if since is not None and since > seen.start:
         log.warning("rebalances of %s: what was before %s may have been compacted away", group, since.isoformat())
     return frame("rebalances", [row for row in rows if seen.start <= row["at"] < seen.end], frames)
 
 
-def _told(system: System, group: str, start: datetime) -> tuple[list[dict[str, Any]], datetime | None]:
-    """Changes by the log, and by its copy where the log does not reach back so far; and from when on they are all there."""
-    try:
-        part = history_of(system, group)
-    except OffsetsLogRefused as error:
-        copied = _copied(system, group)
-        if copied is None:
-            raise
-        log.warning("rebalances of %s are told by what was copied until %s: %s", group, copied.until, error)
-        rows = changes(copied, group)
-        return rows, _since(copied, rows)
-    if part is None:
-        return [], None
+def told(system: System, group: str, part: Part, start: datetime) -> tuple[list[dict[str, Any]], datetime | None]:
+    """Changes by a part of the log, and by its copy where it does not reach back so far; and from when on they are all
+    there, None: from the beginning."""
     rows = changes(part, group)
     since = _since(part, rows)
     if since is None or since <= start:
         return rows, since
-    copied = _copied(system, group)
+    copied = copied_of(system, group, start)
     if copied is None or copied.until is None or copied.until < since:
         return rows, since
     earlier = changes(copied, group)
     last = earlier[-1]["at"] if earlier else start
     return earlier + [row for row in rows if row["at"] > max(last, since)], _since(copied, earlier)
-
-
-def _copied(system: System, group: str) -> Part | None:
-    try:
-        return copied_part(system, cluster_of(system), group)
-    except (Unreachable, NotMigrated, NotInFreeze) as error:
-        log.info("rebalances without evkit's tables: %s", error)
-        return None
 
 
 def changes(part: Part, group: str) -> list[dict[str, Any]]:

@@ -18,7 +18,10 @@ ANNOTATIONS = (
     text("text", "what it was, in words"),
     text("group", "consumer group that it is about; null for all"),
     text("topic", "topic that it is about; null for all"),
-    text("source", "table it is from, offsets_log, or for what was written down what wrote it: cli, python, …"),
+    text(
+        "source",
+        "table it is from, offsets_log, commit_log (its copy), or for what was written down what wrote it: cli, python, …",
+    ),
     text("actor", "who; null when nobody did it"),
     text("version", "code version of a deploy, or version of a schema; null for all else"),
     count("annotation_id", "what `evkit annotate edit | remove` take; null when it was not written down", ""),
