@@ -100,7 +100,7 @@ def window_given(length: str | None, since: str | None, until: str | None, defau
     if since is None and until is None:
         if length is not None and incident_named(length) is not None:
             return window_of(length, connect())
-        return Window.parse(length or default).require_begun()
+        return Window.parse(default if length is None else length).require_begun()
     if length is not None:
         raise UsageError("give --window, or --since and --until, not both")
     if since is None:

@@ -112,7 +112,7 @@ def lag_history(
     if source not in ("auto", *SOURCES):
         raise InvalidParameter(f"source '{source}' is none of auto, {', '.join(SOURCES)}", name="source", value=source)
     seen = past_window(window, system)
-    tracks = Tracks(system, group, topic, seen, bucket_of(step, seen))
+    tracks = Tracks(system, group, topic, seen, bucket_of(step, seen, name="step"))
     found = tracks.best() if source == "auto" else tracks.of(source)
     if topic is not None and not found:
         known = broker(system).topics()

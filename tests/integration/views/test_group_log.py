@@ -24,8 +24,8 @@ def joins_commits_and_leaves(system, group, topic, offset):
 
 @pytest.fixture
 def moved(evkit_secured_kafka, past):
-    """Takes a name; gives whoever owns the cluster, and somebody who may not read its log of offsets. The group of this name
-    has read up to 100, was set forward to 180 and back to 20 from outside."""
+    """Takes a name; gives whoever owns the cluster, and somebody who may not read its log of offsets. The group of this
+    name has read up to 100, was set forward to 180 and back to 20 from outside."""
 
     def make(name):
         owner = System(evkit_secured_kafka.open_settings)
