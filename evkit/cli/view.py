@@ -35,7 +35,7 @@ _NARROW = {
     "lag_groups": ("group", "topic", "partitions", "members", "lag_events", "lag_seconds_max", "skew", "group_state",
                    "status"),
     "lag_history": ("at", "topic", "partition", "committed_offset", "end_offset", "lag_events", "lag_seconds", "covered",
-                    "source"),
+                    "truncated", "exact", "source"),
     "consumer_status": ("group", "topic", "partition", "status", "reason"),
     "publish_rate": ("bucket_at", "topic", "written", "published", "published_per_second", "partial"),
     "error_rate": ("group", "event_type", "attempts", "failures", "failures_dealt_with", "dead", "attempt_error_ratio",
