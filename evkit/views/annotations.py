@@ -17,7 +17,7 @@ from evkit.views.broker import broker
 from evkit.views.columns import COLUMNS
 from evkit.views.errors import ROWS_MAX
 from evkit.views.frame import Frame, Frames, WindowLike, frame, groups_of, view, window_of
-from evkit.views.group_log import copies_of, history_of, kept_groups, warn_of_copies
+from evkit.views.group_log import COPY, LOG, copies_of, history_of, kept_groups, warn_of_copies
 from evkit.views.offset_resets import whole
 from evkit.views.rebalances import told
 from evkit.window import Window
@@ -90,11 +90,11 @@ def _from_kafka(system: System, seen: Window, group: str | None, known: list[str
     """Rebalances and rewinds of one group, or of those that evkit's tables know; none, and a warning, when nobody tells."""
     wanted = known if group is None else [group]
     try:
-        parts, source = _logged(system, group, known, wanted), "offsets_log"
+        parts, source = _logged(system, group, known, wanted), LOG
     except (BrokerUnreachable, BrokerRefused) as error:
         if group is not None and group not in known and group not in (kept := kept_groups(system)):
             raise UnknownGroup(group, {*known, *kept}, where="to evkit's tables, and Kafka does not say") from error
-        parts, source = copies_of(system, wanted, seen.start), "commit_log"
+        parts, source = copies_of(system, wanted, seen.start), COPY
         if not parts:
             log.warning("annotations: rebalances and offsets that went back are missing: %s", error)
             return []
@@ -102,10 +102,12 @@ def _from_kafka(system: System, seen: Window, group: str | None, known: list[str
     rows: list[dict[str, Any]] = []
     lacking: dict[str, datetime] = {}
     for name, part in parts.items():
-        changed, members_since = told(system, name, part, seen.start)
-        both, commits_since = whole(system, name, part, seen.start)
-        rows += rebalanced(changed, name, source)
-        rows += went_back(offsets_log.commits_of(both, name), name, source)
+        changed, members_since = told(system, name, part, seen.start, source)
+        both, commits_since, copied_until = whole(system, name, part, seen.start)
+        rows += rebalanced(changed, name)
+        for row in went_back(offsets_log.commits_of(both, name), name):
+            is_copied = copied_until is not None and row["at"] < copied_until
+            rows.append(row | {"source": COPY if is_copied else source})
         since = max((at for at in (members_since, commits_since) if at is not None), default=seen.start)
         if since > seen.start:
             lacking[name] = since
@@ -131,7 +133,7 @@ def _logged(system: System, group: str | None, known: list[str], wanted: list[st
     return {name: parts[0] if len(parts) == 1 else parts[offsets_log.partition_of(name, len(parts))] for name in wanted}
 
 
-def rebalanced(rows: Iterable[dict[str, Any]], group: str, source: str = "offsets_log") -> list[dict[str, Any]]:
+def rebalanced(rows: Iterable[dict[str, Any]], group: str) -> list[dict[str, Any]]:
     """An annotation for each run of rebalances (rows of `views.rebalances`) without a minute of rest between them."""
     runs: list[list[dict[str, Any]]] = []
     for row in rows:
@@ -148,13 +150,11 @@ def rebalanced(rows: Iterable[dict[str, Any]], group: str, source: str = "offset
             what += f": {first['members_before']} → {last['members_after']} members"
         what += f" ({', '.join(dict.fromkeys(r['kind'] for r in run))})"
         until = last["at"] if last["at"] > first["at"] else None
-        found.append(_row(first["at"], until, "rebalance", what, group, None, source))
+        found.append(_row(first["at"], until, "rebalance", what, group, None, first["source"]))
     return found
 
 
-def went_back(
-    commits: dict[tuple[str, int], offsets_log.Commits], group: str, source: str = "offsets_log"
-) -> list[dict[str, Any]]:
+def went_back(commits: dict[tuple[str, int], offsets_log.Commits], group: str) -> list[dict[str, Any]]:
     """An annotation for each time at which committed offsets of a topic went back, its partitions together."""
     falls: dict[str, list[tuple[datetime, int, int]]] = {}
     for (topic, partition), of_place in commits.items():
@@ -173,7 +173,7 @@ def went_back(
             partitions, back = len({partition for _, partition, _ in run}), sum(by for *_, by in run)
             where = f"{topic}, {partitions} partition{'' if partitions == 1 else 's'}"
             what = f"offsets of {group} went back by {back:,} ({where})"
-            found.append(_row(run[0][0], None, "offset_reset", what, group, topic, source))
+            found.append(_row(run[0][0], None, "offset_reset", what, group, topic, LOG))
     return found
 
 

@@ -17,6 +17,9 @@ from evkit.window import Window, present
 
 log = logging.getLogger(__name__)
 
+# As the column `source` names them.
+LOG, COPY = "offsets_log", "commit_log"
+
 
 def history_of(system: System, group: str) -> Part | None:
     """The group's part of the offsets log; None when there is no such log yet.
@@ -69,14 +72,14 @@ def copied_of(system: System, group: str, since: datetime) -> Part | None:
         return None
 
 
-def history_or_copy(system: System, group: str, since: datetime, what: str) -> Part | None:
-    """`history_of`, or the copy where the log may not be read; a warning says that `what` is told by that.
+def history_or_copy(system: System, group: str, since: datetime, what: str) -> tuple[Part | None, str]:
+    """`history_of`, or the copy where the log may not be read; a warning says that `what` is told by that. And which it is.
 
     Raises:
         OffsetsLogRefused: the log may not be read, and nobody has copied it. Others: see `history_of`.
     """
     try:
-        return history_of(system, group)
+        return history_of(system, group), LOG
     except OffsetsLogRefused as error:
         copied = copied_of(system, group, since)
         if copied is None:
@@ -84,7 +87,7 @@ def history_or_copy(system: System, group: str, since: datetime, what: str) -> P
         if not copied.entries:
             require_known(system, group)
         warn_of_copies(what, [copied], error)
-        return copied
+        return copied, COPY
 
 
 def copies_of(system: System, groups: Iterable[str], since: datetime) -> dict[str, Part]:

@@ -191,10 +191,10 @@ def test_the_copy_has_what_kafka_has_compacted_away(system, running, caplog):
     assert views.rebalances(system, "copied", window).is_empty()
     assert moves(offsets_log.read(system.settings, system.admin, "copied")[0], "copied") == []
     resets = views.offset_resets(system, "copied", window).to_dicts()
-    assert [(row["from_offset"], row["to_offset"]) for row in resets] == [(50, 3)]
+    assert [(row["from_offset"], row["to_offset"], row["source"]) for row in resets] == [(50, 3, "commit_log")]
     assert resets[0]["regained_at"] is not None
-    noted = {row["text"] for row in views.annotations(system, window, group="copied").to_dicts()}
-    assert "offsets of copied went back by 47 (moved, 1 partition)" in noted
+    noted = {(row["text"], row["source"]) for row in views.annotations(system, window, group="copied").to_dicts()}
+    assert ("offsets of copied went back by 47 (moved, 1 partition)", "commit_log") in noted
     assert "offset_resets of copied: what was before" not in caplog.text
 
 
