@@ -233,7 +233,10 @@ class Window:
             InvalidParameter: a time cannot be read, or the end is not after the start.
         """
         now = now or present()
-        return cls(instant(start, now=now, name="since", zone=zone), instant(end, now=now, name="until", zone=zone))
+        first = instant(start, now=now, name="since", zone=zone)
+        if end == "now":  # nobody has said an end: what is wrong is the start
+            _require_begun(first, now, start)
+        return cls(first, instant(end, now=now, name="until", zone=zone))
 
     @classmethod
     def last(cls, length: str | timedelta, *, now: datetime | None = None) -> Window:
@@ -261,15 +264,18 @@ class Window:
         Raises:
             InvalidParameter: it begins now or later.
         """
-        now = now or present()
-        if self.start >= now:
-            raise InvalidParameter(
-                f"the window begins at {self.start.isoformat()}, and now it is {now.isoformat()}: it is in the future, and "
-                "there is no history yet",
-                name="window",
-                value=str(self),
-            )
+        _require_begun(self.start, now or present(), str(self))
         return self
+
+
+def _require_begun(start: datetime, now: datetime, given: object) -> None:
+    if start >= now:
+        raise InvalidParameter(
+            f"the window begins at {start.isoformat()}, and now it is {now.isoformat()}: it is in the future, and there is "
+            "no history yet",
+            name="window",
+            value=given,
+        )
 
 
 def _halves(text: str) -> tuple[str, str, str]:

@@ -45,14 +45,16 @@ def triage(
     that could be measured; 1: something is, or something could not be measured. Looking changes nothing.
     """
     from evkit import connect, monitors
+    from evkit.errors import UnknownGroup
     from evkit.monitors import Thresholds
     from evkit.views import symptoms
 
     bounds = Thresholds() if thresholds is None else Thresholds.read(thresholds)
     seen = window_given(window, since, until, _WINDOW_DEFAULT)
-    found = monitors.triage(
-        symptoms(connect(), seen, group=group, audit=audit), bounds, **({"limit": None} if all_ else {})
-    )
+    measured = symptoms(connect(), seen, group=group, audit=audit)
+    if isinstance(unknown := measured["consumer_lag"], UnknownGroup):
+        raise unknown  # lag knows the groups of Kafka and of the inbox: of a name that is neither nothing can be told
+    found = monitors.triage(measured, bounds, **({"limit": None} if all_ else {}))
     if format is Format.json:
         print_json(document(found, seen))
     elif format is Format.csv:

@@ -35,7 +35,7 @@ _NARROW = {
     "lag_groups": ("group", "topic", "partitions", "members", "lag_events", "lag_seconds_max", "skew", "group_state",
                    "status"),
     "lag_history": ("at", "topic", "partition", "committed_offset", "end_offset", "lag_events", "lag_seconds", "covered",
-                    "source"),
+                    "truncated", "exact", "source"),
     "consumer_status": ("group", "topic", "partition", "status", "reason"),
     "publish_rate": ("bucket_at", "topic", "written", "published", "published_per_second", "partial"),
     "error_rate": ("group", "event_type", "attempts", "failures", "failures_dealt_with", "dead", "attempt_error_ratio",
@@ -64,8 +64,8 @@ _NARROW = {
     "hot_keys": ("group", "topic", "of", "key", "partition", "n", "share_ratio", "keys", "oldest_at"),
     "acts": ("acted_at", "actor", "act", "target", "reason"),
     "annotations": ("at", "until", "kind", "text", "group", "actor"),
-    "change_points": ("at", "until", "text", "confidence", "evidence"),
-    "timeline": ("at", "until", "kind", "text", "near"),
+    "change_points": ("at", "until", "text", "confidence", "evidence", "source"),
+    "timeline": ("at", "until", "kind", "text", "source"),
     "compare": ("measure", "group", "topic", "a", "b", "a_n", "b_n", "low", "high", "significant"),
     "scan": ("partition", "offset", "timestamp", "key", "event_id", "event_type", "value_bytes"),
     "scan_plan": ("topic", "partition", "from_offset", "until_offset", "records", "bytes", "seconds"),
@@ -100,7 +100,7 @@ def window_given(length: str | None, since: str | None, until: str | None, defau
     if since is None and until is None:
         if length is not None and incident_named(length) is not None:
             return window_of(length, connect())
-        return Window.parse(length or default).require_begun()
+        return Window.parse(default if length is None else length).require_begun()
     if length is not None:
         raise UsageError("give --window, or --since and --until, not both")
     if since is None:

@@ -34,6 +34,24 @@ class Deposed(Exception):
     """Raised when another relay leads: nothing was marked."""
 
 
+class DatabaseClock:
+    """How far the database's clock is from this process's monotonic one, as the answers to questions for its time tell it.
+
+    The database read its clock somewhere between question and answer; taking the answer's moment for it, a process that did
+    not run for 90 ms would have events published before they were written. An earlier answer that came sooner says more,
+    unless this one contradicts it: then a clock was set.
+    """
+
+    def __init__(self) -> None:
+        self._shift: int | None = None
+
+    def shift(self, told: int, asked_at: int, answered_at: int) -> int:
+        """What to add to a monotonic time, when the database told its own between these two; all in microseconds."""
+        least, most = told - answered_at, told - asked_at
+        self._shift = least if self._shift is None else max(least, min(self._shift, most))
+        return self._shift
+
+
 class Marker:
     """Writes down what became of batches, on a connection of its own.
 
@@ -45,6 +63,7 @@ class Marker:
     def __init__(self, connection: postgres.Connection, epoch: int, settled: int, claim: int) -> None:
         self._connection = connection
         self._epoch = epoch
+        self._clock = DatabaseClock()
         self.settled = settled
         self.claim = claim
 
@@ -62,6 +81,7 @@ class Marker:
         claim = max((batch.claim for batch in whole), default=0)
         hole = whole[-1].hole if whole else None
         with self._connection.transaction():
+            asked_at = time.monotonic_ns() // 1000
             row = self._connection.execute(
                 _SQL["mark"],
                 {
@@ -76,7 +96,7 @@ class Marker:
                 raise Deposed("another relay leads this outbox: what is unmarked is marked by it")
             if answers:
                 # The time of the broker's answer, told on the database's clock, as created_at is: no skew between them.
-                shift = (row[0] - _EPOCH) // _MICROSECOND - time.monotonic_ns() // 1000
+                shift = self._clock.shift((row[0] - _EPOCH) // _MICROSECOND, asked_at, time.monotonic_ns() // 1000)
                 pack = _COPY_ROW.pack
                 rows = [pack(4, 8, p, 4, partition, 8, offset, 8, at + shift) for p, partition, offset, at in answers]
                 with self._connection.cursor().copy(_SQL["publications"]) as copy:

@@ -140,3 +140,8 @@ SELECT g.log_offset, g.since, a.topic, a.partition,
 SELECT log_offset, written_at, raw_key, raw_value FROM evkit.commit_log
  WHERE cluster_id = %(cluster_id)s AND consumer_group = %(group)s AND topic IS NULL
  ORDER BY log_offset;
+
+-- name: last_gap
+-- Before it something of the group's part of the log may be missing.
+SELECT max(log_offset) FROM evkit.commit_log_gap
+ WHERE cluster_id = %(cluster_id)s AND log_partition = %(log_partition)s;

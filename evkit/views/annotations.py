@@ -17,8 +17,9 @@ from evkit.views.broker import broker
 from evkit.views.columns import COLUMNS
 from evkit.views.errors import ROWS_MAX
 from evkit.views.frame import Frame, Frames, WindowLike, frame, groups_of, view, window_of
-from evkit.views.lag_history import history_of
-from evkit.views.rebalances import changes
+from evkit.views.group_log import COPY, LOG, copies_of, history_of, kept_groups, warn_of_copies
+from evkit.views.offset_resets import whole
+from evkit.views.rebalances import told
 from evkit.window import Window
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 _REBALANCE_GAP = timedelta(seconds=60)
 # Partitions whose offsets go back within so much time went back together.
 _REWIND_GAP = timedelta(seconds=30)
+# More groups are counted, where what is missing of them is said.
+_NAMED_MAX = 3
 
 
 @view("annotations")
@@ -54,7 +57,8 @@ def annotations(
     Columns: see columns/
 
     Sorted by time. What began before the window and reaches into it is there. Rebalances and offsets that went back are of
-    Kafka's `__consumer_offsets`: where that may not be read, or no broker answers, a warning says that they are missing.
+    Kafka's `__consumer_offsets`. Where that was compacted, may not be read, or no broker answers, they are of what `evkit
+    sample` has copied of it, and a warning says so; or that they are missing.
 
     Raises:
         UnknownGroup: neither evkit's tables nor the cluster know the group; the closest names are in `suggestions`.
@@ -85,27 +89,48 @@ def annotations(
 def _from_kafka(system: System, seen: Window, group: str | None, known: list[str]) -> list[dict[str, Any]]:
     """Rebalances and rewinds of one group, or of those that evkit's tables know; none, and a warning, when nobody tells."""
     wanted = known if group is None else [group]
-    if not wanted:
-        return []
-    parts: list[Part]
     try:
-        if group is not None and group not in known:
-            part = history_of(system, group)
-            parts = [] if part is None else [part]
-        else:
-            parts = broker(system).offsets_log(group)
+        parts, source = _logged(system, group, known, wanted), LOG
     except (BrokerUnreachable, BrokerRefused) as error:
-        if group is not None and group not in known:
-            raise UnknownGroup(group, known, where="to evkit's tables, and Kafka does not say") from error
-        log.warning("annotations: rebalances and offsets that went back are missing: %s", error)
-        return []
+        if group is not None and group not in known and group not in (kept := kept_groups(system)):
+            raise UnknownGroup(group, {*known, *kept}, where="to evkit's tables, and Kafka does not say") from error
+        parts, source = copies_of(system, wanted, seen.start), COPY
+        if not parts:
+            log.warning("annotations: rebalances and offsets that went back are missing: %s", error)
+            return []
+        warn_of_copies("annotations: rebalances and offsets that went back", parts.values(), error)
     rows: list[dict[str, Any]] = []
-    for name in wanted:
-        if parts:
-            part = parts[0] if len(parts) == 1 else parts[offsets_log.partition_of(name, len(parts))]
-            rows += rebalanced(changes(part, name), name)
-            rows += went_back(offsets_log.commits_of(part, name), name)
+    lacking: dict[str, datetime] = {}
+    for name, part in parts.items():
+        changed, members_since = told(system, name, part, seen.start, source)
+        both, commits_since, copied_until = whole(system, name, part, seen.start)
+        rows += rebalanced(changed, name)
+        for row in went_back(offsets_log.commits_of(both, name), name):
+            is_copied = copied_until is not None and row["at"] < copied_until
+            rows.append(row | {"source": COPY if is_copied else source})
+        since = max((at for at in (members_since, commits_since) if at is not None), default=seen.start)
+        if since > seen.start:
+            lacking[name] = since
+    if lacking:
+        log.warning(
+            "annotations: rebalances and offsets that went back of %s may have been compacted away from before %s",
+            " and ".join(sorted(lacking)) if len(lacking) <= _NAMED_MAX else f"{len(lacking)} groups",
+            max(lacking.values()).isoformat(timespec="seconds"),
+        )
     return [row for row in rows if row["at"] < seen.end and (row["until"] or row["at"]) >= seen.start]
+
+
+def _logged(system: System, group: str | None, known: list[str], wanted: list[str]) -> dict[str, Part]:
+    """Of each group the part of Kafka's log that it is in."""
+    if not wanted:
+        return {}
+    if group is not None and group not in known:
+        part = history_of(system, group)
+        return {} if part is None else {group: part}
+    parts = broker(system).offsets_log(group)
+    if not parts:
+        return {}
+    return {name: parts[0] if len(parts) == 1 else parts[offsets_log.partition_of(name, len(parts))] for name in wanted}
 
 
 def rebalanced(rows: Iterable[dict[str, Any]], group: str) -> list[dict[str, Any]]:
@@ -125,7 +150,7 @@ def rebalanced(rows: Iterable[dict[str, Any]], group: str) -> list[dict[str, Any
             what += f": {first['members_before']} → {last['members_after']} members"
         what += f" ({', '.join(dict.fromkeys(r['kind'] for r in run))})"
         until = last["at"] if last["at"] > first["at"] else None
-        found.append(_row(first["at"], until, "rebalance", what, group, None))
+        found.append(_row(first["at"], until, "rebalance", what, group, None, first["source"]))
     return found
 
 
@@ -148,11 +173,13 @@ def went_back(commits: dict[tuple[str, int], offsets_log.Commits], group: str) -
             partitions, back = len({partition for _, partition, _ in run}), sum(by for *_, by in run)
             where = f"{topic}, {partitions} partition{'' if partitions == 1 else 's'}"
             what = f"offsets of {group} went back by {back:,} ({where})"
-            found.append(_row(run[0][0], None, "offset_reset", what, group, topic))
+            found.append(_row(run[0][0], None, "offset_reset", what, group, topic, LOG))
     return found
 
 
-def _row(at: datetime, until: datetime | None, kind: str, text: str, group: str, topic: str | None) -> dict[str, Any]:
+def _row(
+    at: datetime, until: datetime | None, kind: str, text: str, group: str, topic: str | None, source: str
+) -> dict[str, Any]:
     return {
         "at": at,
         "until": until,
@@ -160,7 +187,7 @@ def _row(at: datetime, until: datetime | None, kind: str, text: str, group: str,
         "text": text,
         "group": group,
         "topic": topic,
-        "source": "offsets_log",
+        "source": source,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -32,6 +32,18 @@ _SAID = {
     "relay_lag": ("p99 of the relay lag", "s"),
     "dead_letters": ("dead letters", "1/min"),
 }
+# Which of evkit's tables each measure is from; Kafka's say it themselves.
+_TABLES = {
+    "publish_rate": "publication",
+    "error_ratio": "attempt",
+    "latency_p50": "inbox",
+    "latency_p99": "inbox",
+    "lag": "inbox",
+    "relay_lag": "publication",
+    "dead_letters": "attempt",
+}
+# Those of no group in particular.
+_WITHOUT_GROUP = frozenset({"publish_rate", "relay_lag"})
 # A percentile of fewer events than this is one event.
 _PERCENTILE_EVENTS_MIN = 5
 
@@ -48,6 +60,7 @@ class _Series:
     values: list[float | None]
     of: list[float | None] | None = None
     per: float = 1.0  # levels are multiplied by it: 60 where a rate is told per minute
+    source: str | None = None  # None: the measure's own table
 
 
 @view("change_points")
@@ -68,7 +81,8 @@ def change_points(
     lag. What counts as a change, and how noise is told from it: `evkit.views.change_point_search`.
 
     A group that is asked for and that evkit's tables do not know is one of Kafka's: then they are the lag of `lag_history`,
-    from whichever source knows most of it, and the append rate of its topics, from the timestamps of their records.
+    from whichever source knows most of it, and the append rate of its topics, from the timestamps of their records. The
+    column `source` says which it was.
 
     Args:
         window    a `Window`, or a length that ends now ("2h"); default: the last hour
@@ -100,32 +114,49 @@ def change_points(
     seen = window_of(window, system)
     length = bucket_of(bucket, seen)
     rows = []
-    told = _of_kafka(system, seen, group, wanted, length) if group is not None else None
-    for series in _series(system, seen, group, wanted, length) if told is None else told:
+    for series in _told(system, seen, group, wanted, length):
         for found in search(series.times, series.values, series.kind, of=series.of, penalty=penalty):
             rows.append(_row(series, found, length))
     rows.sort(key=lambda row: (row["at"], row["measure"], row["group"] or "", row["topic"] or ""))
     return frame("change_points", rows, frames)
 
 
-def _of_kafka(
-    system: System, seen: Window, group: str, wanted: Sequence[str], length: timedelta
-) -> list[_Series] | None:
-    """The series of a group that only Kafka knows; None: evkit's tables know it."""
-    unknown: UnknownGroup | NoPostgres
+def _told(
+    system: System, seen: Window, group: str | None, wanted: Sequence[str], length: timedelta
+) -> Iterable[_Series]:
+    """The series that evkit's tables have; of a group that they do not know, or without them, those that Kafka has."""
+    if group is None:
+        return _series(system, seen, group, wanted, length)
+    of_group = [name for name in wanted if name not in _WITHOUT_GROUP and name in MEASURES]
     try:
-        with system.reading() as connection:
-            groups_of(system, connection, group)
-        return None
+        if not of_group:  # nothing that is measured would ask whether there is such a group
+            with system.reading() as connection:
+                groups_of(system, connection, group)
+        # What is about the group first: where nobody knows it, nothing else has been asked.
+        found = list(_series(system, seen, group, of_group, length))
     except (UnknownGroup, NoPostgres) as error:
-        unknown = error
+        return _of_kafka(system, seen, group, wanted, length, error)
+    return [*found, *_series(system, seen, group, [name for name in wanted if name in _WITHOUT_GROUP], length)]
+
+
+def _of_kafka(
+    system: System,
+    seen: Window,
+    group: str,
+    wanted: Sequence[str],
+    length: timedelta,
+    unknown: UnknownGroup | NoPostgres,
+) -> list[_Series]:
+    """The series of a group that evkit's tables do not know, as `unknown` says."""
+    seconds = length.total_seconds()
     try:
-        return [
-            _Series(measure, group, topic, "amount", times, values)
-            if measure == "lag"
-            else _Series(measure, None, topic, "count", times, values, [seconds] * len(times))
-            for measure, topic, times, values, seconds in told_by_kafka(system, seen, group, wanted, length)
-        ]
+        found = []
+        for told in told_by_kafka(system, seen, group, wanted, length):
+            of_topic = _Series(told.measure, group, told.topic, "amount", told.times, told.values, source=told.source)
+            if told.measure == "append_rate":
+                of_topic.group, of_topic.kind, of_topic.of = None, "count", [seconds] * len(told.times)
+            found.append(of_topic)
+        return found
     except (UnknownGroup, BrokerUnreachable, BrokerRefused) as error:
         if isinstance(unknown, UnknownGroup):
             raise unknown from error
@@ -214,6 +245,7 @@ def _row(series: _Series, found: ChangePoint, length: timedelta) -> dict[str, An
         "evidence": found.evidence,
         "buckets": sum(v is not None for v in series.values),
         "bucket_seconds": length.total_seconds(),
+        "source": series.source or _TABLES[series.measure],
         "text": sentence(series.measure, series.group, series.topic, found.direction, before, after),
     }
 

@@ -7,12 +7,14 @@ interrupted and lacks something, a group's commits are unknown until its next on
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from evkit import postgres
 from evkit.offsets_log import Commits, Entry, Part, partition_of
-from evkit.offsets_records import decode
+from evkit.offsets_records import Commit, Key, decode
 from evkit.sql import named
 from evkit.system import System
 from evkit.views.offsets import Place
@@ -24,6 +26,9 @@ _SQL = named("commit_log")
 _NEVER = datetime.min.replace(tzinfo=UTC)
 # Commits of so many partitions are read in one transaction: no snapshot is held for long.
 _PLACES_AT_ONCE = 25
+
+# Offset in the log, time, and the offset that was committed; None: the commit was deleted.
+_Kept = tuple[int, datetime, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +68,7 @@ def copied_commits(
             "until": window.end,
             "step": step,
         }
-        found: dict[Place, list[tuple[int, datetime, int | None]]] = defaultdict(list)
-        every = connection.execute(_SQL["places"], asked).fetchall()
-        for n in range(0, len(every), _PLACES_AT_ONCE):
-            connection.rollback()
-            topics, partitions = zip(*every[n : n + _PLACES_AT_ONCE], strict=True)
-            of_some = asked | {"topics": list(topics), "partitions": list(partitions)}
-            rows = connection.execute(_SQL["commits"], of_some)
-            connection.rollback()  # no snapshot is held while objects are made of rows
-            for of_topic, partition, offset, at, committed in rows.fetchall():
-                found[of_topic, partition].append((offset, at, committed))
+        found = _commits(connection, asked)
         places = {
             "cluster_id": cluster,
             "group": group,
@@ -114,31 +110,74 @@ def joined(copied: Commits, logged: Commits) -> Commits:
     )
 
 
-def copied_part(system: System, cluster: str, group: str) -> Part | None:
-    """What the log said of a group's members, as far as it was copied; None when nothing was.
+def copied_part(system: System, cluster: str, group: str, window: Window | None = None) -> Part | None:
+    """What the log said of a group's members, as far as it was copied, and with a window what it committed in it, and last
+    before it; None when nothing was copied.
 
     Raises:
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
+    asked: dict[str, Any] = {"cluster_id": cluster, "group": group, "topic": None, "step": None}
+    commits: dict[Place, list[_Kept]] = {}
     with system.reading() as connection:
         copied = _copied(connection, cluster, group)
         if copied is None or copied.complete_at is None:
             return None
-        rows = connection.execute(_SQL["members"], {"cluster_id": cluster, "group": group}).fetchall()
+        rows = connection.execute(_SQL["members"], asked).fetchall()
+        (gap,) = connection.execute(_SQL["last_gap"], asked | {"log_partition": copied.partition}).fetchone() or (None,)
+        if window is not None:
+            commits = _commits(connection, asked | {"start": window.start, "until": window.end})
     entries = []
     for offset, at, key, value in rows:
         decoded = decode(key, value)
         assert decoded is not None  # others are not copied
         entries.append(Entry(offset, at, *decoded))
+    for (topic, partition), kept in commits.items():
+        for offset, at, committed in kept:
+            # Across a gap two commits that stand beside each other here need not have followed one another.
+            if gap is None or offset >= gap:
+                value = None if committed is None else Commit(committed, None, "", at, None, None)
+                entries.append(Entry(offset, at, Key("commit", group, topic, partition), value))
+    holes = [hole for hole in (copied.first_hole, gap) if hole is not None]
     return Part(
         copied.partition,
-        entries,
-        copied.first_hole,
-        copied.whole_from,
+        sorted(entries, key=lambda entry: entry.offset),
+        min(holes, default=None),
+        max(copied.whole_from, gap or 0),
         copied.whole_since,
         read_at=copied.complete_at,
         until=copied.complete_at,
     )
+
+
+def merged(copied: Part, logged: Part) -> Part:
+    """The records of both, as one part of the log, which is whole from where the copy is when nothing lies between them."""
+    entries = {entry.offset: entry for entry in (*copied.entries, *logged.entries)}
+    touch = logged.whole_since is None or (copied.until is not None and copied.until >= logged.whole_since)
+    return Part(
+        logged.partition,
+        [entry for _, entry in sorted(entries.items())],
+        copied.first_hole,
+        copied.whole_from if touch else logged.whole_from,
+        copied.whole_since if touch else logged.whole_since,
+        read_at=logged.read_at,
+        until=logged.until,
+    )
+
+
+def _commits(connection: postgres.Connection, asked: Mapping[str, Any]) -> dict[Place, list[_Kept]]:
+    """Commits of a group by (topic, partition), in the log's order, each partition's in transactions of their own."""
+    found: dict[Place, list[_Kept]] = defaultdict(list)
+    every = connection.execute(_SQL["places"], asked).fetchall()
+    for n in range(0, len(every), _PLACES_AT_ONCE):
+        connection.rollback()
+        topics, partitions = zip(*every[n : n + _PLACES_AT_ONCE], strict=True)
+        of_some = {**asked, "topics": list(topics), "partitions": list(partitions)}
+        rows = connection.execute(_SQL["commits"], of_some)
+        connection.rollback()  # no snapshot is held while objects are made of rows
+        for of_topic, partition, offset, at, committed in rows.fetchall():
+            found[of_topic, partition].append((offset, at, committed))
+    return found
 
 
 def _copied(connection: postgres.Connection, cluster: str, group: str) -> _Copied | None:

@@ -216,8 +216,8 @@ def window_of(window: WindowLike, system: System | None = None) -> Window:
     return seen.require_begun()
 
 
-def bucket_of(bucket: str | timedelta | None, window: Window) -> timedelta:
-    """The length of the buckets that cut a window: the one given, or a round one that makes at most 120.
+def bucket_of(bucket: str | timedelta | None, window: Window, *, name: str = "bucket") -> timedelta:
+    """The length of the buckets (or steps: `name`) that cut a window: the one given, or a round one that makes at most 120.
 
     Raises:
         InvalidParameter: no duration, not above zero, or so short that the window has more than 5,000 of them.
@@ -226,14 +226,14 @@ def bucket_of(bucket: str | timedelta | None, window: Window) -> timedelta:
         wanted = window.seconds / 120
         nice = next((s for s in _NICE_SECONDS if s >= wanted), None)
         return timedelta(seconds=nice if nice is not None else 86_400 * math.ceil(wanted / 86_400))
-    length = duration(bucket, name="bucket") if isinstance(bucket, str) else bucket
+    length = duration(bucket, name=name) if isinstance(bucket, str) else bucket
     if length.total_seconds() <= 0:
-        raise InvalidParameter("a bucket must be longer than zero", name="bucket", value=bucket)
+        raise InvalidParameter(f"a {name} must be longer than zero", name=name, value=bucket)
     if window.seconds / length.total_seconds() > _BUCKETS_MAX:
         raise InvalidParameter(
-            f"buckets of {length.total_seconds():g} s would be {window.seconds / length.total_seconds():,.0f} in this "
+            f"{name}s of {length.total_seconds():g} s would be {window.seconds / length.total_seconds():,.0f} in this "
             f"window, at most {_BUCKETS_MAX:,} are drawn: take longer ones, or a shorter window",
-            name="bucket",
+            name=name,
             value=bucket,
         )
     return length

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from evkit.errors import InvalidParameter
+from evkit.errors import InvalidParameter, closest
 from evkit.system import System
 from evkit.views.columns import COLUMNS
 from evkit.views.copied import framed
@@ -51,7 +51,9 @@ def hot_keys(
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     if of not in (None, "unread", "failed"):
-        raise InvalidParameter(f"of '{of}' is no kind of hot key: take unread or failed", name="of", value=of)
+        near = closest(of, ("unread", "failed"))
+        hint = f"; did you mean '{near[0]}'?" if near else ": take unread or failed"
+        raise InvalidParameter(f"'{of}' is no kind of hot key{hint}", name="of", value=of)
     seen = window_of(window, system)
     given: dict[str, Any] = {
         "since": seen.start,

@@ -16,17 +16,17 @@ from evkit.errors import (
     NotInFreeze,
     NotMigrated,
     OffsetsLogRefused,
-    UnknownGroup,
     UnknownTopic,
     Unreachable,
 )
-from evkit.offsets_log import Commits, Part
+from evkit.offsets_log import Commits
 from evkit.system import System
 from evkit.views import commit_log, lag_processed, lag_samples
 from evkit.views.broker import broker
 from evkit.views.columns import COLUMNS
 from evkit.views.end_offsets import UNKNOWN, End
-from evkit.views.frame import Frame, Frames, WindowLike, bucket_of, frame_of_columns, groups_of, view, window_of
+from evkit.views.frame import Frame, Frames, WindowLike, bucket_of, frame_of_columns, view, window_of
+from evkit.views.group_log import require_known
 from evkit.views.offsets import Place
 from evkit.views.track import Track
 from evkit.window import Window, present
@@ -100,7 +100,7 @@ def lag_history(
     one step too low, and null when that was before the window.
 
     Raises:
-        UnknownGroup: neither the cluster nor the source knows the group; the closest names are in `suggestions`.
+        UnknownGroup: neither the cluster nor evkit's tables know the group; the closest names are in `suggestions`.
         UnknownTopic: the cluster does not have this topic, and the group never committed to it.
         InvalidParameter: window, step or source cannot be read, or the window begins in the future.
         OffsetsLogRefused: we may not read `__consumer_offsets`, and no other source knows the group.
@@ -112,7 +112,7 @@ def lag_history(
     if source not in ("auto", *SOURCES):
         raise InvalidParameter(f"source '{source}' is none of auto, {', '.join(SOURCES)}", name="source", value=source)
     seen = past_window(window, system)
-    tracks = Tracks(system, group, topic, seen, bucket_of(step, seen))
+    tracks = Tracks(system, group, topic, seen, bucket_of(step, seen, name="step"))
     found = tracks.best() if source == "auto" else tracks.of(source)
     if topic is not None and not found:
         known = broker(system).topics()
@@ -137,7 +137,7 @@ class Tracks:
         """What one source knows.
 
         Raises:
-            UnknownGroup: neither it nor the cluster knows the group. Others: see `lag_history`.
+            UnknownGroup: neither it, nor the cluster, nor evkit's tables know the group. Others: see `lag_history`.
         """
         found = {
             "offsets_log": lambda: self._tracks("offsets_log", self._logged()),
@@ -146,7 +146,7 @@ class Tracks:
             "inbox": self._processed,
         }[source]()
         if not found:
-            self._require_known()
+            require_known(self.system, self.group)
         return found
 
     def best(self) -> dict[Place, Track]:
@@ -174,7 +174,7 @@ class Tracks:
                 raise failed
             log.warning("lag_history of %s is told by %s: %s", self.group, _sources(found), failed)
         if not found:
-            self._require_known()
+            require_known(self.system, self.group)
         return found
 
     def _stored(self, read: Callable[[], T]) -> T | None:
@@ -223,15 +223,6 @@ class Tracks:
             asked = broker(self.system).ends(wanted, self.instants)
             self._ends |= {place: asked.get(place, [UNKNOWN] * len(self.instants)) for place in wanted}
 
-    def _require_known(self) -> None:
-        known = set(broker(self.system).groups())
-        if self.group not in known:
-            known |= set(self._stored(lambda: lag_samples.sampled_groups(self.system, self._cluster)) or ())
-        if self.group not in known:
-            known |= set(self._stored(lambda: _inbox_groups(self.system)) or ())
-        if self.group not in known:
-            raise UnknownGroup(self.group, known, where=f"to the cluster at {self.system.settings.bootstrap_servers}")
-
 
 def _better(first: dict[Place, Track], second: dict[Place, Track]) -> dict[Place, Track]:
     """Of each partition the one that answers for more moments, of equals the first."""
@@ -246,11 +237,6 @@ def _sources(found: dict[Place, Track]) -> str:
     return " and ".join(sorted({track.source for track in found.values()}))
 
 
-def _inbox_groups(system: System) -> list[str]:
-    with system.reading() as connection:
-        return groups_of(system, connection)
-
-
 def past_window(window: WindowLike, system: System) -> Window:
     """The window meant, its end not after now.
 
@@ -259,19 +245,3 @@ def past_window(window: WindowLike, system: System) -> Window:
     """
     seen = window_of(window, system)
     return Window(seen.start, min(seen.end, present()))
-
-
-def history_of(system: System, group: str) -> Part | None:
-    """The group's part of the offsets log; None when there is no such log yet.
-
-    Raises:
-        UnknownGroup: neither the cluster nor the log knows the group.
-        OffsetsLogRefused, BrokerUnreachable.
-    """
-    parts = broker(system).offsets_log(group)
-    part = parts[0] if parts else None
-    if part is None or not part.entries:
-        known = broker(system).groups()
-        if group not in known:
-            raise UnknownGroup(group, known, where=f"to the cluster at {system.settings.bootstrap_servers}")
-    return part

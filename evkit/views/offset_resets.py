@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from evkit.offsets_log import Part
+from evkit.offsets_log import Part, commits_of
 from evkit.offsets_records import ClassicGroup, Commit
 from evkit.system import System
+from evkit.views.commit_log import merged
 from evkit.views.frame import Frame, Frames, WindowLike, frame, view
-from evkit.views.lag_history import history_of, past_window
+from evkit.views.group_log import COPY, LOG, copied_of, history_or_copy
+from evkit.views.lag_history import past_window
+
+log = logging.getLogger(__name__)
 
 
 @view("offset_resets")
@@ -28,18 +33,59 @@ def offset_resets(system: System, group: str, window: WindowLike = None, *, fram
     Columns: see columns/
 
     Sorted by time, then topic and partition. A rewind of a transaction's own making does not show: only what was
-    committed counts. What Kafka has compacted away cannot be told; `views.lag_history` says from when on all is there.
+    committed counts. What Kafka has compacted away is told by what `evkit sample` has copied before, and so is all of it
+    where the log may not be read; when neither reaches back so far, a warning says from when on all is there.
 
     Raises: see `rebalances`.
     """
     seen = past_window(window, system)
-    part = history_of(system, group)
-    rows = [] if part is None else [row for row in moves(part, group) if seen.start <= row["at"] < seen.end]
+    part, source = history_or_copy(system, group, seen.start, f"offset_resets of {group}")
+    if part is None:
+        return frame("offset_resets", [], frames)
+    part, since, copied_until = whole(system, group, part, seen.start)
+    if since is not None and since > seen.start:
+        log.warning("offset_resets of %s: what was before %s may have been compacted away", group, since.isoformat())
+    rows = [row for row in moves(part, group, source) if seen.start <= row["at"] < seen.end]
+    for row in rows:
+        if copied_until is not None and row["at"] < copied_until:
+            row["source"] = COPY
     rows.sort(key=lambda row: (row["at"], row["topic"], row["partition"]))
     return frame("offset_resets", rows, frames)
 
 
-def moves(part: Part, group: str) -> list[dict[str, Any]]:
+class Whole(NamedTuple):
+    """A part of the log, with what was copied before where its commits do not reach back so far.
+
+    Attributes:
+        since         from when on all commits are there; None: from the beginning
+        copied_until  up to here it is told by the copy; None: nowhere
+    """
+
+    part: Part
+    since: datetime | None
+    copied_until: datetime | None = None
+
+
+def whole(system: System, group: str, part: Part, start: datetime) -> Whole:
+    """All that is known of what a group committed since a moment."""
+    since = _since(part, group)
+    if since is None or since <= start:
+        return Whole(part, since)
+    copied = copied_of(system, group, start)
+    if copied is None or copied.until is None or copied.until < since:
+        return Whole(part, since)
+    both = merged(copied, part)
+    return Whole(both, _since(both, group), since)
+
+
+def _since(part: Part, group: str) -> datetime | None:
+    commits = commits_of(part, group)
+    if not commits:
+        return None if part.first_hole is None else part.whole_since
+    return max((of.since for of in commits.values() if of.since is not None), default=None)
+
+
+def moves(part: Part, group: str, source: str = LOG) -> list[dict[str, Any]]:
     """Every such move that a part of the log still tells, in its order, named as the view's columns."""
     found: list[dict[str, Any]] = []
     before: dict[tuple[str, int], int] = {}
@@ -66,6 +112,7 @@ def moves(part: Part, group: str) -> list[dict[str, Any]]:
             "direction": "back" if offset < was else "forward",
             "moved_by": by,
             "regained_at": None,
+            "source": source,
         }
         if offset < was:
             open_[place] = row

@@ -6,14 +6,12 @@ import logging
 from datetime import datetime
 from typing import Any
 
-from evkit.errors import NotInFreeze, NotMigrated, OffsetsLogRefused, Unreachable
 from evkit.offsets_log import Entry, Part
 from evkit.offsets_records import ClassicGroup, GroupEpoch
 from evkit.system import System
-from evkit.views.commit_log import copied_part
 from evkit.views.frame import Frame, Frames, WindowLike, frame, view
-from evkit.views.lag_history import history_of, past_window
-from evkit.views.lag_samples import cluster_of
+from evkit.views.group_log import COPY, LOG, copied_of, history_or_copy
+from evkit.views.lag_history import past_window
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +37,7 @@ def rebalances(system: System, group: str, window: WindowLike = None, *, frames:
     copied before is taken from there, and so is all of it where the log may not be read.
 
     Raises:
-        UnknownGroup: neither the cluster nor the log knows the group; the closest names are in `suggestions`.
+        UnknownGroup: neither cluster nor log nor evkit's tables know the group; the closest names are in `suggestions`.
         InvalidParameter: the window cannot be read, or begins in the future.
         OffsetsLogRefused: we may not read `__consumer_offsets`, and nobody has copied it.
         BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
@@ -47,46 +45,31 @@ def rebalances(system: System, group: str, window: WindowLike = None, *, frames:
     Source: GroupMetadataValue and ConsumerGroupMetadataValue, ConsumerGroupMemberMetadataValue of Apache Kafka 4.3.1.
     """
     seen = past_window(window, system)
-    rows, since = _told(system, group, seen.start)
+    part, source = history_or_copy(system, group, seen.start, f"rebalances of {group}")
+    rows, since = ([], None) if part is None else told(system, group, part, seen.start, source)
     if since is not None and since > seen.start:
         log.warning("rebalances of %s: what was before %s may have been compacted away", group, since.isoformat())
     return frame("rebalances", [row for row in rows if seen.start <= row["at"] < seen.end], frames)
 
 
-def _told(system: System, group: str, start: datetime) -> tuple[list[dict[str, Any]], datetime | None]:
-    """Changes by the log, and by its copy where the log does not reach back so far; and from when on they are all there."""
-    try:
-        part = history_of(system, group)
-    except OffsetsLogRefused as error:
-        copied = _copied(system, group)
-        if copied is None:
-            raise
-        log.warning("rebalances of %s are told by what was copied until %s: %s", group, copied.until, error)
-        rows = changes(copied, group)
-        return rows, _since(copied, rows)
-    if part is None:
-        return [], None
-    rows = changes(part, group)
+def told(
+    system: System, group: str, part: Part, start: datetime, source: str = LOG
+) -> tuple[list[dict[str, Any]], datetime | None]:
+    """Changes by a part of the log, and by its copy where it does not reach back so far; and from when on they are all
+    there, None: from the beginning."""
+    rows = changes(part, group, source)
     since = _since(part, rows)
     if since is None or since <= start:
         return rows, since
-    copied = _copied(system, group)
+    copied = copied_of(system, group, start)
     if copied is None or copied.until is None or copied.until < since:
         return rows, since
-    earlier = changes(copied, group)
+    earlier = changes(copied, group, COPY)
     last = earlier[-1]["at"] if earlier else start
     return earlier + [row for row in rows if row["at"] > max(last, since)], _since(copied, earlier)
 
 
-def _copied(system: System, group: str) -> Part | None:
-    try:
-        return copied_part(system, cluster_of(system), group)
-    except (Unreachable, NotMigrated, NotInFreeze) as error:
-        log.info("rebalances without evkit's tables: %s", error)
-        return None
-
-
-def changes(part: Part, group: str) -> list[dict[str, Any]]:
+def changes(part: Part, group: str, source: str = LOG) -> list[dict[str, Any]]:
     """Every change of a group's members that a part of the log still tells, in its order, named as the view's columns."""
     rows: list[dict[str, Any]] = []
     members: set[str] = set()  # of a KIP-848 group, at this point of the log
@@ -116,6 +99,7 @@ def changes(part: Part, group: str) -> list[dict[str, Any]]:
                     "members_before": None if before is None else len(before),
                     "members_after": None if after is None else len(after),
                     "kind": "deleted" if entry.value is None else _kind(before, after),
+                    "source": source,
                 }
             )
             before = after

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from evkit import offsets_log
+from evkit.errors import OffsetsLogRefused
 from evkit.system import System
 from evkit.views.audit import audit_counts
 from evkit.views.breakers import breakers
@@ -13,6 +14,7 @@ from evkit.views.code_versions import code_versions
 from evkit.views.consumer_status import Offsets, consumer_status
 from evkit.views.errors import errors
 from evkit.views.frame import Frame, Frames, WindowLike, frame, rows_of, window_of
+from evkit.views.group_log import COPY, LOG, copies_of, warn_of_copies
 from evkit.views.hot_keys import hot_keys
 from evkit.views.lag_history import past_window
 from evkit.views.latency_events import latency_segments
@@ -77,16 +79,25 @@ def symptoms(
 def _groups_past(
     system: System, offsets: Offsets, groups: Sequence[str], window: Window, frames: Frames
 ) -> dict[str, Frame | Exception]:
-    """What the offsets log tells of all groups."""
+    """What the offsets log tells of all groups, or its copy where it may not be read."""
     names = ("rebalances", "offset_resets")
+    source = LOG
     try:
         past = past_window(window, system)
         parts = offsets.parts()
+        by_group = {
+            each: parts[0] if len(parts) == 1 else parts[offsets_log.partition_of(each, len(parts))]
+            for each in (groups if parts else ())
+        }
+    except OffsetsLogRefused as error:
+        by_group, source = copies_of(system, groups, past.start), COPY
+        if not by_group:
+            return dict.fromkeys(names, error)
+        warn_of_copies("rebalances and offset_resets", by_group.values(), error)
     except Exception as error:  # told once, for both
         return dict.fromkeys(names, error)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for each in groups if parts else ():
-        part = parts[0] if len(parts) == 1 else parts[offsets_log.partition_of(each, len(parts))]
-        for name, rows in zip(names, (changes(part, each), moves(part, each)), strict=True):
+    for each, part in by_group.items():
+        for name, rows in zip(names, (changes(part, each, source), moves(part, each, source)), strict=True):
             found[name] += [row for row in rows if past.start <= row["at"] < past.end]
     return {name: frame(name, rows, frames) for name, rows in found.items()}

@@ -69,10 +69,9 @@ def merged(known: Sequence[Mapping[str, Any]], changes: Sequence[Mapping[str, An
     for row in changes:
         near = nearby(row, known)
         rows.append(
-            {k: row[k] for k in ("at", "until", "group", "topic", "measure", "before", "after")}
+            {k: row[k] for k in ("at", "until", "group", "topic", "measure", "before", "after", "source")}
             | {
                 "kind": "change",
-                "source": "change_points",
                 "near": near,
                 "text": row["text"] + (f", {near}" if near else ""),
             }

@@ -123,6 +123,13 @@ def test_the_future_is_refused_and_a_window_that_ends_in_it_is_not():
     assert Window.parse("now-1h/now+1h", now=NOW).require_begun(now=NOW).seconds == 7200
 
 
+def test_a_start_in_the_future_is_not_called_reversed_where_nobody_said_an_end():
+    with pytest.raises(InvalidParameter, match="it is in the future"):
+        Window.of("now+1h")
+    with pytest.raises(InvalidParameter, match="reversed"):
+        Window.of("now-1h", "now-2h")
+
+
 def test_a_window_of_bare_times_is_in_utc_and_checked_too():
     berlin = ZoneInfo("Europe/Berlin")
 

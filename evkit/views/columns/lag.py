@@ -86,6 +86,8 @@ LAG_HISTORY = (
     text("source", "where it is from: offsets_log, commit_log, sample or inbox; of a partition always one"),
 )
 
+_FROM_LOG = text("source", "where it is from: offsets_log, or commit_log, what `evkit sample` has copied of it")
+
 REBALANCES = (
     time("at", "when it was written down, by the coordinator's clock"),
     GROUP,
@@ -94,6 +96,7 @@ REBALANCES = (
     count("members_before", "members of the epoch before; null when its record is gone", "members"),
     count("members_after", "members of this one; null when some of them may be gone from the log", "members"),
     text("kind", "made, joined, left, replaced, changed, emptied, deleted or unknown"),
+    _FROM_LOG,
 )
 
 OFFSET_RESETS = (
@@ -107,6 +110,7 @@ OFFSET_RESETS = (
     text("direction", "back or forward"),
     text("moved_by", "member, outside (the group had no members: an operator or a tool), or unknown"),
     time("regained_at", "when a group that was set back had committed its old offset again; null when it has not"),
+    _FROM_LOG,
 )
 
 CONSUMER_STATUS = (

@@ -18,7 +18,10 @@ ANNOTATIONS = (
     text("text", "what it was, in words"),
     text("group", "consumer group that it is about; null for all"),
     text("topic", "topic that it is about; null for all"),
-    text("source", "table it is from, offsets_log, or for what was written down what wrote it: cli, python, …"),
+    text(
+        "source",
+        "table it is from, offsets_log, commit_log (its copy), or for what was written down what wrote it: cli, python, …",
+    ),
     text("actor", "who; null when nobody did it"),
     text("version", "code version of a deploy, or version of a schema; null for all else"),
     count("annotation_id", "what `evkit annotate edit | remove` take; null when it was not written down", ""),
@@ -38,6 +41,11 @@ CHANGE_POINTS = (
     Column("evidence", "float64", "", "what the change explains over the penalty it had to exceed; 1 is barely"),
     count("buckets", "buckets that were measured", "buckets"),
     seconds("bucket_seconds", "length of a bucket: the change point is that exact"),
+    text(
+        "source",
+        "publication, attempt or inbox: which of evkit's tables; of a group of Kafka's topic (its records' timestamps), or "
+        "as in lag_history, several with commas between",
+    ),
     text("text", "the change as a sentence"),
 )
 
@@ -52,7 +60,7 @@ TIMELINE = (
     text("measure", "of a change, what changed; null for annotations"),
     Column("before", "float64", "", "of a change, the level before"),
     Column("after", "float64", "", "of a change, the level after"),
-    text("source", "change_points, or the source of an annotation"),
+    text("source", "of a change as in views.change_points, of all else as in views.annotations"),
     text("actor", "who; null when nobody did it"),
 )
 

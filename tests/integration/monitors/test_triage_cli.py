@@ -7,7 +7,7 @@ import json
 import pytest
 
 from evkit import Consumer, Event, Relay, Retry, outbox, views
-from evkit.errors import Refused, UnknownIncident
+from evkit.errors import Refused, UnknownGroup, UnknownIncident
 from evkit.testing.waiting import until
 
 
@@ -59,6 +59,14 @@ def test_a_failing_handler_is_told_with_its_likely_cause_and_the_next_command(bi
     assert [(c["name"], c["harm"], c["events"]) for c in as_json["causes"]] == [("failing_handler", "wrong", 10)]
     assert as_json["unmeasured"] == {}
     assert as_csv.splitlines()[0] == "harm,name,subject,events,sentence,likely,next_step"
+
+
+def test_a_group_that_nobody_knows_is_refused_and_not_called_calm(billing, cli):
+    group = billing(lambda event, tx: None)
+
+    with pytest.raises(UnknownGroup, match=f"did you mean '{group}'") as refused:
+        cli("triage", "--group", group + "s")
+    assert refused.value.exit_code == 2
 
 
 def test_without_a_broker_what_the_tables_say_is_told_and_the_rest_is_named(billing, cli, monkeypatch):

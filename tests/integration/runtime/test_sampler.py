@@ -23,6 +23,7 @@ from evkit.settings import Settings
 from evkit.system import System
 from evkit.testing.faults import pause, resume
 from evkit.testing.waiting import until
+from evkit.views.offset_resets import moves
 from evkit.window import Window
 from tests.integration.test_offsets_log import clean_offsets_at_once, kept
 from tests.integration.views.groups import commit, produce
@@ -144,11 +145,13 @@ def test_sigterm_ends_it_after_what_is_in_hand(evkit_system, evkit_topic, evkit_
     assert sampler.wait(120) == 0
 
 
-def test_the_copy_has_what_kafka_has_compacted_away(system, running):
+def test_the_copy_has_what_kafka_has_compacted_away(system, running, caplog):
     """As tests/integration/test_offsets_log.py does it; the sampler runs from the beginning."""
-    kafka.create_topics(system.settings, {"copied": 1})
+    kafka.create_topics(system.settings, {"copied": 1, "moved": 1})
     started_at = datetime.now(UTC)
     running(system)
+    moved = (50, 3, 60)
+    commit(system, "copied", "moved", *moved)
     consumer = kafka.consumer(system.settings, "copied")
     consumer.assign([TopicPartition("copied", 0)])
     truth = []
@@ -160,10 +163,10 @@ def test_the_copy_has_what_kafka_has_compacted_away(system, running):
 
     for _ in range(100):
         commit_next()
-    until(lambda: len(copied(system, "copied")) == 100)
+    until(lambda: len(copied(system, "copied")) == 100 + len(moved))
     clean_offsets_at_once(system)
     deadline = time.monotonic() + 180
-    while kept(system, "copied") == len(truth):
+    while kept(system, "copied") == len(truth) + len(moved):
         assert time.monotonic() < deadline, "the cleaner has not run"
         time.sleep(0.5)
         commit_next()
@@ -173,10 +176,10 @@ def test_the_copy_has_what_kafka_has_compacted_away(system, running):
 
     window = Window(started_at, ended_at)
     of_log, of_copy = (
-        views.lag_history(system, "copied", window=window, step="50ms", source=source).to_dicts()
+        views.lag_history(system, "copied", "copied", window, "50ms", source).to_dicts()
         for source in ("offsets_log", "commit_log")
     )
-    chosen = views.lag_history(system, "copied", window=window, step="50ms")
+    chosen = views.lag_history(system, "copied", "copied", window, "50ms")
 
     assert not of_log[len(of_log) // 4]["covered"]
     assert all(row["covered"] for row in of_copy)
@@ -186,6 +189,13 @@ def test_the_copy_has_what_kafka_has_compacted_away(system, running):
         assert done <= (row["committed_offset"] or 0) <= begun
     assert set(chosen["source"]) == {"commit_log"}
     assert views.rebalances(system, "copied", window).is_empty()
+    assert moves(offsets_log.read(system.settings, system.admin, "copied")[0], "copied") == []
+    resets = views.offset_resets(system, "copied", window).to_dicts()
+    assert [(row["from_offset"], row["to_offset"], row["source"]) for row in resets] == [(50, 3, "commit_log")]
+    assert resets[0]["regained_at"] is not None
+    noted = {(row["text"], row["source"]) for row in views.annotations(system, window, group="copied").to_dicts()}
+    assert ("offsets of copied went back by 47 (moved, 1 partition)", "commit_log") in noted
+    assert "offset_resets of copied: what was before" not in caplog.text
 
 
 def complete(system, group):

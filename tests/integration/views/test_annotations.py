@@ -163,7 +163,8 @@ def test_a_limit_that_was_hit_is_said(evkit_system, past, caplog):
 
 def test_rebalances_that_follow_one_another_are_one_line():
     def change(seconds, before, after, kind):
-        return {"at": NOW + timedelta(seconds=seconds), "members_before": before, "members_after": after, "kind": kind}
+        return {"at": NOW + timedelta(seconds=seconds), "members_before": before, "members_after": after, "kind": kind,
+                "source": "offsets_log"}  # fmt: skip
 
     storm = [change(10 * i, 3 + i, 4 + i, "joined") for i in range(5)] + [change(45, 8, 7, "left")]
 

@@ -27,6 +27,8 @@ def test_the_key_that_holds_most_of_what_is_unread_or_failed_comes_first(evkit_s
     assert views.hot_keys(evkit_system, past.window(600), of="failed")["key"].to_list() == ["poison"]
     with pytest.raises(InvalidParameter, match="take unread or failed"):
         views.hot_keys(evkit_system, of="late")
+    with pytest.raises(InvalidParameter, match="did you mean 'unread'"):
+        views.hot_keys(evkit_system, of="unraed")
 
 
 def test_what_every_group_has_dealt_with_is_no_hot_key(evkit_system, past):

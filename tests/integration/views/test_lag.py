@@ -11,6 +11,7 @@ from evkit import kafka, monitors, views
 from evkit.errors import BrokerUnreachable, DatabaseUnreachable, UnknownGroup
 from evkit.kafka import TopicPartition
 from evkit.system import System
+from evkit.testing.waiting import until
 from tests.integration.views.groups import commit
 
 
@@ -172,6 +173,64 @@ def test_what_waits_for_the_end_of_a_transaction_is_not_the_consumers_and_has_an
     assert (held["lag_seconds"], held["lag_seconds_method"]) == (pytest.approx(100, abs=40), "open_transaction")
     assert (behind["lag_stable_events"], behind["status"], behind["lag_seconds_method"]) == (1, "behind", "record")
     assert behind["lag_seconds"] == pytest.approx(500, abs=40)
+
+
+def test_what_waits_in_an_idle_topic_grows_older(evkit_system, topic, evkit_group):
+    group = evkit_group()
+    produce(evkit_system, topic, 2, ago=100)
+    commit(evkit_system, group, topic, 1)
+    (first,) = rows(evkit_system, group)
+
+    (later,) = rows(evkit_system, group)
+
+    assert (later["lag_events"], later["end_offset"]) == (first["lag_events"], first["end_offset"])
+    passed = (later["measured_at"] - first["measured_at"]).total_seconds()
+    assert passed > 0
+    assert later["lag_seconds"] - first["lag_seconds"] == pytest.approx(passed, abs=0.001)
+
+
+def test_lag_of_a_paused_partition_is_the_brokers(evkit_system, topic, evkit_group):
+    """Its consumer fetches nothing, and so sees the end where it was."""
+    group = evkit_group()
+    produce(evkit_system, topic, 2)
+    consumer = kafka.consumer(evkit_system.settings, group)
+    consumer.subscribe([topic])
+    try:
+        while not consumer.assignment():
+            consumer.poll(0.1)
+        consumer.commit(offsets=[TopicPartition(topic, 0, 2)], asynchronous=False)
+        consumer.pause(consumer.assignment())
+        (before,) = rows(evkit_system, group)
+        produce(evkit_system, topic, 3, ago=100)
+        (paused,) = rows(evkit_system, group)
+    finally:
+        consumer.close()
+
+    assert (before["lag_events"], before["status"]) == (0, "ok")
+    assert (paused["lag_events"], paused["status"], paused["group_state"]) == (3, "behind", "stable")
+    assert paused["lag_seconds"] == pytest.approx(100, abs=40)
+
+
+def test_a_group_in_the_middle_of_a_rebalance_has_its_lag_and_says_so(evkit_system, topic, evkit_group):
+    """The second member waits for the first, which does not poll: until then nobody has the partition."""
+    group = evkit_group()
+    produce(evkit_system, topic, 5, ago=100)
+    members = [kafka.consumer(evkit_system.settings, group, **{"group.protocol": "classic"}) for _ in range(2)]
+    try:
+        members[0].subscribe([topic])
+        while not members[0].assignment():
+            members[0].poll(0.1)
+        members[0].commit(offsets=[TopicPartition(topic, 0, 2)], asynchronous=False)
+        members[1].subscribe([topic])
+        until(lambda: members[1].poll(0.1) or kafka.groups(evkit_system.settings)[group] != "stable")
+        (row,) = rows(evkit_system, group)
+    finally:
+        for member in members:
+            member.close()
+
+    assert "rebalanc" in row["group_state"]
+    assert (row["committed_offset"], row["lag_events"], row["status"]) == (2, 3, "behind")
+    assert row["lag_seconds"] == pytest.approx(100, abs=40)
 
 
 def test_a_partition_names_the_member_that_has_it(evkit_system, topic, evkit_group):

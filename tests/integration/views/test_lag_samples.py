@@ -103,6 +103,33 @@ def test_a_group_that_was_never_sampled_is_unknown(evkit_system, evkit_topic, ev
         views.lag_history(evkit_system, group + "s", source="sample")
 
 
+def test_a_group_that_was_deleted_has_its_lag_until_then_and_none_after(
+    evkit_system, evkit_topic, evkit_group, sampler
+):
+    topic, group = evkit_topic(), evkit_group()
+    produce(evkit_system, topic, 5)
+    commit(evkit_system, group, topic, 2)
+    committed_at = datetime.now(UTC)
+    sampler().once()
+    time.sleep(0.1)
+    deleting_at = datetime.now(UTC)
+    for future in evkit_system.admin.delete_consumer_groups([group]).values():
+        future.result()
+    deleted_at = datetime.now(UTC)
+    time.sleep(0.1)
+    window = Window(committed_at, datetime.now(UTC))
+
+    told = {
+        source: views.lag_history(evkit_system, group, topic, window, "10ms", source) for source in ("auto", "sample")
+    }
+
+    lags = {source: frame.select("at", "lag_events", "covered").rows() for source, frame in told.items()}
+    assert group not in kafka.groups(evkit_system.settings)
+    assert {lag for at, lag, _ in lags["auto"] if at < deleting_at} == {3}
+    assert {(lag, covered) for at, lag, covered in lags["auto"] if at > deleted_at} == {(None, True)}
+    assert 3 in {lag for _, lag, covered in lags["sample"] if covered}
+
+
 def test_the_copy_of_the_log_tells_what_the_log_tells(evkit_system, evkit_topic, evkit_group, sampler):
     topic, group = evkit_topic(partitions=2), evkit_group()
     produce(evkit_system, topic, 9)

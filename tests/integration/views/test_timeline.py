@@ -9,7 +9,10 @@ import pytest
 
 from evkit import annotation, kafka, views
 from evkit.errors import InvalidParameter, UnknownGroup
-from tests.integration.views.groups import commit, produce
+from evkit.settings import Settings
+from evkit.system import System
+from evkit.testing.waiting import until
+from tests.integration.views.groups import produce
 
 
 @pytest.fixture
@@ -62,6 +65,10 @@ def test_every_measure_that_changed_is_found_within_a_bucket(evkit_system, incid
     for row in rows:
         assert abs((row["at"] - incident.at(720)).total_seconds()) <= 30, row
         assert row["confidence"] > 0.999
+    assert {r["measure"]: r["source"] for r in rows} == {
+        "publish_rate": "publication", "error_ratio": "attempt", "dead_letters": "attempt", "latency_p50": "inbox",
+        "latency_p99": "inbox", "lag": "inbox",
+    }  # fmt: skip
     (rate,) = [r for r in rows if r["measure"] == "publish_rate"]
     assert (rate["before"], rate["after"]) == (pytest.approx(2, rel=0.02), pytest.approx(6, rel=0.02))
     # a bucket that the change falls into is counted to one side or the other: 2.01/s is right as well
@@ -93,10 +100,10 @@ def test_a_group_that_nobody_but_an_act_knows_has_annotations_and_a_warning(evki
     assert "change points are missing" in caplog.text
 
 
-def test_of_a_group_that_only_kafka_knows_lag_and_append_rate_are_looked_at(
-    evkit_system, past, evkit_topic, evkit_group
-):
-    """Ten records every 20 s, then sixty; the group, which has no commit left, was sampled: 3 behind, then 300."""
+@pytest.fixture
+def sampled(evkit_system, past, evkit_topic, evkit_group):
+    """Ten minutes of a group that committed nothing and of its topic: ten records every 20 s, then sixty; it was sampled, 3
+    behind, then 300. Returns group and topic."""
     topic, group = evkit_topic("bare", **{"message.timestamp.type": "CreateTime"}), evkit_group("theirs")
     cluster = kafka.cluster_id(evkit_system.settings)
     for n in range(30):
@@ -106,26 +113,78 @@ def test_of_a_group_that_only_kafka_knows_lag_and_append_rate_are_looked_at(
             " committed_offset, start_offset, stable_offset, end_offset) VALUES (%s, %s, %s, 0, %s, 20, %s, 0, %s, %s)",
             cluster, group, topic, past.at(600 - 20 * n), 1000, 1003, 1003 if n < 15 else 1300,
         )  # fmt: skip
+    return group, topic
+
+
+def test_of_a_group_that_only_samples_know_lag_and_append_rate_are_looked_at(evkit_system, past, sampled):
+    group, topic = sampled
 
     rows = views.change_points(evkit_system, past.window(600), group=group, bucket="20s").to_dicts()
-    # From now on Kafka says that it had committed nothing before; where a compaction has taken away what came before, it
-    # says nothing of that time, and samples are asked as above.
-    commit(evkit_system, group, topic, 1)
     timeline = views.timeline(evkit_system, past.window(600), group=group, bucket="20s").to_dicts()
 
-    assert {(r["measure"], r["group"], r["topic"], r["direction"]) for r in rows} == {
-        ("lag", group, topic, "rose"),
-        ("append_rate", None, topic, "rose"),
+    assert {(r["measure"], r["group"], r["topic"], r["direction"], r["source"]) for r in rows} == {
+        ("lag", group, topic, "rose", "sample"),
+        ("append_rate", None, topic, "rose", "topic"),
     }
     for row in rows:
         assert abs((row["at"] - past.at(300)).total_seconds()) <= 20
         assert (row["before"], row["after"]) == ((3, 300) if row["measure"] == "lag" else (0.5, 3))
-    appended = f"append rate of {topic} rose from 0.5/s to 3/s"
-    texts = {r["text"] for r in timeline if r["kind"] == "change"}
-    assert texts - {f"lag of {group} on {topic} rose from 3 events to 300 events"} == {appended}
+    assert {(r["text"], r["source"]) for r in timeline if r["kind"] == "change"} == {
+        (f"lag of {group} on {topic} rose from 3 events to 300 events", "sample"),
+        (f"append rate of {topic} rose from 0.5/s to 3/s", "topic"),
+    }
     only = views.change_points(evkit_system, past.window(600), group=group, bucket="20s", measures=["append_rate"])
     assert set(only["measure"]) == {"append_rate"}
     assert views.change_points(evkit_system, past.window(600), measures=["append_rate"]).is_empty()
+
+
+def test_a_group_of_samples_whose_topic_is_gone_still_has_its_lag(evkit_system, past, sampled, caplog):
+    group, topic = sampled
+    for future in evkit_system.admin.delete_topics([topic]).values():
+        future.result()
+    until(lambda: topic not in kafka.topics(evkit_system.settings))
+
+    rows = views.timeline(evkit_system, past.window(600), group=group, bucket="20s").to_dicts()
+
+    assert [(r["measure"], r["source"]) for r in rows if r["kind"] == "change"] == [("lag", "sample")]
+    assert f"the append rate of {topic} is missing" in caplog.text
+
+
+def test_samples_know_a_group_while_kafka_is_away(evkit_system, past, sampled, caplog):
+    group, _ = sampled
+    settings = evkit_system.settings
+    away = System(
+        Settings(
+            postgres_dsn=settings.postgres_dsn, kafka={"bootstrap.servers": "127.0.0.1:1"}, kafka_timeout_seconds=2
+        )
+    )
+
+    rows = views.timeline(away, past.window(600), group=group, bucket="20s").to_dicts()
+
+    assert [(r["kind"], r["measure"], r["source"]) for r in rows] == [("change", "lag", "sample")]
+    assert "rebalances and offsets that went back are missing" in caplog.text
+    with pytest.raises(UnknownGroup, match=f"did you mean '{group}'"):
+        views.timeline(away, past.window(600), group=group + "s")
+
+
+def test_looking_up_a_group_takes_no_connection_of_its_own(evkit_system, past, monkeypatch):
+    past.handle("billing", "e0", 90)
+    opened, reading = [], System.reading
+
+    def counted(self):
+        opened.append(self)
+        return reading(self)
+
+    monkeypatch.setattr(System, "reading", counted)
+    views.error_rate(evkit_system, past.window(600), group="billing", bucket="20s")
+    by_itself = len(opened)
+
+    views.change_points(evkit_system, past.window(600), group="billing", bucket="20s", measures=["error_ratio"])
+
+    assert len(opened) == 2 * by_itself
+    for measures in (["relay_lag"], ["append_rate"]):
+        with pytest.raises(UnknownGroup, match="did you mean 'billing'"):
+            views.change_points(evkit_system, past.window(600), group="biling", measures=measures)
 
 
 def test_a_calm_half_hour_has_no_change_point(evkit_system, past):

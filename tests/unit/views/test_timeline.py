@@ -16,7 +16,7 @@ AT = datetime(2013, 2, 8, 14, tzinfo=UTC)
 
 def change(seconds=0, group="billing", text="lag of billing rose from 3 to 900"):
     return {"at": AT + timedelta(seconds=seconds), "until": None, "measure": "lag", "group": group, "topic": "orders",
-            "before": 3.0, "after": 900.0, "bucket_seconds": 30.0, "text": text}  # fmt: skip
+            "before": 3.0, "after": 900.0, "bucket_seconds": 30.0, "source": "inbox", "text": text}  # fmt: skip
 
 
 def known(seconds, kind="deploy", group="billing", version="1.4.2", until=None, text="x"):
@@ -57,6 +57,7 @@ def test_a_deploy_comes_before_a_rebalance_and_the_own_group_before_another():
 def test_both_are_on_one_axis_and_what_was_done_stands_before_what_changed():
     rows = merged([known(-60), known(5)], [change(0), change(5, text="lag fell")])
 
+    assert [r["source"] for r in rows] == ["cli", "inbox", "cli", "inbox"]
     assert [(r["kind"], r["text"]) for r in rows] == [
         ("deploy", "x"),
         (
