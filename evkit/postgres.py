@@ -205,7 +205,8 @@ def copy_text(
 
     Args:
         columns  name and dtype (see `evkit.views.columns`) of what is wanted, in this order
-        take     called in between; while it works, the server goes on sending
+        take     called in between; while it works, the server goes on sending. When it raises, the connection is closed,
+                 and the error comes up
     """
     bound = psycopg.ClientCursor(connection).mogrify(query, parameters)
     listed: list[Composable] = [_AS_TEXT[dtype].format(Identifier(name)) for name, dtype in columns]
@@ -243,7 +244,13 @@ def copy_text(
 
     if connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
         connection.execute("SELECT")  # psycopg begins the transaction, and its snapshot, with it
-    connection.wait(received())
+    try:
+        connection.wait(received())
+    except psycopg.Error:
+        raise
+    except BaseException:  # of whoever takes the rows: nobody wants the rest of them
+        connection.close()
+        raise
     if chunk:
         take(bytes(chunk))
 

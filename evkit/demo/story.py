@@ -3,7 +3,8 @@
 day one             all is well
 the blizzard        punctuality gets a release with a bug; one carrier's system answers slowly; the relay hangs for
                     some seconds; the flights that are cancelled have no aircraft, which maintenance cannot digest
-the page            `evkit check` is critical, the first health report names each incident
+the page            `evkit check` is critical, the dead letters fall into two groups, the first health report names each
+                    incident
 what is done        the bug is fixed and its letters are redriven, first one, then ten, then a hundred; the poison letters
                     are archived with a note; a replay shows that nothing else was missed
 the day after       traffic as usual, `evkit check` is calm, the second report shows the difference
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,7 @@ class Told:
     Attributes:
         during, after        verdicts of `evkit check` in the middle and at the end
         reports              folders of both health reports
+        groups               dead letters in the middle, equal failures together: title, letters, keys, spread
         redriven, archived   letters dealt with
         replayed             what a replay of everything has found
         reconciliation       all counts, and what does not add up
@@ -57,6 +60,7 @@ class Told:
     during: Verdict | None = None
     after: Verdict | None = None
     reports: list[Path] = field(default_factory=list)
+    groups: list[dict[str, Any]] = field(default_factory=list)
     redriven: dict[str, Any] = field(default_factory=dict)
     replayed: dict[str, Any] = field(default_factory=dict)
     archived: int = 0
@@ -87,6 +91,7 @@ class Told:
                 "during": self.during.severity.value if self.during else None,
                 "after": self.after.severity.value if self.after else None,
             },
+            "groups": self.groups,
             "redriven": self.redriven,
             "archived": self.archived,
             "replayed": self.replayed,
@@ -174,6 +179,13 @@ class Story:
     def _page(self, window: Window) -> None:
         self.told.during = self._check(window)
         self._say(f"`evkit check` says {self.told.during.sentence}")
+        for group in dead_letters.groups(self.system):
+            shown = {name: group[name] for name in ("group", "title", "n_open", "n_keys", "spread")}
+            self.told.groups.append(shown)
+            self._say(
+                f"dead letters of {shown['group']}: {shown['title']}, {shown['n_open']:,} of {shown['n_keys']:,} keys, "
+                f"{shown['spread']}"
+            )
         self._report(window)
 
     def _fix(self, scene: Scene) -> datetime:
@@ -192,7 +204,11 @@ class Story:
             return drained_at
         plan = dead_letters.plan_redrive(self.system, Selection(group="punctuality"))
         result = dead_letters.redrive(
-            self.system, plan, groups.punctuality, reason="bug in release 2013.2, fixed in 2013.3"
+            self.system,
+            plan,
+            groups.punctuality,
+            reason="bug in release 2013.2, fixed in 2013.3",
+            progress=self._say_stage,
         )
         self.told.redriven = result.summary()
         stages = ", then ".join(f"{size:,}" for size in RAMP)
@@ -207,6 +223,10 @@ class Story:
         self.told.archived = len(done)
         self._say(f"{len(done):,} letters of maintenance are archived: those flights never had an aircraft")
         return drained_at
+
+    def _say_stage(self, done: int, planned: int) -> None:
+        if done in accumulate(RAMP) or done == planned:
+            self._say(f"redrive: {done:,} of {planned:,} letters")
 
     def _nothing_missed(self, began: datetime) -> None:
         """Whether anything was lost in the incident: a replay hands the group what its inbox does not know."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evkit.postgres import integer_array, text_array
+from evkit.postgres import copy_text, integer_array, text_array
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00")) | st.sampled_from(
     ['"', "\\", '\\"', "NULL", "null", "{a,b}", "{}", "", " a ", "a,b", "'", "\n", "%s", "é\U0001f600"]
@@ -97,3 +97,21 @@ def test_errors_and_answers_are_the_same_beside_other_work(evkit_system, in_pipe
         with pytest.raises(psycopg.errors.DivisionByZero), connection.transaction():
             connection.execute("SELECT 1 / 0")
         assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_an_error_of_who_takes_the_rows_comes_up_and_not_what_it_does_to_the_connection(evkit_system):
+    def take(chunk):
+        raise MemoryError("no room")
+
+    def read():
+        with evkit_system.reading() as connection:
+            try:
+                copy_text(
+                    connection, b"SELECT i AS n FROM generate_series(1, 1000000) AS i", {}, [("n", "int64")], take
+                )
+            finally:
+                if not connection.closed:
+                    connection.rollback()
+
+    with pytest.raises(MemoryError, match="no room"):
+        read()
