@@ -30,7 +30,7 @@ NARROW = ("failed_at", "group", "event_type", "event_id", "key", "partition", "o
 
 
 def bytes_of(column: pl.Series) -> int:
-    """What it takes in memory: of a text 16 bytes, and its own where they are over 12 (polars' estimate leaves the 16 out)."""
+    """What it takes in memory: of a text 16 bytes, and its own where it has over 12; polars' estimate leaves the 16 out."""
     if column.dtype != pl.String:
         return column.estimated_size()
     lengths = column.str.len_bytes()
