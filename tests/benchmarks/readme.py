@@ -38,6 +38,13 @@ WAYS = {
     "wake": "`Relay.wake()` in the writer's process",
 }
 
+SOURCES = {
+    "sample": "samples",
+    "commit_log": "the copied log of commits",
+    "offsets_log": "Kafka's own log of commits",
+    "inbox": "evkit's tables (1,000,000 events)",
+}
+
 
 def load(name):
     return json.loads((RESULTS / f"{name}.json").read_text())
@@ -139,6 +146,52 @@ upsert) does with the events.""")
     return "\n\n".join([*parts, measured(document, "consumer")])
 
 
+def views_section():
+    """What questions about the past cost; a row for each benchmark there is."""
+    rows = []
+    for r in load("views_rows")["rows"]:
+        if r["times_faster_than_rows"]:
+            cost = f"{r['ratio_to_copy']:.2g} × a COPY of these to nowhere, {r['megabytes_over_base']:.0f} MB over base"
+            rows.append([
+                f"{r['rows']:,} rows of {r['columns']} columns", f"{r['seconds']:.1f} s",
+                f"{cost}; by psycopg's rows {r['times_faster_than_rows']:.1f} times as long",
+            ])  # fmt: skip
+    (now,) = load("lag_now")["rows"]
+    rows.append([
+        f"lag of {now['groups']} groups, {now['partitions']} partitions", f"{now['seconds']:.2f} s",
+        f"{now['ratio']:.2g} × asking Kafka for the offsets alone",
+    ])  # fmt: skip
+    rows += [
+        [f"24 hours of lag of 100 partitions, by the minute, from {SOURCES[r['source']]}", f"{r['seconds']:.1f} s", ""]
+        for r in load("lag_history")["rows"]
+    ]
+    journey = next(r for r in load("views_journey")["rows"] if r["journey by"] == "event_id")
+    rows.append(
+        [
+            "the journey of one of 1,000,000 events",
+            f"{journey['ms']:.0f} ms",
+            f"{journey['times one look']:.2g} × one look-up",
+        ]
+    )
+    audit = load("audit")["rows"]
+    whole = next(r for r in audit if r["way"] == "audit, the topic read")
+    rows.append([
+        "audit of 1,000,000 events, the topic read", f"{whole['seconds']:.0f} s",
+        f"{whole['ratio']:.2g} × a COPY of the rows to nowhere, {whole['mb_over_base']:.0f} MB over base",
+    ])  # fmt: skip
+    scan = next(r for r in load("views_scan")["rows"] if r["way"] == "scan")
+    rows.append([
+        f"scan of {scan['records']:,} records", f"{scan['records'] / scan['records_per_second']:.1f} s",
+        f"{scan['speed_to_bare']:.2g} of the speed of the client alone",
+    ])  # fmt: skip
+    return f"""### The views
+
+{table(["what is asked for", "takes", "against"], rows)}
+
+{measured(load("audit"), "reader")} Again:
+`uv run pytest tests/benchmarks/views -s`, then `uv run python tests/benchmarks/readme.py`."""
+
+
 def section():
     throughput, latency, memory = load("relay_throughput"), load("relay_latency"), load("relay_memory")
     rows = [
@@ -188,6 +241,8 @@ figures are that machine's, the ratios travel. Again: `uv run pytest tests/bench
 {consumer_section()}
 
 {redrive_section()}
+
+{views_section()}
 {END}"""
 
 
