@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import confluent_kafka as ck
@@ -84,6 +84,7 @@ class Record(NamedTuple):
     received_at: datetime
 
 
+_EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 _TIMESTAMP_TYPES = {TIMESTAMP_LOG_APPEND_TIME: "append", TIMESTAMP_CREATE_TIME: "create"}
 
 
@@ -492,5 +493,6 @@ def offsets_at(
     settings: Settings, partitions: Iterable[TopicPartition], at: datetime, client: AdminClient | None = None
 ) -> dict[tuple[str, int], int]:
     """First offset whose record's timestamp is `at` or later; -1 where there is none yet."""
-    millis = max(0, int(at.timestamp() * 1000))  # no record is older than 1970, and Kafka knows no time before
+    # Timestamps are whole milliseconds: rounded down, the end of a window would leave out those that are just before it.
+    millis = max(0, -((_EPOCH - at) // _MILLISECOND))  # no record is older than 1970, and Kafka knows no time before
     return offsets(settings, partitions, OffsetSpec.for_timestamp(millis), client)

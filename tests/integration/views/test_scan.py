@@ -132,6 +132,20 @@ def test_a_window_is_by_the_records_timestamps_also_where_they_go_back(evkit_sys
     assert views.scan(evkit_system, topic).height == 5
 
 
+def test_a_window_that_ends_within_a_millisecond_has_the_records_of_that_millisecond(evkit_system, evkit_topic):
+    topic = evkit_topic(**{"message.timestamp.type": "CreateTime"})
+    at = datetime.now(UTC).replace(microsecond=123_000) - timedelta(minutes=1)
+    for ms in (0, 1):
+        produce(evkit_system, topic, 1, at=at + timedelta(milliseconds=ms))
+
+    ends_there = Window(at - timedelta(seconds=1), at + timedelta(microseconds=400))
+    begins_there = Window(at + timedelta(microseconds=400), at + timedelta(seconds=1))
+
+    assert views.scan_plan(evkit_system, topic, ends_there)["records"].to_list() == [1]
+    assert views.scan(evkit_system, topic, ends_there)["offset"].to_list() == [0]
+    assert views.scan(evkit_system, topic, begins_there)["offset"].to_list() == [1]
+
+
 def test_a_plan_says_what_a_scan_reads_and_what_came_later_is_not_in_it(evkit_system, evkit_topic):
     topic = evkit_topic(partitions=3)
     send(evkit_system, topic, *({"value": b"x" * 90, "key": b"k" * 10} for _ in range(200)))
