@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import psycopg
@@ -29,6 +30,7 @@ def consume(clock, topic, group, events):
         consumer_group=group,
         auto_offset_reset="earliest",
         loglevel="ERROR",
+        state_dir=tempfile.mkdtemp(prefix="quix-"),  # else it makes one where it stands
     )
     connection = psycopg.connect(os.environ["EVKIT_POSTGRES_DSN"])
 
