@@ -47,7 +47,7 @@ def test_demo_reconciles_to_the_event(demo):
     assert told["check"] == {"during": "critical", "after": "ok"}
     assert {(of["title"], of["spread"]) for of in told["groups"]} == {
         ("KeyError in evkit.demo.groups.count_cancelled", "systemic"),
-        ("evkit.demo.groups.NoAircraft in evkit.demo.groups.plan_aircraft", "systemic"),
+        ("evkit.demo.groups.NoAircraft in evkit.demo.groups.plan_aircraft", "poison"),
     }
     assert told["redriven"]["resolved"] > 0
     assert [line for line in demo.done.stderr.splitlines() if "redrive: 1 of " in line or "redrive: 11 of " in line]
