@@ -15,7 +15,6 @@ from evkit.letter_states import STATES
 if TYPE_CHECKING:
     from evkit.runtime.letters import Selection
 
-
 WHICH = "which letters? Give ids, or a filter: --group, --fingerprint, --key, … (all there are: --state all)"
 
 _Text = str | None

@@ -178,7 +178,7 @@ def edit(system: System, plan: EditPlan, *, reason: str) -> int:
         "payload_crc32": crc32(plan.value),
         "edit": Jsonb({
             "actor": audit.actor(), "reason": reason,
-            "difference": [storable_json(change.document()) for change in plan.difference],
+            "difference": storable_json([change.document() for change in plan.difference]),
         }),
     }  # fmt: skip
     with system.writing("evkit edit") as connection:

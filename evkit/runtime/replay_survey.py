@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from evkit import kafka, postgres
 from evkit.decoding import Decode
 from evkit.kafka import Record, TopicPartition
+from evkit.letter_states import OPEN
 from evkit.runtime.assignment import Place
 from evkit.runtime.delivery import Delivery
 from evkit.runtime.handler import Handlers
@@ -128,7 +129,7 @@ class Contents:
     def count(self, outcome: str, letter_state: str | None, n: int = 1) -> None:
         """So many events the group knows."""
         if outcome == "dead":
-            if letter_state in ("open", "retrying"):
+            if letter_state in OPEN:
                 self.letters += n
             else:
                 self.put_away += n

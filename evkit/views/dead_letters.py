@@ -10,7 +10,7 @@ import polars as pl
 
 from evkit.error_texts import message_of, quoted
 from evkit.errors import InvalidParameter, closest
-from evkit.letter_states import STATES, states_given
+from evkit.letter_states import OPEN, STATES, states_given
 from evkit.masking import MASKED, WITHHELD, applying, masked_headers, masked_value
 from evkit.sql import named
 from evkit.system import System
@@ -230,7 +230,7 @@ def folded(letters: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _fold(letters: list[dict[str, Any]]) -> dict[str, Any]:
-    still_open = [x for x in letters if x["state"] in ("open", "retrying")]
+    still_open = [x for x in letters if x["state"] in OPEN]
     counted = still_open or letters
     newest = max(counted, key=lambda x: x["letter_id"])
     newest_open = max((x["first_failed_at"] for x in still_open), default=None)

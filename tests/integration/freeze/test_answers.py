@@ -13,7 +13,7 @@ from evkit.errors import NotInFreeze
 from evkit.freeze import ends
 from evkit.kafka import TopicPartition
 from evkit.window import Window
-from tests.integration.views.groups import commit, produce
+from tests.integration.views.groups import commit, joined, produce
 from tests.integration.views.test_journey import FROM_KAFKA
 
 # A freeze keeps the times of records, not the records.
@@ -55,16 +55,12 @@ def scene(evkit_system, evkit_topic, evkit_group):
     commit(evkit_system, Scene.lost, Scene.topic, 900, partition=1)
     for future in evkit_system.admin.delete_records([TopicPartition(Scene.odd, 0, 3)]).values():
         future.result()
-    consumer = kafka.consumer(evkit_system.settings, Scene.busy, **{"group.protocol": "consumer"})
-    consumer.subscribe([Scene.topic])
-    while not consumer.assignment():
-        consumer.poll(0.1)
-    for offset in (5, 20, 45):
-        consumer.commit(offsets=[TopicPartition(Scene.topic, 0, offset)], asynchronous=False)
-        time.sleep(0.03)
-    Scene.window = Window(began_at, datetime.now(UTC))
-    yield Scene
-    consumer.close()
+    with joined(evkit_system, Scene.busy, Scene.topic, **{"group.protocol": "consumer"}) as consumer:
+        for offset in (5, 20, 45):
+            consumer.commit(offsets=[TopicPartition(Scene.topic, 0, offset)], asynchronous=False)
+            time.sleep(0.03)
+        Scene.window = Window(began_at, datetime.now(UTC))
+        yield Scene
 
 
 def test_every_view_of_kafka_is_the_same_frozen_also_when_the_topics_are_gone(scene, evkit_system, frozen, still):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 from evkit import kafka
 from evkit.kafka import TopicPartition
 
@@ -21,3 +23,22 @@ def commit(system, group, topic, *offsets, partition=0):
     for offset in offsets:
         consumer.commit(offsets=[TopicPartition(topic, partition, offset)], asynchronous=False)
     consumer.close()
+
+
+@contextmanager
+def joined(system, group, topic, **properties):
+    """A consumer that has joined the group and was assigned its partitions; it leaves at the end."""
+    consumer = kafka.consumer(system.settings, group, **properties)
+    try:
+        consumer.subscribe([topic])
+        while not consumer.assignment():
+            consumer.poll(0.1)
+        yield consumer
+    finally:
+        consumer.close()
+
+
+def commit_as_member(system, group, topic, offset):
+    """Commit this of partition 0, as a consumer that joins and leaves."""
+    with joined(system, group, topic) as consumer:
+        consumer.commit(offsets=[TopicPartition(topic, 0, offset)], asynchronous=False)

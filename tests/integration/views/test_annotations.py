@@ -6,13 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from evkit import annotation, kafka, views
+from evkit import annotation, views
 from evkit.errors import UnknownGroup
 from evkit.offsets_log import Commits, Entry, Part
 from evkit.offsets_records import Commit, Key
 from evkit.settings import Settings
 from evkit.system import System
 from evkit.views.annotations import rebalanced, went_back
+from tests.integration.views.groups import commit_as_member
 
 NOW = datetime(2013, 2, 8, 14, tzinfo=UTC)
 
@@ -118,12 +119,7 @@ def test_rebalances_and_rewinds_of_a_real_group_are_told(evkit_system, evkit_top
     topic, group = evkit_topic("orders"), evkit_group("billing")
     past.handle(group, "e1", 10)  # evkit's tables know it
     for offset in (100, 40):
-        consumer = kafka.consumer(evkit_system.settings, group)
-        consumer.subscribe([topic])
-        while not consumer.assignment():
-            consumer.poll(0.1)
-        consumer.commit(offsets=[kafka.TopicPartition(topic, 0, offset)], asynchronous=False)
-        consumer.close()
+        commit_as_member(evkit_system, group, topic, offset)
 
     rows = views.annotations(evkit_system, "10m", group=group).to_dicts()
 

@@ -10,16 +10,7 @@ from evkit.errors import OffsetsLogRefused, UnknownGroup
 from evkit.offsets_log import OFFSETS_TOPIC
 from evkit.runtime.sampler import Sampler
 from evkit.system import System
-from tests.integration.views.groups import commit, produce
-
-
-def joins_commits_and_leaves(system, group, topic, offset):
-    consumer = kafka.consumer(system.settings, group)
-    consumer.subscribe([topic])
-    while not consumer.assignment():
-        consumer.poll(0.1)
-    consumer.commit(offsets=[kafka.TopicPartition(topic, 0, offset)], asynchronous=False)
-    consumer.close()
+from tests.integration.views.groups import commit, commit_as_member, produce
 
 
 @pytest.fixture
@@ -31,7 +22,7 @@ def moved(evkit_secured_kafka, past):
         owner = System(evkit_secured_kafka.open_settings)
         kafka.create_topics(owner.settings, {name: 1})
         produce(owner, name, 200)
-        joins_commits_and_leaves(owner, name, name, 100)
+        commit_as_member(owner, name, name, 100)
         commit(owner, name, name, 180, 20)
         for kind in ("topic", "group"):
             evkit_secured_kafka.allow("analyst", ["DESCRIBE", "READ"], **{kind: name})

@@ -12,7 +12,7 @@ from evkit.errors import BrokerUnreachable, DatabaseUnreachable, UnknownGroup
 from evkit.kafka import TopicPartition
 from evkit.system import System
 from evkit.testing.waiting import until
-from tests.integration.views.groups import commit
+from tests.integration.views.groups import commit, joined
 
 
 def produce(system, topic, n, *, partition=0, ago=0.0, **properties):
@@ -108,14 +108,8 @@ def test_groups_at_different_offsets_of_one_partition_each_get_their_own_age(evk
 def test_a_member_that_never_committed_has_no_lag_but_a_backlog(evkit_system, topic, evkit_group):
     group = evkit_group()
     produce(evkit_system, topic, 4)
-    consumer = kafka.consumer(evkit_system.settings, group)
-    consumer.subscribe([topic])
-    try:
-        while not consumer.assignment():
-            consumer.poll(0.1)
+    with joined(evkit_system, group, topic):
         (row,) = rows(evkit_system, group)
-    finally:
-        consumer.close()
 
     assert (row["committed_offset"], row["lag_events"], row["lag_seconds"]) == (None, None, None)
     assert (row["backlog_events"], row["status"], row["group_state"]) == (4, "no_commit", "stable")
@@ -193,18 +187,12 @@ def test_lag_of_a_paused_partition_is_the_brokers(evkit_system, topic, evkit_gro
     """Its consumer fetches nothing, and so sees the end where it was."""
     group = evkit_group()
     produce(evkit_system, topic, 2)
-    consumer = kafka.consumer(evkit_system.settings, group)
-    consumer.subscribe([topic])
-    try:
-        while not consumer.assignment():
-            consumer.poll(0.1)
+    with joined(evkit_system, group, topic) as consumer:
         consumer.commit(offsets=[TopicPartition(topic, 0, 2)], asynchronous=False)
         consumer.pause(consumer.assignment())
         (before,) = rows(evkit_system, group)
         produce(evkit_system, topic, 3, ago=100)
         (paused,) = rows(evkit_system, group)
-    finally:
-        consumer.close()
 
     assert (before["lag_events"], before["status"]) == (0, "ok")
     assert (paused["lag_events"], paused["status"], paused["group_state"]) == (3, "behind", "stable")
@@ -236,14 +224,8 @@ def test_a_group_in_the_middle_of_a_rebalance_has_its_lag_and_says_so(evkit_syst
 def test_a_partition_names_the_member_that_has_it(evkit_system, topic, evkit_group):
     group = evkit_group()
     produce(evkit_system, topic, 2)
-    consumer = kafka.consumer(evkit_system.settings, group, **{"client.id": "billing-7"})
-    consumer.subscribe([topic])
-    try:
-        while not consumer.assignment():
-            consumer.poll(0.1)
+    with joined(evkit_system, group, topic, **{"client.id": "billing-7"}):
         (held,) = rows(evkit_system, group)
-    finally:
-        consumer.close()
     commit(evkit_system, group, topic, 1)
     (free,) = rows(evkit_system, group)
 
