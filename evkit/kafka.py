@@ -85,22 +85,23 @@ class Record(NamedTuple):
 
 
 _EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
-_TIMESTAMP_TYPES = {TIMESTAMP_LOG_APPEND_TIME: "append", TIMESTAMP_CREATE_TIME: "create"}
+TIMESTAMP_TYPES = {TIMESTAMP_LOG_APPEND_TIME: "append", TIMESTAMP_CREATE_TIME: "create"}
 
 
 def record_of(message: Message, received_at: datetime) -> Record:
     """A client's message as a Record; no decoding, cannot fail on the content."""
     kind, millis = message.timestamp()
-    timestamp_type = _TIMESTAMP_TYPES.get(kind, "none")
+    timestamp_type = TIMESTAMP_TYPES.get(kind, "none")
     # Half of the time of Record(...), which every record of a topic costs.
     return tuple.__new__(Record, (
         message.topic(), message.partition(), message.offset(), message.key(), message.value(), message.headers() or [],
-        None if timestamp_type == "none" else _moment(millis), timestamp_type, message.leader_epoch(), received_at,
+        None if timestamp_type == "none" else moment(millis), timestamp_type, message.leader_epoch(), received_at,
     ))  # fmt: skip
 
 
 @functools.lru_cache(1000)  # records come many in a millisecond
-def _moment(millis: int) -> datetime | None:
+def moment(millis: int) -> datetime | None:
+    """Of a record's timestamp, milliseconds since 1970; None for one that is no time of the years 1 to 9999."""
     try:
         return datetime.fromtimestamp(millis / 1000, UTC)
     except (ValueError, OverflowError, OSError):  # a producer may write any number there

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 
-from evkit.event import REPLAY_ID, Event
+from evkit.event import REPLAY_ID, Event, marked
 
 Emit = Literal["none", "marked", "normal"]
 
@@ -37,7 +37,7 @@ class Emission:
         if self.emit == "none":
             return None
         if self.emit == "marked":
-            return replace(event, headers={**event.headers, REPLAY_ID: self.replay_id})
+            return marked(event, REPLAY_ID, self.replay_id)
         headers = {name: value for name, value in event.headers.items() if (name, value) != (REPLAY_ID, self.replay_id)}
         return replace(event, headers=headers)
 

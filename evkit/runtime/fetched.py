@@ -38,6 +38,12 @@ class Fetched(NamedTuple):
             received_at,
         )
 
+    @property
+    def timestamp(self) -> datetime | None:
+        """See `Record`."""
+        kind, millis = self.message.timestamp()
+        return kafka.moment(millis) if kind in kafka.TIMESTAMP_TYPES else None
+
     def record(self) -> Record:
         """All of it."""
         return kafka.record_of(self.message, self.received_at)

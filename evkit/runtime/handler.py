@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from evkit.decoding import Decode
 from evkit.errors import UsageError
-from evkit.event import REPLAY_ID, Event
+from evkit.event import REPLAY_ID, Event, marked
 from evkit.kafka import Record
 from evkit.runtime import outbox, schemas
 from evkit.runtime.answer import Statements
@@ -124,7 +124,7 @@ class Handler:
             SchemaMismatch: the payload does not fit the model.
         """
         if replay_id is not None:
-            event = replace(event, headers={**event.headers, REPLAY_ID: replay_id})
+            event = marked(event, REPLAY_ID, replay_id)
         if self.model is not None:
             event = replace(event, payload=schemas.read(event, self.model))
         return event

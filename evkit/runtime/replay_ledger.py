@@ -11,7 +11,7 @@ a handler that ends the transaction by itself leaves nothing behind either.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
@@ -59,14 +59,29 @@ class Shares:
     def put(self, place: Place, offset: int, share: Share) -> None:
         self._of[place[0], place[1], offset] = share
 
-    def of(self, record: Record) -> Share | None:
-        """None: its own offset, and nothing else."""
-        return self._of.get((record.topic, record.partition, record.offset))
+    def of(self, records: Iterable[Record]) -> tuple[dict[Place, list[Piece]], int]:
+        """The offsets that these stand for, and how many records among them were passed over."""
+        offsets: dict[Place, list[int]] = {}
+        pieces: dict[Place, list[Piece]] = {}
+        filtered = 0
+        for record in records:
+            if self._of and (share := self._of.get((record.topic, record.partition, record.offset))) is not None:
+                pieces.setdefault((record.topic, record.partition), []).extend(share.pieces)
+                filtered += share.filtered
+            else:
+                offsets.setdefault((record.topic, record.partition), []).append(record.offset)
+        for place, alone in offsets.items():
+            first, last = min(alone), max(alone)
+            whole = last - first == len(alone) - 1  # as most batches are: no record of it comes twice
+            pieces.setdefault(place, []).extend([(first, last + 1)] if whole else [(n, n + 1) for n in alone])
+        return pieces, filtered
 
-    def forget(self, record: Record) -> int:
-        """It has come to its end; returns how many offsets that were."""
-        share = self._of.pop((record.topic, record.partition, record.offset), None)
-        return 1 if share is None else sum(last - first for first, last in share.pieces)
+    def forget(self, records: Sequence[Record]) -> int:
+        """They have come to their end; returns how many offsets that were."""
+        if not self._of:  # as where nothing is passed over
+            return len(records)
+        shares = [self._of.pop((record.topic, record.partition, record.offset), None) for record in records]
+        return sum(1 if share is None else sum(last - first for first, last in share.pieces) for share in shares)
 
 
 class ReplayLedger(Ledger):
@@ -149,16 +164,7 @@ class ReplayLedger(Ledger):
     ) -> None:
         if not counts.total:
             return  # it comes again
-        by_place: dict[Place, list[Piece]] = {}
-        filtered = 0
-        for delivery in batch:
-            record = delivery.record
-            pieces = by_place.setdefault((record.topic, record.partition), [])
-            if (share := self._shares.of(record)) is None:
-                pieces.append((record.offset, record.offset + 1))
-            else:
-                pieces.extend(share.pieces)
-                filtered += share.filtered
+        by_place, filtered = self._shares.of(delivery.record for delivery in batch)
         try:
             counted = progress(
                 connection,

@@ -24,6 +24,7 @@ from evkit.runtime import look_ahead, polled
 from evkit.runtime.assignment import Assignment, Place, Work
 from evkit.runtime.consumer import BUFFER_BATCHES, BUFFER_BYTES_MAX, RECORD_BYTES, Consumer
 from evkit.runtime.emission import Emit
+from evkit.runtime.fetched import Fetched
 from evkit.runtime.inbox import Inbox
 from evkit.runtime.lane import Lane
 from evkit.runtime.outcome import Counts
@@ -309,13 +310,13 @@ class Runner:
                 stretch.reach(stretch.end)
             elif (offset := message.offset()) >= stretch.at:
                 if stretch.step(offset):
-                    record = kafka.record_of(message, now)
-                    if not self._orders.wanted.takes(record, self._naming):
+                    fetched = Fetched.of(message, now)
+                    if not self._orders.wanted.takes(fetched, self._naming):
                         stretch.passed_over()
                     else:
                         if (share := stretch.handed_over()) is not None:
                             self._shares.put(stretch.place, offset, share)
-                        records.append(record)
+                        records.append(fetched)
                 stretch.ended = stretch.at >= stretch.end
         if records:
             with self._changed:
@@ -472,8 +473,7 @@ class Runner:
         with self._changed:
             self._assignment.finish(done, again, [batch[index] for index in sorted(outcome.untouched)])
             self._counts += outcome.counts
-            for work in done:
-                self._offsets_done += self._shares.forget(work.record)
+            self._offsets_done += self._shares.forget([work.record for work in done])
             if done:
                 self._moved_at = time.monotonic()
             self._changed.notify_all()

@@ -18,6 +18,7 @@ from evkit.kafka import Record, TopicPartition
 from evkit.letter_states import OPEN
 from evkit.runtime.assignment import Place
 from evkit.runtime.delivery import Delivery
+from evkit.runtime.fetched import Fetched
 from evkit.runtime.handler import Handlers
 from evkit.sql import named
 from evkit.system import System
@@ -54,13 +55,16 @@ class Wanted:
             None if types is None else frozenset(types),
         )
 
-    def takes(self, record: Record, naming: Naming) -> bool:
+    def takes(self, record: Record | Fetched, naming: Naming) -> bool:
         """Whether a replay hands it over."""
         if not self.takes_place(record):
             return False
-        return self.types is None or naming.of(record).event_type in self.types
+        if self.types is None:
+            return True
+        whole = record.record() if isinstance(record, Fetched) else record
+        return naming.of(whole).event_type in self.types
 
-    def takes_place(self, record: Record) -> bool:
+    def takes_place(self, record: Record | Fetched) -> bool:
         """By time and key. Offsets are found by the first record of a time; where producers give the time, later records
         may be older."""
         at = record.timestamp

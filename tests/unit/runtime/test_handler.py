@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evkit import Event
-from evkit.errors import UsageError
-from evkit.runtime.handler import Handlers
+from evkit.errors import Undecodable, UsageError
+from evkit.event import REPLAY_ID, unread
+from evkit.runtime.handler import Handler, Handlers
 
 
 def handlers(*registered):
@@ -84,3 +86,38 @@ def test_whatever_can_be_called_has_a_name(function, name):
     handlers.add(["a.b"], function, None, False)
 
     assert handlers.of(Event("a.b", "k", {})).name.endswith(f".{name}")
+
+
+@given(
+    st.fixed_dictionaries(
+        {"type": st.text(), "key": st.text(), "payload": st.dictionaries(st.text(), st.integers())},
+        optional={
+            "topic": st.text(), "id": st.text(), "headers": st.dictionaries(st.text(), st.text()),
+            "ordered": st.booleans(), "schema_version": st.integers(), "created_at": st.datetimes(),
+            "correlation_id": st.text(), "causation_id": st.text(), "due_at": st.datetimes(),
+        },
+    )
+)  # fmt: skip
+def test_replayed_event_is_the_same_but_for_its_mark(attributes):
+    event = Event(**attributes)
+    given_headers = dict(event.headers)
+    handler = Handler(print, None, batch=False)
+
+    again = handler.prepared(event, "replay-1")
+
+    assert again == replace(event, headers={**given_headers, REPLAY_ID: "replay-1"})
+    assert dict(event.headers) == given_headers
+    assert handler.prepared(event, None) is event
+
+
+def test_payload_that_nobody_has_looked_at_is_not_looked_at_for_the_mark():
+    def read(value):
+        raise Undecodable(value)
+
+    again = Handler(print, None, batch=False).prepared(
+        unread(read, "broken", "a.b", "k", "a", "id", {}, 1, None, None, None), "replay-1"
+    )
+
+    assert again.headers == {REPLAY_ID: "replay-1"}
+    with pytest.raises(Undecodable, match="broken"):
+        again.payload  # noqa: B018

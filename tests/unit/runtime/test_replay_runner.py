@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evkit.errors import ReplayRefused
-from evkit.runtime.replay_ledger import multirange, without
+from evkit.kafka import Record
+from evkit.runtime.replay_ledger import Shares, multirange, without
 from evkit.runtime.replay_runner import Stretch, Throttle, require_same_topics
 
 OFFSETS = st.integers(min_value=0, max_value=60)
@@ -24,6 +27,10 @@ def joined(pieces):
         else:
             found.append((offset, offset + 1))
     return found
+
+
+def record_at(offset):
+    return Record("t", 0, offset, None, None, [], None, "none", None, datetime.now(UTC))
 
 
 def in_pieces(pieces):
@@ -46,20 +53,28 @@ def test_neighbours_are_written_as_one_range(pieces):
     assert multirange(apart[::-1]) == "{" + ",".join(f"[{a},{b})" for a, b in joined(pieces)) + "}"
 
 
-@given(st.sets(OFFSETS), st.sets(OFFSETS), PIECES)
-def test_every_offset_of_a_stretch_is_accounted_for_once(records, passed_over, pieces):
+@given(st.data(), st.sets(OFFSETS), st.sets(OFFSETS), PIECES)
+def test_every_offset_of_a_stretch_is_accounted_for_once(data, records, passed_over, pieces):
     """Whatever has no record, was passed over, or was done by an earlier process."""
     done = [(a, b) for a, b in joined(pieces) if b <= 50]
     stretch = Stretch(("t", 0), None, 0, 50, done)
-    accounted, handed_over = [], []
+    shares, handed_over = Shares(), []
     for offset in sorted(o for o in records if stretch.at <= o < 50):
         if stretch.step(offset):
             if offset in passed_over:
                 stretch.passed_over()
                 continue
             handed_over.append(offset)
-            share = stretch.handed_over()
-            accounted += [offset] if share is None else in_pieces(share.pieces)
+            if (share := stretch.handed_over()) is not None:
+                shares.put(stretch.place, offset, share)
+    batch = [record_at(offset) for offset in data.draw(st.permutations(handed_over))]
+    stood_for, filtered = shares.of(batch)
+    accounted = in_pieces(stood_for.get(stretch.place, ()))
+    assert filtered + stretch.pending.filtered == len(
+        {o for o in records & passed_over if o < 50} - set(in_pieces(done))
+    )
+    assert shares.forget(batch) == len(accounted)
+    assert shares.forget(batch) == len(batch)  # nothing is left of them, so each would stand for itself
     stretch.reach(50)
     accounted += in_pieces(stretch.share().pieces)
 
