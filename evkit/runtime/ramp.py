@@ -3,7 +3,8 @@
 Stages of 1, 10 and 100 letters, then the rest. Inside a stage letters go in optimistic batches: one transaction locks the
 letters, turns their inbox rows, calls the handlers in order, resolves the letters, frees the keys that nothing waits for,
 and settles them in the run. A batch in which one fails is rolled back and taken again in parts, without the bad one between
-them. A letter that other events wait behind goes by itself, and they follow it (release.py).
+them. A letter that other events wait behind goes by itself, and they follow it (release.py). In the last stage PostgreSQL
+locks and settles the next letters while the handlers of these run (ahead.py).
 
 Killed at any point, each letter is either settled with its handling or waits in the run as before: whoever takes the run up
 again goes on exactly there, beginning its stages anew. The lock on the run is the session's, so nobody else has it.
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, takewhile
 from typing import Any
 
@@ -24,14 +26,15 @@ from psycopg.rows import class_row
 
 from evkit import postgres
 from evkit.errors import RedriveRefused
-from evkit.kafka import Record
 from evkit.postgres import integer_array
 from evkit.runtime import release, together
+from evkit.runtime.ahead import Ahead
 from evkit.runtime.attempt import attempt_values
 from evkit.runtime.delivery import Delivery
 from evkit.runtime.failure import Failure
 from evkit.runtime.handler import Handlers
 from evkit.runtime.inbox import FailedAt, Inbox
+from evkit.runtime.letter_record import delivery_of
 from evkit.runtime.outcome import Counts
 from evkit.runtime.redrive_run import Progress, Run
 from evkit.runtime.release import BYTES_MAX, TRANSIENT_REPEATS_MAX, ParkedKey
@@ -45,6 +48,8 @@ _PARKING = named("parking")
 
 # Letters of the first stages; after them comes the rest. What a fix breaks shows with few letters.
 RAMP = (1, 10, 100)
+# A transaction that is expected to take longer is waited for before the next one begins, for that keeps its letters locked.
+AHEAD_SECONDS_MAX = 1.0
 # Most letters in one transaction: as many events as a consumer's batch.
 BATCH_LETTERS_MAX = 500
 
@@ -93,6 +98,16 @@ class _Locked:
         return _Letter(generation, retry_count, delivery_of(event_id, rest, handlers))
 
 
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """Letters that are settled in an open transaction, their events as far as they are decoded, and what comes next in the
+    run (nothing: ask again)."""
+
+    letters: list[_Locked]
+    ready: list[_Letter]
+    upcoming: list[_Item]
+
+
 class Execution:
     """Runs a redrive; for one thread, on a connection that has the run's lock.
 
@@ -102,6 +117,7 @@ class Execution:
         stop        ends it between two transactions; its state is then `when_stopped`
         progress    called with (settled, all) after each transaction
         alone       entered around each transaction that calls a handler
+        another     makes another connection, on which the next transaction begins while handlers run; None: none does
     """
 
     def __init__(
@@ -114,8 +130,11 @@ class Execution:
         when_stopped: str = "stopped",
         progress: Progress | None = None,
         alone: AbstractContextManager[Any] | None = None,
+        another: Callable[[], postgres.Connection] | None = None,
     ) -> None:
         self._connection = connection
+        # What waits for its turn must hold no lock that the others may want in theirs.
+        self._ahead: Ahead[_Settled] = Ahead(connection, another if alone is None else None)
         self._run = run
         self._inbox = inbox
         self._stop = threading.Event() if stop is None else stop
@@ -129,6 +148,7 @@ class Execution:
         # Failures that were met in a batch, until what comes before them is done: letter → error, seconds.
         self._met: dict[int, tuple[Exception, float]] = {}
         self._stage_tried = self._stage_failed = 0
+        self._goes_ahead = False  # the next transaction may begin before this one has ended
         self._first = 0  # of the positions before it nothing is left
         # What comes next, when it was asked together with the last batch.
         self._upcoming: list[_Item] = []
@@ -146,6 +166,8 @@ class Execution:
             state, why = "done", None
         except _End as end:
             state, why = end.state if self._is_left() else "done", end.why
+        finally:
+            self._ahead.close()
         self._connection.execute(_SQL["end"], self._of | {"state": state, "why": why})
 
     def _stage(self, size: int) -> None:
@@ -155,6 +177,7 @@ class Execution:
             _End
         """
         self._stage_tried = self._stage_failed = 0
+        self._goes_ahead = not size and self._run.per_second_max is None
         self._connection.execute(_SQL["stage"], self._of | {"stage": size})
         while not size or self._stage_tried < size:
             self._check()
@@ -163,7 +186,7 @@ class Execution:
                 most = max(1, min(most, int(rate)))
             started, before = time.monotonic(), self._stage_tried
             items, self._upcoming = self._upcoming[:most], []
-            if not items and not (items := self._ask_next(most)()):
+            if not items and not (items := self._ask_next(self._connection, self._first, most)()):
                 return
             self._first = items[0].position
             self._take(items)
@@ -177,10 +200,10 @@ class Execution:
                 "stopped", f"{self._stage_failed} of the {self._stage_tried} letters of a stage failed, in another way"
             )
 
-    def _ask_next(self, letters_max: int) -> Callable[[], list[_Item]]:
-        """Ask what comes next; what gives the answer."""
-        values = self._of | {"first": self._first, "letters_max": letters_max, "bytes_max": BYTES_MAX}
-        cursor = self._connection.execute(_SQL["next"], values)
+    def _ask_next(self, connection: postgres.Connection, first: int, letters_max: int) -> Callable[[], list[_Item]]:
+        """Ask what comes next, from a position on; what gives the answer."""
+        values = self._of | {"first": first, "letters_max": letters_max, "bytes_max": BYTES_MAX}
+        cursor = connection.execute(_SQL["next"], values)
         return lambda: [_Item(*row) for row in cursor.fetchall()]
 
     def _check(self) -> None:
@@ -192,11 +215,7 @@ class Execution:
 
     def _take(self, items: list[_Item]) -> None:
         """Try the first of these: together as far as that goes, or one."""
-        batch = []
-        for item in items:
-            if item.state != "waiting" or item.has_tail or item.letter_id in self._met:
-                break
-            batch.append(item)
+        batch = self._batch_of(items)
         if len(batch) > 1:
             try:
                 done = self._repeated(self._batch, batch)
@@ -208,7 +227,7 @@ class Execution:
                 self._together_max = max(1, failed.index)
                 return
             except Exception as error:
-                if postgres.is_lost(self._connection, error) or isinstance(error, MemoryError):
+                if self._is_lost(error) or isinstance(error, MemoryError):
                     raise
                 self._together_max = max(1, len(batch) // 2)
                 return
@@ -218,8 +237,18 @@ class Execution:
             if done:
                 return
             self._together_max = 1
+        self._ahead.discard()  # a tail is long, and what is ahead would stay locked
         self._one(items[0])
         self._together_max = min(2 * self._together_max, BATCH_LETTERS_MAX)
+
+    def _batch_of(self, items: list[_Item]) -> list[_Item]:
+        """Those at the beginning that may go together."""
+        return list(
+            takewhile(lambda x: x.state == "waiting" and not x.has_tail and x.letter_id not in self._met, items)
+        )
+
+    def _is_lost(self, error: BaseException) -> bool:
+        return postgres.is_lost(self._connection, error) or postgres.is_lost(self._ahead.current, error)
 
     def _is_left(self) -> bool:
         row = self._connection.execute(_SQL["is_left"], self._of).fetchone()
@@ -238,7 +267,7 @@ class Execution:
             except Exception as error:
                 cause = error.__cause__ if isinstance(error, FailedAt) else error
                 if cause is None or not postgres.is_transient(cause) or transient >= TRANSIENT_REPEATS_MAX:
-                    if cause is not None and postgres.is_lost(self._connection, cause):
+                    if cause is not None and self._is_lost(cause):
                         raise cause from None
                     raise
                 transient += 1
@@ -248,23 +277,11 @@ class Execution:
 
     def _batch(self, items: list[_Item]) -> int:
         """One transaction for all; returns how many were settled. Those that somebody else is at are left for later."""
-        connection = self._connection
-        with self._alone, connection.transaction():
-            locked = self._locked([item.position for item in items])
-            free: set[int] = set()
-            if parks := [x.letter_id for x in locked if x.parks]:
-                rows = connection.execute(_SQL["lock_keys"], {"letter_ids": integer_array(parks)}).fetchall()
-                free = {letter_id for letter_id, events in rows if not events}
-            locked = [x for x in locked if not x.parks or x.letter_id in free]
-            # A letter that must go by itself is not overtaken by what comes behind it.
-            in_line = takewhile(lambda pair: pair[0].position == pair[1].position, zip(items, locked, strict=False))
-            if not (first := [x for _, x in in_line]):
-                return 0
-            # Settled before they are handled, for all of it is one transaction; decoded while PostgreSQL does so.
-            with connection.pipeline():
-                self._resolve(first, [x.letter_id for x in first if x.parks], "resolved")
-                upcoming = self._ask_next(BATCH_LETTERS_MAX)
-                ready = [x.letter(self._inbox.handlers) for x in first]
+        positions = [item.position for item in items]
+        begin = partial(self._settle_first, items=items, decode=True)
+        with self._alone, self._ahead.transaction(positions, begin) as (connection, settled):
+            self._begin_ahead(settled.upcoming)
+            ready = settled.ready or [x.letter(self._inbox.handlers) for x in settled.letters]
             done = 0
             for generation, stretch in groupby(ready, key=lambda x: x.generation):
                 part = list(stretch)
@@ -277,18 +294,50 @@ class Execution:
                     failed.index += done
                     raise
                 done += len(part)
-        if len(ready) == len(items):
-            self._upcoming = upcoming()
+        self._upcoming = settled.upcoming
         return len(ready)
 
-    def _locked(self, positions: list[int]) -> list[_Locked]:
-        rows = self._connection.execute(
+    def _begin_ahead(self, upcoming: list[_Item]) -> None:
+        """Let PostgreSQL begin the next transaction, unless there is a reason to wait for the end of this one."""
+        batch = self._batch_of(upcoming)
+        if (
+            self._goes_ahead
+            and len(batch) > 1
+            and self._together_max == BATCH_LETTERS_MAX
+            and self._inbox.event_seconds * len(batch) < AHEAD_SECONDS_MAX
+        ):
+            self._ahead.begin([x.position for x in batch], partial(self._settle_first, items=batch, decode=False))
+
+    def _settle_first(self, connection: postgres.Connection, items: list[_Item], *, decode: bool) -> _Settled:
+        """Lock the first of these and settle them before they are handled, for all of it is one transaction.
+
+        With `decode` they are decoded while PostgreSQL settles them. That may run code of the service (filters, a decode
+        function), which belongs to the thread of its handlers.
+        """
+        locked = self._locked(connection, [item.position for item in items])
+        free: set[int] = set()
+        if parks := [x.letter_id for x in locked if x.parks]:
+            rows = connection.execute(_SQL["lock_keys"], {"letter_ids": integer_array(parks)}).fetchall()
+            free = {letter_id for letter_id, events in rows if not events}
+        locked = [x for x in locked if not x.parks or x.letter_id in free]
+        # A letter that must go by itself is not overtaken by what comes behind it.
+        in_line = takewhile(lambda pair: pair[0].position == pair[1].position, zip(items, locked, strict=False))
+        if not (first := [x for _, x in in_line]):
+            return _Settled([], [], [])
+        with connection.pipeline():
+            self._resolve(connection, first, [x.letter_id for x in first if x.parks], "resolved")
+            upcoming = self._ask_next(connection, first[0].position, BATCH_LETTERS_MAX)
+            ready = [x.letter(self._inbox.handlers) for x in first] if decode else []
+        return _Settled(first, ready, upcoming() if len(first) == len(items) else [])
+
+    def _locked(self, connection: postgres.Connection, positions: list[int]) -> list[_Locked]:
+        rows = connection.execute(
             _SQL["lock_letters"], self._of | {"positions": integer_array(positions), "group": self._run.consumer_group}
         ).fetchall()
         return [_Locked(row[0], row[1], row[-1], row) for row in rows]
 
-    def _resolve(self, letters: list[_Locked], free: list[int], state: str) -> None:
-        self._connection.execute(
+    def _resolve(self, connection: postgres.Connection, letters: list[_Locked], free: list[int], state: str) -> None:
+        connection.execute(
             _SQL["resolve"],
             self._of
             | {
@@ -351,11 +400,11 @@ class Execution:
 
     def _handle(self, item: _Item, key: ParkedKey | None) -> int:
         with self._alone, self._connection.transaction():
-            locked = self._locked([item.position])
+            locked = self._locked(self._connection, [item.position])
             for letter in (x.letter(self._inbox.handlers) for x in locked):
                 self._inbox.generation = letter.generation
                 together.handle_one(self._connection, self._inbox, letter.delivery, letter.retry_count + 2)
-                self._resolve(locked, [], "resolved" if key is None else "tail")
+                self._resolve(self._connection, locked, [], "resolved" if key is None else "tail")
         return len(locked)
 
     def _tail(self, item: _Item, key: ParkedKey | None) -> None:
@@ -415,7 +464,7 @@ class Execution:
         held = self._inbox.retry.is_nobodys_fault(error)
         stops = self._run.stop_at_failure and (held or failure.fingerprint in self._run.fingerprints)
         with self._connection.transaction():
-            for letter in (x.letter(self._inbox.handlers) for x in self._locked([item.position])):
+            for letter in (x.letter(self._inbox.handlers) for x in self._locked(self._connection, [item.position])):
                 self._inbox.generation = letter.generation
                 values = attempt_values(
                     self._inbox, letter.delivery, failure,
@@ -437,32 +486,3 @@ class Execution:
             why = "failed through nobody's fault" if held else "failed again in the same way"
             more = f"{failure.error_class}; `evkit dlq show {item.letter_id}`"
             raise _End("stopped", f"letter {item.letter_id} {why} ({more})")
-
-
-def delivery_of(event_id: str, row: list[Any], handlers: Handlers) -> Delivery:
-    """A letter's record as if it had just been polled."""
-    (
-        topic,
-        partition,
-        offset,
-        leader_epoch,
-        appended_at,
-        timestamp_type,
-        key,
-        value,
-        names,
-        values,
-        failed_at,
-        edited,
-    ) = row
-    record = Record(
-        topic=topic, partition=partition, offset=offset, key=key, value=value,
-        headers=list(zip(names, values, strict=True)), timestamp=appended_at, timestamp_type=timestamp_type,
-        leader_epoch=leader_epoch, received_at=failed_at,
-    )  # fmt: skip
-    delivery = Delivery.of(record, handlers)
-    if edited is not None:
-        # A decode function of the consumer's own may find the id of the event before the edit in the record: under that one
-        # the event would be taken for handled.
-        delivery.event_id = event_id
-    return delivery

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from psycopg.rows import dict_row
@@ -295,7 +296,9 @@ def _executed(
 ) -> RedriveResult:
     inbox = consumer.inbox(system, replay_id=redrive_id)
     with postgres.translated_errors(system.settings.postgres_dsn):
-        Execution(connection, read_run(connection, redrive_id), inbox, stop=stop, progress=progress).execute()
+        run = read_run(connection, redrive_id)
+        another = partial(system.writing, "evkit redrive", autocommit=True)
+        Execution(connection, run, inbox, stop=stop, progress=progress, another=another).execute()
         return end_act(connection, redrive_id)
 
 

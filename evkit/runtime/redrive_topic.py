@@ -20,7 +20,8 @@ from evkit.errors import InvalidEvent, Undecodable
 from evkit.event import REPLAY_ID, TARGET_GROUP, Event, new_id
 from evkit.runtime import outbox, redrive_run
 from evkit.runtime.handler import Handlers
-from evkit.runtime.ramp import BATCH_LETTERS_MAX, delivery_of
+from evkit.runtime.letter_record import delivery_of
+from evkit.runtime.ramp import BATCH_LETTERS_MAX
 from evkit.runtime.redrive import begin
 from evkit.runtime.redrive_plan import RedrivePlan
 from evkit.runtime.redrive_run import Progress, RedriveResult, Run, end_act, read_run

@@ -21,9 +21,9 @@ from evkit.letter_states import OPEN
 from evkit.masking import applying, hidden_headers, masked_document, masked_value
 from evkit.runtime import together
 from evkit.runtime.failure import Failure
+from evkit.runtime.letter_record import delivery_of
 from evkit.runtime.letters import show
 from evkit.runtime.masked_letters import rows_as_seen
-from evkit.runtime.ramp import delivery_of
 from evkit.sql import named
 from evkit.system import System
 

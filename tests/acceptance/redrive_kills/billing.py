@@ -7,6 +7,10 @@ import os
 import time
 
 from evkit import Consumer, Retry
+from evkit.runtime import ramp
+
+# So that some of a hundred letters are begun while the handlers of those before them run.
+ramp.BATCH_LETTERS_MAX, ramp.RAMP = 8, (1, 10)
 
 consumer = Consumer(
     os.environ["REDRIVE_GROUP"],

@@ -40,6 +40,7 @@ class Billing:
     def handle(self, event, tx):
         i = event.payload["i"]
         self.seen.append(i)
+        self.backend_pid = tx.connection.info.backend_pid
         tx.execute("INSERT INTO bill (i, key) VALUES (%s, %s)", (i, event.key))
         self.inside(i)
         if error := self.fails(i):
