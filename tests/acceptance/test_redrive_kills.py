@@ -176,3 +176,38 @@ def test_redrive_that_is_killed_again_and_again_loses_nothing_and_repeats_nothin
     assert redriven.rows(inversions, redriven.ours) == [(0,)]
     assert parked_keys(redriven.system) == []
     assert redriven.state_of_other() == before
+
+
+def test_letters_that_are_sent_to_a_topic_are_sent_once_however_often_that_is_killed(redriven, request):
+    """Half of the letters: those that nothing waits behind. Whoever comes next plans anew."""
+    kills = request.config.getoption("--kills") or KILLS
+    before = redriven.state_of_other()
+    wanted = LETTERS - BEHIND
+    sent = "SELECT count(*) FROM evkit.redrive_letter WHERE state = 'sent'"
+    goals = sorted(redriven.chance.sample(range(wanted), kills))
+    points = []
+
+    for n in range(kills + 1):
+        process = redriven.start(
+            "dlq", "redrive", "--group", redriven.ours, "--to-topic", redriven.topic, "--rate", "20",
+            "--reason", "by hand", "--yes",
+        )  # fmt: skip
+        while n < kills and process.poll() is None and redriven.rows(sent) < [(goals[n],)]:
+            time.sleep(0.005)
+        if n < kills and process.poll() is None:
+            time.sleep(redriven.chance.random() * SECONDS_MAX)
+            process.kill()
+            points += redriven.rows(sent)
+        process.communicate()
+    print(f"killed {len(points)} times, at (letters): {points}")
+
+    assert redriven.rows("SELECT state, count(*) FROM evkit.dead_letter GROUP BY 1 ORDER BY 1") == [
+        ("open", BEHIND), ("resolved", wanted),
+    ]  # fmt: skip
+    copies = "SELECT causation_id FROM evkit.outbox WHERE headers ->> 'evkit-target-group' = %s ORDER BY 1"
+    resolved = "SELECT event_id FROM evkit.dead_letter WHERE state = 'resolved' ORDER BY 1"
+    assert redriven.rows(copies, redriven.ours) == redriven.rows(resolved)
+    assert redriven.rows(
+        "SELECT outcome, count(*) FROM evkit.inbox WHERE consumer_group = %s GROUP BY 1 ORDER BY 1", redriven.ours
+    ) == [("dead", BEHIND), ("handled", EVENTS - LETTERS - BEHIND), ("parked", BEHIND), ("skipped", wanted)]
+    assert redriven.state_of_other() == before
