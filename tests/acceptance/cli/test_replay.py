@@ -130,7 +130,9 @@ def test_running_replay_is_stopped_from_elsewhere_and_goes_on(operator):
     stopped = operator.json("stop", replay_id, "--yes", "--reason", "not now")
     assert process.wait(60) == 1
     done = operator.json("resume", replay_id, "--app", "app:billing", "--yes")
+    tried = operator.run("run", *where[:4], "--dedupe", "dry", "--app", "app:billing", "--yes").stdout
 
+    assert f"is done: {EVENTS} handled and rolled back, 0 known" in tried
     assert stopped["state"] == "stopped"
     assert (done["state"], done["handled"]) == ("done", EVENTS)
     assert operator.ask("SELECT count(*), count(DISTINCT i) FROM effect") == [(EVENTS, EVENTS)]
