@@ -5,14 +5,15 @@ lets PostgreSQL do the first part of the next one meanwhile. Only one is ahead, 
 it is rolled back when that one fails. Handlers always run in the caller's thread.
 
 What is begun ahead keeps its locks until then. So it must lock nothing that the handlers before it, or somebody whom the
-caller waits for, may want: PostgreSQL sees no deadlock that goes through a thread.
+caller waits for, may want: PostgreSQL sees no deadlock that goes through a thread. Where that was overlooked, or a handler
+takes longer than anybody thought, the server rolls back what was begun ahead after a while, and everybody goes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -21,6 +22,9 @@ import psycopg
 from evkit import postgres
 
 Result = TypeVar("Result")
+
+# What is begun ahead and not taken up for so long is rolled back by the server, and begun anew when its turn comes.
+KEPT_SECONDS_MAX = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +79,8 @@ class Ahead(Generic[Result]):
             return
         (_, future), self._next = self._next, None
         if future.exception() is None:
-            begun = future.result()
-            if not begun.connection.closed:
-                begun.transaction.__exit__(psycopg.Rollback, psycopg.Rollback(), None)
+            with suppress(psycopg.Error):  # of a session that is gone
+                future.result().transaction.__exit__(psycopg.Rollback, psycopg.Rollback(), None)
 
     def close(self) -> None:
         """Roll back what was begun ahead, and close the other connections."""
@@ -92,7 +95,7 @@ class Ahead(Generic[Result]):
         if self._next is None:
             return None
         of, future = self._next
-        if of != what or future.exception() is not None or future.result().connection.closed:
+        if of != what or future.exception() is not None or not _is_there(future.result().connection):
             self.discard()
             return None
         self._next = None
@@ -105,7 +108,24 @@ class Ahead(Generic[Result]):
             assert self._another is not None
             free = self._another()
             self._others.append(free)
-        return _begin(free, begin)
+
+        def kept(connection: postgres.Connection) -> Result:
+            result = begin(connection)
+            milliseconds = round(1000 * KEPT_SECONDS_MAX)
+            connection.execute(f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}")
+            return result
+
+        return _begin(free, kept)
+
+
+def _is_there(connection: postgres.Connection) -> bool:
+    """Whether the transaction that was begun ahead is still open; from now on it may be idle as the server allows."""
+    try:
+        connection.execute("SET LOCAL idle_in_transaction_session_timeout TO DEFAULT")
+    except psycopg.Error:
+        connection.close()
+        return False
+    return True
 
 
 def _begin(connection: postgres.Connection, begin: Callable[[postgres.Connection], Result]) -> _Begun[Result]:

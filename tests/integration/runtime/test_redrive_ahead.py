@@ -11,25 +11,25 @@ import pytest
 
 from evkit import dead_letters
 from evkit.errors import DatabaseUnreachable
-from evkit.runtime import ramp
+from evkit.runtime import ahead, ramp
 from evkit.runtime.ahead import Ahead
 from tests.integration.runtime.test_redrive import Billing
 
 LETTERS = 60
-IN_TRANSACTION = (
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-    " AND application_name = 'evkit redrive' AND state = 'idle in transaction' AND pid <> %s"
-)
+FREE = "SELECT count(*) FROM (SELECT FROM evkit.dead_letter FOR UPDATE SKIP LOCKED) l"
+PARKED = "SELECT count(*) FROM evkit.parked_key"
 
 
 @pytest.fixture
 def begun(monkeypatch):
-    """Which positions were begun ahead, in lists."""
+    """Which positions are begun ahead, in lists."""
     found, begun = [], Ahead._begun
 
     def noted(self, busy, begin):
-        found.append([item.position for item in begin.keywords["items"]])
-        return begun(self, busy, begin)
+        try:
+            return begun(self, busy, begin)
+        finally:
+            found.append([item.position for item in begin.keywords["items"]])
 
     monkeypatch.setattr(Ahead, "_begun", noted)
     return found
@@ -71,16 +71,15 @@ def test_each_letter_is_handled_once_and_in_order(billing, begun):
     assert nothing_is_open(billing)
 
 
-def test_next_letters_are_locked_while_handlers_run_and_nobody_sees_them_settled(billing):
+def test_next_letters_are_locked_while_handlers_run_and_nobody_sees_them_settled(billing, begun):
     looked = []
 
     def inside(i):
         if i == 15:
+            while len(begun) < 2:  # this batch's, and the next one's
+                pass
             with billing.system.writing() as other:
-                while other.execute(IN_TRANSACTION, (0,)).fetchone()[0] < 1:
-                    other.rollback()
-                free = other.execute("SELECT letter_id FROM evkit.dead_letter FOR UPDATE SKIP LOCKED").fetchall()
-                looked.append((len(free), other.execute("SELECT count(*) FROM evkit.parked_key").fetchone()[0]))
+                looked.append(other.execute(FREE).fetchone() + other.execute(PARKED).fetchone())
 
     billing.inside = inside
     billing.redrive()
@@ -131,28 +130,45 @@ def test_cancelled_one_leaves_what_was_begun_as_it_was(billing):
     assert nothing_is_open(billing)
 
 
-def test_session_that_is_lost_with_what_was_begun_says_so_and_the_redrive_is_resumed(billing):
+def test_session_that_is_lost_with_what_was_begun_costs_nothing(billing):
     def cut(i):
         if i == 25:
             billing.inside = lambda i: None
             with billing.system.writing(autocommit=True) as other:
-                while not other.execute(IN_TRANSACTION, (billing.backend_pid,)).fetchone()[0]:
-                    pass
-                ended = other.execute(
+                while not other.execute(
                     "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database()"
                     " AND application_name = 'evkit redrive' AND state = 'idle in transaction' AND pid <> %s",
                     (billing.backend_pid,),
-                )
-                assert ended.fetchall() == [(True,)]
+                ).fetchall():
+                    pass
 
     billing.inside = cut
-    with pytest.raises(DatabaseUnreachable):
-        billing.redrive()
-    (run,) = dead_letters.runs(billing.system)
-    assert (run.state, run.resolved, run.not_tried) == ("interrupted", 31, 29)  # the batch in hand was not touched
+
+    assert len(billing.redrive().resolved) == LETTERS
+    assert billing.effects() == list(range(LETTERS))
     assert nothing_is_open(billing)
 
-    assert len(dead_letters.resume(billing.system, run.redrive_id, billing.consumer).resolved) == LETTERS
+
+def test_handler_that_takes_longer_than_thought_keeps_the_next_letters_locked_no_longer_than_that(
+    billing, begun, monkeypatch
+):
+    """Whoever waits for such a lock goes on, and so does the redrive, also where it had waited for him."""
+    monkeypatch.setattr(ahead, "KEPT_SECONDS_MAX", 0.1)
+    looked = []
+
+    def inside(i):
+        if i == 15:
+            with billing.system.writing(autocommit=True) as other:
+                while len(begun) < 2:  # this batch's, and the next one's
+                    pass
+                while other.execute(FREE).fetchone() != (LETTERS - 10,):
+                    pass
+                looked.append(i)
+
+    billing.inside = inside
+
+    assert len(billing.redrive().resolved) == LETTERS
+    assert looked == [15]
     assert billing.effects() == list(range(LETTERS))
 
 
