@@ -25,6 +25,7 @@ Result = TypeVar("Result")
 
 # What is begun ahead and not taken up for so long is rolled back by the server, and begun anew when its turn comes.
 KEPT_SECONDS_MAX = 10.0
+_KEEP = "SELECT set_config('idle_in_transaction_session_timeout', %s, true)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,7 @@ class Ahead(Generic[Result]):
 
         def kept(connection: postgres.Connection) -> Result:
             result = begin(connection)
-            milliseconds = round(1000 * KEPT_SECONDS_MAX)
-            connection.execute(f"SET LOCAL idle_in_transaction_session_timeout = {milliseconds}")
+            connection.execute(_KEEP, (f"{round(1000 * KEPT_SECONDS_MAX)}ms",))
             return result
 
         return _begin(free, kept)
