@@ -409,17 +409,19 @@ def _print_result(result: RedriveResult, format: Format) -> None:
         print_text(", ".join(f"{outcome[n]} {n.replace('_', ' ')}" for n in words.split()))
         if result.why:
             say(f"{result.state}: {result.why}")
-        for letters, one, several in (
-            (result.failed, "letter {0} failed again", "{1:,} letters failed again, the first of them is {0}"),
-            (
-                result.failed_behind,
-                "an event that had waited failed and is letter {0} now",
-                "{1:,} events that had waited failed and are letters now, the first of them is {0}",
-            ),
-        ):
-            if letters:
-                sentence = one if len(letters) == 1 else several
-                say(f"{sentence.format(letters[0], len(letters))}: `evkit dlq show {letters[0]}`")
+        if n := len(result.failed):
+            first = result.failed[0]
+            what = (
+                f"letter {first} failed again"
+                if n == 1
+                else f"{n:,} letters failed again, the first of them is {first}"
+            )
+            say(f"{what}: `evkit dlq show {first}`")
+        if n := len(result.failed_behind):
+            first = result.failed_behind[0]
+            one = f"an event that had waited failed and is letter {first} now"
+            several = f"{n:,} events that had waited failed and are letters now, the first of them is {first}"
+            say(f"{one if n == 1 else several}: `evkit dlq show {first}`")
         if result.skipped and result.skipped_because is not None:
             what = "stays as it is" if result.to_topic is None else "was not sent"
             say(f"letter {result.skipped[0]} {what}: {result.skipped_because}")

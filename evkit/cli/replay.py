@@ -284,10 +284,9 @@ def _resume(
     if format is Format.json:
         print_json(summary)
     else:
-        dry = evkit.replay.status(system, replay_id)["dedupe"] == "dry"
         print(
             f"{summary['replay_id']} is {summary['state']}: {summary['handled']:,} handled"
-            f"{' and rolled back' if dry else ''}, "
+            f"{' and rolled back' if result.dry else ''}, "
             f"{summary['known']:,} known, {summary['skipped']:,} skipped, {summary['failed']:,} failed, "
             f"{summary['parked']:,} parked"
         )

@@ -70,6 +70,7 @@ class ReplayResult:
         filtered  records of other times, keys or types
         emitted   follow-up events of its handlers, written or withheld as `emit` says
         why       why it stopped; None when it is done
+        dry       what was handled was rolled back
     """
 
     replay_id: str
@@ -78,6 +79,7 @@ class ReplayResult:
     filtered: int = 0
     emitted: int = 0
     why: str | None = None
+    dry: bool = False
 
     def summary(self) -> dict[str, Any]:
         return {
@@ -356,7 +358,7 @@ def _pause(
 
 def _finish(system: System, row: dict[str, Any], state: str, why: str | None, act: int) -> ReplayResult:
     """Write down how it ended, and let the group go on. If PostgreSQL is away then, the replay counts as killed."""
-    replay_id = row["replay_id"]
+    replay_id, dry = row["replay_id"], row["dedupe"] == "dry"
     try:
         with (
             postgres.translated_errors(system.settings.postgres_dsn),
@@ -366,10 +368,12 @@ def _finish(system: System, row: dict[str, Any], state: str, why: str | None, ac
             connection.execute(_SQL["finish"], values)
             group_pause.release(connection, row["consumer_group"], replay_id)
             now = _row(connection, replay_id)
-            result = ReplayResult(replay_id, now["state"], _counts(now), now["filtered"], now["emitted"], now["why"])
+            result = ReplayResult(
+                replay_id, now["state"], _counts(now), now["filtered"], now["emitted"], now["why"], dry
+            )
             audit.end(connection, act, result.summary())
     except EvkitError:
-        return ReplayResult(replay_id, "interrupted", _counts(row), row["filtered"], row["emitted"], why)
+        return ReplayResult(replay_id, "interrupted", _counts(row), row["filtered"], row["emitted"], why, dry)
     return result
 
 
