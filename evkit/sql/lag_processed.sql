@@ -13,7 +13,8 @@ SELECT DISTINCT topic
 -- name: events
 -- What was published in a page, by when the group had dealt with it. Moments are numbered, `step` apart, the last number is
 -- past them all. Events of a partition that are alike are one row: the first offset and the one before it in the page, and
--- the last. `is_before`: before the first of the page that the group had seen; no row has events of both kinds.
+-- the last. `is_before`: before the first of the page that the group had seen; no row has events of both kinds. What was
+-- published after the last moment is left out, unless the group had dealt with it by then.
 WITH
 -- include: published
 , near AS MATERIALIZED ( -- the relay may write down late what a group has dealt with already
@@ -62,6 +63,7 @@ SELECT topic, partition, published_n, dealt_with_n, coalesce("offset" < first_se
        min("offset") AS first, min(previous) AS previous, max("offset") AS last, min(position) AS position,
        min(seen_at) AS seen_at
   FROM numbered
+ WHERE published_n < %(moments)s OR dealt_with_n < %(moments)s
  GROUP BY topic, partition, published_n, dealt_with_n, is_before;
 
 -- name: before

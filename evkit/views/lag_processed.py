@@ -30,6 +30,8 @@ _SQL = named("lag_processed")
 
 # How far before the window published events are looked at: a group that stood further back is not covered.
 LOOKBACK = timedelta(days=1)
+# How long after the window too: the relay may write down late what a group has dealt with already.
+LATE = timedelta(minutes=1)
 # How many positions of the outbox before that are looked through for what a group had made of the events before.
 BEFORE_POSITIONS = 100_000
 # Later than any moment, and above any offset.
@@ -57,7 +59,7 @@ def processed(
         if not topics:
             return {}
         found: dict[Place, _Partition] = {}
-        for row in pages("events", start=earlier, end=end, parameters=asked):
+        for row in pages("events", start=earlier, end=end + LATE, parameters=asked):
             found.setdefault((row["topic"], row["partition"]), _Partition()).add(row)
         unsure = {row["topic"] for row in pages("foreign_topics", start=earlier, end=until, parameters=asked)}
         # Where the broker has put these is not known.

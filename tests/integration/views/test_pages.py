@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies
+from hypothesis import HealthCheck, example, given, settings, strategies
 from polars.testing import assert_frame_equal
 
 from evkit import views
@@ -289,6 +289,8 @@ def test_of_views_inside_a_view_the_outer_one_is_named(evkit_system, past):
     ),
     strategies.booleans(),
 )
+@example([(1, 0, -1, 1), (1, 1, 0, 1)], False)  # the last moment knows what was written down after it
+@example([(1, 0, -1, 1), (1, 1, 0, 1)], True)
 def test_lag_of_the_past_is_that_of_the_first_event_not_dealt_with(evkit_system, past, published, in_pages):
     """Against the plain form: at each moment, look at every event."""
     past.sql("TRUNCATE evkit.outbox, evkit.publication, evkit.inbox")
