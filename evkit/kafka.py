@@ -33,6 +33,7 @@ from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._listoffsets import ListOffsetsResultInfo, OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
+from evkit.admin_client import Admin
 from evkit.client_log import Repeats
 from evkit.errors import BrokerRefused, BrokerUnreachable, EvkitError, UnknownTopic
 from evkit.settings import Settings
@@ -165,7 +166,7 @@ def admin(settings: Settings) -> AdminClient:
     the client in is told only that nobody answered.
     """
     errors: deque[tuple[float, KafkaError]] = deque(maxlen=20)
-    client = AdminClient(_client(settings, error_cb=lambda error: errors.append((time.monotonic(), error))))
+    client = Admin(_client(settings, error_cb=lambda error: errors.append((time.monotonic(), error))))
     client.errors = errors  # type: ignore[attr-defined]
     return client
 
