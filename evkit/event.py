@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +102,12 @@ class Event(_Unread):
             return payload
 
 
+class _Draft(_Unread):
+    """Laid out as an event is, so that it can become one."""
+
+    __slots__ = tuple(f.name for f in fields(Event))
+
+
 def unread(
     read: Callable[[Any], Mapping[str, Any]],
     value: Any,
@@ -119,21 +125,23 @@ def unread(
 
     For all the rest it is an Event like any other: comparing, copying, pickling and printing look at the payload.
     """
-    # The setters of the slots: 0.5 us, where the frozen class's own __init__ takes 1.2. A topic is read event by event.
-    event = object.__new__(Event)
-    _set_unread(event, (read, value))
-    _set_type(event, type)
-    _set_key(event, key)
-    _set_topic(event, topic)
-    _set_id(event, id)
-    _set_headers(event, headers)
-    _set_ordered(event, False)
-    _set_schema_version(event, schema_version)
-    _set_created_at(event, created_at)
-    _set_correlation_id(event, correlation_id)
-    _set_causation_id(event, causation_id)
-    _set_due_at(event, None)
-    return event
+    # Made as a draft, which is not frozen, and then turned into an event: a third of the time that the frozen class's own
+    # __init__ takes, and of the slots' setters. A topic is read event by event.
+    event: Any = _Draft()
+    event._unread = (read, value)
+    event.type = type
+    event.key = key
+    event.topic = topic
+    event.id = id
+    event.headers = headers
+    event.ordered = False
+    event.schema_version = schema_version
+    event.created_at = created_at
+    event.correlation_id = correlation_id
+    event.causation_id = causation_id
+    event.due_at = None
+    event.__class__ = Event
+    return event  # type: ignore[no-any-return]
 
 
 def marked(event: Event, name: str, value: str) -> Event:
@@ -164,9 +172,5 @@ def _setter(name: str) -> Callable[[Event, Any], None]:
     return setter
 
 
-_set_unread, _set_payload = map(_setter, ("_unread", "payload"))
+_set_payload, _set_ordered, _set_due_at = map(_setter, ("payload", "ordered", "due_at"))
 _get_payload: Callable[[Event], Any] = Event.__dict__["payload"].__get__
-_set_type, _set_key, _set_topic = map(_setter, ("type", "key", "topic"))
-_set_id, _set_headers, _set_ordered = map(_setter, ("id", "headers", "ordered"))
-_set_schema_version, _set_created_at = map(_setter, ("schema_version", "created_at"))
-_set_correlation_id, _set_causation_id, _set_due_at = map(_setter, ("correlation_id", "causation_id", "due_at"))
