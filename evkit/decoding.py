@@ -387,19 +387,13 @@ _parse = json.JSONDecoder(parse_constant=_no_number).decode
 # orjson makes floats of integers beyond 64 bits; what has a number of so many digits is left to the standard library.
 _DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
 _LONG_NUMBER = b"0" * 19
-_NO_FLOATS = frozenset({str, int, bool, type(None)})
 
 
 def _json(value: bytes, what: str = "value") -> Any:
     """JSON as Python has it. What orjson refuses is left to the standard library, too: with it or without, one answer."""
-    if _orjson is not None:
+    if _orjson is not None and value.translate(_DIGITS).find(_LONG_NUMBER) < 0:
         try:
-            found = _orjson(value)
-            # Most objects have nothing in them that may be or hide a float; others are looked at digit by digit.
-            if type(found) is dict and _NO_FLOATS.issuperset(map(type, found.values())):
-                return found
-            if value.translate(_DIGITS).find(_LONG_NUMBER) < 0:
-                return found
+            return _orjson(value)
         except ValueError:
             pass
     try:

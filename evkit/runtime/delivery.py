@@ -105,7 +105,7 @@ def _handler(event: Event, handlers: Handlers) -> tuple[Handler | None, Exceptio
             look(event)
         else:
             event.payload  # noqa: B018
-        return handlers.only.get(event.type) or handlers.of(event), None
+        return handlers.of(event), None
     except MemoryError:
         raise
     except Exception as problem:

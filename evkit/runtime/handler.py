@@ -138,7 +138,6 @@ class Handlers:
         unknown  events of a type without a handler: "skip" them (and count them), or make them "dead" letters
         group    whose they are: an event that is meant for another group (header `evkit-target-group`) is skipped; None:
                  nobody looks
-        only     of a type that has one handler, and that without a filter: what `of` says of its events
     """
 
     def __init__(
@@ -149,7 +148,6 @@ class Handlers:
         self.decode = decode
         self.unknown = unknown
         self.group = group
-        self.only: dict[str, Handler] = {}
         self._by_type: dict[str | None, list[Handler]] = {}  # None: the types that are not named
 
     def add(
@@ -171,8 +169,6 @@ class Handlers:
                 more = "" if where is None else "; the one with a filter goes before the one without"
                 raise UsageError(f"{what}: {known[-1].name} and {handler.name}{more}")
             known.append(handler)
-            if event_type is not None and known[0].where is None:
-                self.only[event_type] = handler
 
     def require_any(self, group: str) -> None:
         """Raise UsageError when no function is registered."""

@@ -48,7 +48,7 @@ def processed(
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     start, until = instants[0], instants[-1]
-    earlier, end = start - LOOKBACK, until + timedelta(microseconds=1)
+    earlier, late = start - LOOKBACK, until + LATE
     asked: dict[str, Any] = {"group": group, "start": start, "step": step, "moments": len(instants)}
     made: dict[Place, Track] = {}
     with system.reading() as connection:
@@ -59,7 +59,7 @@ def processed(
         if not topics:
             return {}
         found: dict[Place, _Partition] = {}
-        for row in pages("events", start=earlier, end=end + LATE, parameters=asked):
+        for row in pages("events", start=earlier, end=late, parameters=asked):
             found.setdefault((row["topic"], row["partition"]), _Partition()).add(row)
         unsure = {row["topic"] for row in pages("foreign_topics", start=earlier, end=until, parameters=asked)}
         # Where the broker has put these is not known.
