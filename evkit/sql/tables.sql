@@ -188,7 +188,7 @@ CREATE TABLE evkit.attempt (
     code_version      text,
     replay_id         text
 );
-CREATE INDEX attempt_failed_at ON evkit.attempt (failed_at);
+CREATE INDEX attempt_failed_at ON evkit.attempt (failed_at, attempt_id);
 CREATE INDEX attempt_event ON evkit.attempt (consumer_group, event_id);
 CREATE INDEX attempt_fingerprint ON evkit.attempt (consumer_group, fingerprint, failed_at);
 

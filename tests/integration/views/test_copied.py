@@ -133,6 +133,23 @@ def test_what_was_put_into_postgres_is_what_the_frame_has(evkit_system, rows):
     assert [row for chunk in taken for row in rows_in(chunk, dict(columns)).rows()] == rows
 
 
+@pytest.mark.parametrize("border", ["1900-01-01", "1970-01-01", "2026-11-27", "2038-01-19", "2099-12-31", "2100-01-01"])
+def test_a_moment_is_exact_to_the_microsecond(evkit_system, border):
+    day, apart = 86_400_000_000, 3_999_971
+    (start,) = pl.Series([border]).str.to_datetime(time_unit="us").dt.epoch("us") - day // 2
+    query = (
+        b"SELECT i, 'epoch'::timestamptz + i * interval '1 microsecond' AS at"
+        b"  FROM generate_series(%(first)s, %(last)s, %(apart)s) AS i"
+    )
+    given, taken = {"first": start, "last": start + day, "apart": apart}, []
+
+    with evkit_system.reading() as connection:
+        postgres.copy_text(connection, query, given, [("i", "int64"), ("at", "time")], taken.append)
+
+    found = pl.concat([rows_in(chunk, {"i": "int64", "at": "time"}) for chunk in taken])
+    assert found["at"].dt.epoch("us").to_list() == found["i"].to_list() == list(range(start, start + day + 1, apart))
+
+
 def test_a_moment_that_no_frame_can_hold_is_null(evkit_system, past):
     past.fail("billing", "e1", 10)
     past.letter("billing", "e1", 10)
