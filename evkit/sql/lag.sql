@@ -1,22 +1,19 @@
 -- Which groups and partitions evkit's own tables know; the offsets themselves come from Kafka.
 
 -- name: known_groups
--- A skip scan: one look into the primary key for each group, however many rows a group has.
+-- A skip scan: one look into an index of each table for each group, however many rows a group has.
 WITH RECURSIVE one AS (
-    (SELECT consumer_group FROM evkit.inbox ORDER BY consumer_group LIMIT 1)
+    SELECT least((SELECT min(consumer_group) FROM evkit.inbox),
+                 (SELECT min(consumer_group) FROM evkit.attempt),
+                 (SELECT min(consumer_group) FROM evkit.dead_letter)) AS consumer_group
     UNION ALL
-    SELECT (SELECT i.consumer_group FROM evkit.inbox i
-             WHERE i.consumer_group > one.consumer_group
-             ORDER BY i.consumer_group LIMIT 1)
+    SELECT least((SELECT min(i.consumer_group) FROM evkit.inbox i WHERE i.consumer_group > one.consumer_group),
+                 (SELECT min(a.consumer_group) FROM evkit.attempt a WHERE a.consumer_group > one.consumer_group),
+                 (SELECT min(l.consumer_group) FROM evkit.dead_letter l WHERE l.consumer_group > one.consumer_group))
       FROM one
      WHERE one.consumer_group IS NOT NULL
 )
-SELECT consumer_group FROM one WHERE consumer_group IS NOT NULL
- UNION
-SELECT DISTINCT consumer_group FROM evkit.dead_letter
- UNION
-SELECT DISTINCT consumer_group FROM evkit.attempt
- ORDER BY 1;
+SELECT consumer_group FROM one WHERE consumer_group IS NOT NULL ORDER BY 1;
 
 -- name: inbox_partitions
 -- Partitions each group has read from last, in seven days: as long as Kafka keeps the offsets of a group without members.
