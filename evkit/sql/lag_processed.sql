@@ -11,10 +11,7 @@ SELECT DISTINCT topic
   FROM (SELECT topic FROM evkit.inbox WHERE consumer_group = %(group)s ORDER BY event_id DESC LIMIT 1000) AS newest;
 
 -- name: events
--- What was published in a page, by when the group had dealt with it. Moments are numbered, `step` apart, the last number is
--- past them all. Events of a partition that are alike are one row: the first offset and the one before it in the page, and
--- the last. `is_before`: before the first of the page that the group had seen; no row has events of both kinds. What was
--- published after the last moment is left out, unless the group had dealt with it by then.
+-- What was published in a page, with when the group had dealt with it and tried it first; in no order.
 WITH
 -- include: published
 , near AS MATERIALIZED ( -- the relay may write down late what a group has dealt with already
@@ -28,43 +25,25 @@ WITH
        AND a.failed_at < %(last)s::timestamptz + least(interval '1 minute', %(last)s::timestamptz - %(first)s)
        AND a.generation = 0 AND a.consumer_group = %(group)s
      GROUP BY a.event_id
-), event AS (
-    SELECT p.topic, p.partition, p."offset", p.position, p.published_at, coalesce(t.tried_at, a.tried_at) AS tried_at,
-           -- A redrive or a release moves processed_at of an event that the group had dealt with before.
-           CASE WHEN coalesce(n.replay_id, i.replay_id) IS NULL THEN coalesce(n.processed_at, i.processed_at)
-                ELSE coalesce((SELECT min(a.failed_at) FROM evkit.attempt a
-                                WHERE a.consumer_group = %(group)s AND a.event_id = p.id AND a.generation = 0
-                                  AND a.disposition = 'dead'), n.received_at, i.received_at) END AS dealt_with_at
-      FROM published p
-      LEFT JOIN near n ON n.event_id = p.id
-      LEFT JOIN LATERAL (
-            SELECT i.processed_at, i.received_at, i.replay_id FROM evkit.inbox i
-             WHERE n.event_id IS NULL AND i.consumer_group = %(group)s AND i.event_id = p.id AND i.generation = 0
-             OFFSET 0) AS i ON true
-      LEFT JOIN near_tried t ON t.event_id = p.id
-      LEFT JOIN LATERAL (
-            SELECT min(a.failed_at) AS tried_at FROM evkit.attempt a
-             WHERE n.event_id IS NULL AND t.event_id IS NULL AND a.consumer_group = %(group)s AND a.event_id = p.id
-               AND a.generation = 0) AS a ON true
-     WHERE p.topic = ANY (%(topics)s)
-), numbered AS (
-    SELECT topic, partition, "offset", position, least(dealt_with_at, tried_at) AS seen_at,
-           least(greatest(ceil(extract(epoch FROM published_at - %(start)s) / extract(epoch FROM %(step)s::interval)), 0),
-                 %(moments)s)::bigint AS published_n,
-           CASE WHEN dealt_with_at IS NOT NULL THEN
-                least(greatest(ceil(extract(epoch FROM dealt_with_at - %(start)s) / extract(epoch FROM %(step)s::interval)), 0),
-                      %(moments)s)::bigint END AS dealt_with_n,
-           lag("offset") OVER (PARTITION BY topic, partition ORDER BY "offset") AS previous,
-           min("offset") FILTER (WHERE dealt_with_at IS NOT NULL OR tried_at IS NOT NULL)
-               OVER (PARTITION BY topic, partition) AS first_seen
-      FROM event
 )
-SELECT topic, partition, published_n, dealt_with_n, coalesce("offset" < first_seen, true) AS is_before,
-       min("offset") AS first, min(previous) AS previous, max("offset") AS last, min(position) AS position,
-       min(seen_at) AS seen_at
-  FROM numbered
- WHERE published_n < %(moments)s OR dealt_with_n < %(moments)s
- GROUP BY topic, partition, published_n, dealt_with_n, is_before;
+SELECT p.topic, p.partition, p."offset", p.position, p.published_at, coalesce(t.tried_at, a.tried_at) AS tried_at,
+       -- A redrive or a release moves processed_at of an event that the group had dealt with before.
+       CASE WHEN coalesce(n.replay_id, i.replay_id) IS NULL THEN coalesce(n.processed_at, i.processed_at)
+            ELSE coalesce((SELECT min(a.failed_at) FROM evkit.attempt a
+                            WHERE a.consumer_group = %(group)s AND a.event_id = p.id AND a.generation = 0
+                              AND a.disposition = 'dead'), n.received_at, i.received_at) END AS dealt_with_at
+  FROM published p
+  LEFT JOIN near n ON n.event_id = p.id
+  LEFT JOIN LATERAL (
+        SELECT i.processed_at, i.received_at, i.replay_id FROM evkit.inbox i
+         WHERE n.event_id IS NULL AND i.consumer_group = %(group)s AND i.event_id = p.id AND i.generation = 0
+         OFFSET 0) AS i ON true
+  LEFT JOIN near_tried t ON t.event_id = p.id
+  LEFT JOIN LATERAL (
+        SELECT min(a.failed_at) AS tried_at FROM evkit.attempt a
+         WHERE n.event_id IS NULL AND t.event_id IS NULL AND a.consumer_group = %(group)s AND a.event_id = p.id
+           AND a.generation = 0) AS a ON true
+ WHERE p.topic = ANY (%(topics)s);
 
 -- name: before
 -- Of each partition, the last twenty events before its position: what the group has dealt with of them, what it has left.
@@ -91,15 +70,17 @@ SELECT e.topic, e.partition, min(e."offset") FILTER (WHERE i.event_id IS NOT NUL
  GROUP BY e.topic, e.partition;
 
 -- name: foreign_topics
--- Topics of which evkit's outbox did not write every record that was dealt with in a page.
+-- Topics of which evkit's outbox did not write every record that was dealt with in a page. Most of them were written shortly
+-- before; only what is left of a page is looked up in the whole outbox.
 WITH near_written AS MATERIALIZED (
     SELECT o.id FROM evkit.outbox o
      WHERE o.created_at >= %(first)s::timestamptz - least(interval '1 minute', %(last)s::timestamptz - %(first)s)
        AND o.created_at < %(last)s
+), left_over AS MATERIALIZED (
+    SELECT i.topic, i.event_id
+      FROM evkit.inbox i
+     WHERE i.consumer_group = %(group)s AND i.generation = 0 AND i.topic = ANY (%(topics)s)
+       AND i.processed_at >= %(first)s AND i.processed_at < %(last)s
+       AND NOT EXISTS (SELECT FROM near_written w WHERE w.id = i.event_id)
 )
-SELECT DISTINCT i.topic
-  FROM evkit.inbox i
- WHERE i.consumer_group = %(group)s AND i.generation = 0 AND i.topic = ANY (%(topics)s)
-   AND i.processed_at >= %(first)s AND i.processed_at < %(last)s
-   AND NOT EXISTS (SELECT FROM near_written w WHERE w.id = i.event_id)
-   AND NOT EXISTS (SELECT FROM evkit.outbox o WHERE o.id = i.event_id);
+SELECT DISTINCT l.topic FROM left_over l WHERE NOT EXISTS (SELECT FROM evkit.outbox o WHERE o.id = l.event_id OFFSET 0);

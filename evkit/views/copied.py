@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
@@ -88,8 +88,28 @@ def framed(
         ends      what the query calls the ends of a page
         rows_max  so many are enough; the query is told how many of them are still wanted
     """
+    how: Any = {"newest_first": newest_first, "ends": ends, "rows_max": rows_max}
+    empty = pl.DataFrame(schema={c.name: POLARS[c.dtype] for c in columns})
+    pages_of = paged(system, connection, noun, query, columns, start, end, parameters, **how)
+    return pl.concat([empty, *(part for page in pages_of for part in page)], rechunk=False)
+
+
+def paged(
+    system: System,
+    connection: postgres.Connection,
+    noun: str,
+    query: str,
+    columns: Sequence[Column],
+    start: Any,
+    end: Any,
+    parameters: Mapping[str, Any],
+    *,
+    newest_first: bool = False,
+    ends: tuple[str, str] = ("first", "last"),
+    rows_max: int | None = None,
+) -> Iterator[list[pl.DataFrame]]:
+    """The same page by page, each as frames of some of its rows, for who makes less of a page before the next is read."""
     wanted = [(c.name, c.dtype) for c in columns]
-    parts = [pl.DataFrame(schema={c.name: POLARS[c.dtype] for c in columns})]
     left = rows_max
     with _Reader(columns) as reader:
 
@@ -100,12 +120,12 @@ def framed(
             return reader.taken()
 
         for page in pages(system, connection, start, end, read, newest_first=newest_first):
-            parts += page
+            if page:
+                yield page
             if left is not None:
                 left -= sum(part.height for part in page)
                 if left <= 0:
                     break
-    return pl.concat(parts, rechunk=False)
 
 
 def ends_of(connection: postgres.Connection, bounds: bytes | None, parameters: dict[str, Any]) -> tuple[Any, Any]:

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import functools
 from bisect import bisect_left
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+import polars as pl
 from psycopg.rows import dict_row
 
 from evkit import postgres
 from evkit.sql import named
 from evkit.system import System
+from evkit.views.columns.column import OFFSET, PARTITION, TOPIC, count, time
+from evkit.views.copied import paged
 from evkit.views.end_offsets import UNKNOWN, End
 from evkit.views.offsets import Place
 from evkit.views.pages import gathered
@@ -36,6 +39,12 @@ LATE = timedelta(minutes=1)
 BEFORE_POSITIONS = 100_000
 # Later than any moment, and above any offset.
 _NEVER = 2**63
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+_EVENT = (
+    TOPIC, PARTITION, OFFSET, count("position", "in the outbox"), time("published_at", "when the relay wrote that down"),
+    time("dealt_with_at", "when the group was done with it; null when it is not"),
+    time("tried_at", "when the group tried it first; null when it failed never, or nobody looked"),
+)  # fmt: skip
 
 
 def processed(
@@ -49,7 +58,7 @@ def processed(
     """
     start, until = instants[0], instants[-1]
     earlier, late = start - LOOKBACK, until + LATE
-    asked: dict[str, Any] = {"group": group, "start": start, "step": step, "moments": len(instants)}
+    asked: dict[str, Any] = {"group": group}
     made: dict[Place, Track] = {}
     with system.reading() as connection:
         pages = functools.partial(gathered, system, connection, "lag_processed")
@@ -59,8 +68,9 @@ def processed(
         if not topics:
             return {}
         found: dict[Place, _Partition] = {}
-        for row in pages("events", start=earlier, end=late, parameters=asked):
-            found.setdefault((row["topic"], row["partition"]), _Partition()).add(row)
+        for page in paged(system, connection, "lag_processed", "events", _EVENT, earlier, late, asked):
+            for row in _alike(pl.concat(page), start, step, len(instants)):
+                found.setdefault((row["topic"], row["partition"]), _Partition()).add(row)
         unsure = {row["topic"] for row in pages("foreign_topics", start=earlier, end=until, parameters=asked)}
         # Where the broker has put these is not known.
         unsure |= {topic for topic, partition in found if partition < 0}
@@ -71,6 +81,47 @@ def processed(
             if known_from is not None:
                 made[place] = partition.track(instants, known_from, is_exact=place[0] not in unsure)
     return made
+
+
+def _alike(events: pl.DataFrame, start: datetime, step: timedelta, moments: int) -> Iterator[dict[str, Any]]:
+    """The events of a page; those of a partition that are alike are one row.
+
+    Columns: topic, partition; published_n, dealt_with_n: number of the first moment by which they were, or past them all
+    (dealt_with_n: null when they never were); is_before: before the first event of the page that the group had seen; first,
+    last: offsets; previous: offset before the first one in the page; position: the least; seen_at.
+
+    What was published after the last moment is left out, unless the group had dealt with it by then.
+    """
+    place, began, length = ["topic", "partition"], (start - _EPOCH) // _MICROSECOND, step // _MICROSECOND
+
+    def number(name: str) -> pl.Expr:
+        """Steps from the start, rounded up: floor division goes down, so it is asked for what is left to go."""
+        return (-((began - pl.col(name).dt.epoch("us")) // length)).clip(0, moments)
+
+    numbered = (
+        events.sort(*place, "offset")
+        .with_columns(
+            number("published_at").alias("published_n"),
+            number("dealt_with_at").alias("dealt_with_n"),
+            pl.min_horizontal("dealt_with_at", "tried_at").alias("seen_at"),
+            pl.col("offset").shift(1).over(place).alias("previous"),
+        )
+        .with_columns(
+            (pl.col("offset") < pl.col("offset").filter(pl.col("seen_at").is_not_null()).min().over(place))
+            .fill_null(value=True)
+            .alias("is_before")
+        )
+    )
+    return (
+        numbered.filter((pl.col("published_n") < moments) | (pl.col("dealt_with_n") < moments))
+        .group_by(*place, "published_n", "dealt_with_n", "is_before")
+        .agg(
+            pl.col("offset").min().alias("first"),
+            pl.col("offset").max().alias("last"),
+            pl.col("previous", "position", "seen_at").min(),
+        )
+        .iter_rows(named=True)
+    )
 
 
 def _before(
@@ -112,7 +163,7 @@ class _Partition:
         self.position = _NEVER
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """One row of the query `events`; pages come in the order of time."""
+        """One row of `_alike`; pages come in the order of time."""
         # It was the page's first event when the least of the others' is no earlier one.
         previous = row["previous"] if row["previous"] is not None and row["previous"] < row["first"] else None
         n = _NEVER if row["dealt_with_n"] is None else row["dealt_with_n"]

@@ -223,7 +223,7 @@ def test_rows_become_objects_when_no_snapshot_is_held_any_more(evkit_system, evk
     fetchall = psycopg.Cursor.fetchall
 
     def watched(cursor):
-        if cursor._query and b"evkit.attempt a" in cursor._query.query:
+        if cursor._query and b"by_handler" in cursor._query.query:
             seen.append(cursor.connection.info.transaction_status)
         return fetchall(cursor)
 
