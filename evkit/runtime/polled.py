@@ -62,8 +62,11 @@ def full(
 def paused(client: Any, wanted: set[Place], before: set[Place]) -> set[Place]:
     """Pause these partitions, resume those of `before` that are not wanted any more; returns those of ours that are paused.
 
-    What somebody else has paused stays so.
+    What somebody else has paused stays so. Where nothing changes, the client is not asked what is ours: it waits for a
+    thread of its own, and no other thread of Python runs meanwhile.
     """
+    if wanted == before:
+        return wanted
     ours = {(tp.topic, tp.partition) for tp in client.assignment()}
     if stop := (wanted - before) & ours:
         client.pause([TopicPartition(*place) for place in stop])
