@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evkit.cli.of_now import say_of_now
 from evkit.cli.output import Format, FormatOption, print_json, print_rows, print_text, safe, say
 from evkit.cli.view import GroupOption, SinceOption, UntilOption, window_given
 
@@ -134,6 +135,7 @@ def _judged(
 
     seen = window_given(length, since, until, _WINDOW_DEFAULT)
     system = connect()
+    say_of_now(system, seen)
     bounds = thresholds_of(thresholds, system.settings.thresholds)
     objectives = bounds.objectives() if whole else ()
     measured = measure(system, seen, group=group, objectives=objectives, consumer_status_too=whole)

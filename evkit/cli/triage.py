@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evkit.cli.check import ThresholdsOption
+from evkit.cli.of_now import of_now, say_of_now
 from evkit.cli.output import Format, FormatOption, print_json, print_rows, print_text, safe, say
 from evkit.cli.view import GroupOption, SinceOption, UntilOption, window_given
 
@@ -43,6 +44,9 @@ def triage(
 
     Lost events come before wrong ones, wrong before late, late before noisy. Exit code 0: nothing is wrong in anything
     that could be measured; 1: something is, or something could not be measured. Looking changes nothing.
+
+    Of a window that has ended, failures, latency, rates and what the logs tell are of then; lag, what consumers do and what
+    waits are of now, and a last line says so.
     """
     from evkit import connect, monitors
     from evkit.errors import UnknownGroup
@@ -51,17 +55,19 @@ def triage(
 
     bounds = Thresholds() if thresholds is None else Thresholds.read(thresholds)
     seen = window_given(window, since, until, _WINDOW_DEFAULT)
-    measured = symptoms(connect(), seen, group=group, audit=audit)
+    system = connect()
+    measured = symptoms(system, seen, group=group, audit=audit)
     if isinstance(unknown := measured["consumer_lag"], UnknownGroup):
         raise unknown  # lag knows the groups of Kafka and of the inbox: of a name that is neither nothing can be told
     found = monitors.triage(measured, bounds, **({"limit": None} if all_ else {}))
     if format is Format.json:
-        print_json(document(found, seen))
+        print_json(document(found, seen) | {"of_now": of_now(system, seen)})
     elif format is Format.csv:
         columns = ("harm", "name", "subject", "events", "sentence", "likely", "next_step")
         print_rows([{c: getattr(cause, c) for c in columns} for cause in found.causes], columns, format)
     else:
         print_diagnosis(found, seen)
+    say_of_now(system, seen)
     raise typer.Exit(1 if found.causes or found.unmeasured else 0)
 
 

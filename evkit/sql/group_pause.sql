@@ -46,3 +46,8 @@ DELETE FROM evkit.group_pause_member WHERE consumer_group = %(group)s AND member
 -- Members that were killed while their group paused.
 DELETE FROM evkit.group_pause_member
  WHERE consumer_group = %(group)s AND seen_at < clock_timestamp() - interval '1 hour';
+
+-- name: paused
+-- For views: the groups that are paused at a moment, and the replay each waits for. A pause counts for 15 s after its last sign
+-- of life (DEAD_SECONDS of runtime/group_pause.py).
+SELECT consumer_group, replay_id FROM evkit.group_pause WHERE alive_at > %(now)s::timestamptz - interval '15 s';

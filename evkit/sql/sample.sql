@@ -86,3 +86,15 @@ WITH sample AS (
 SELECT DISTINCT ON (topic, partition, n) topic, partition, n, committed_offset, end_offset
   FROM candidate
  ORDER BY topic, partition, n, off;
+
+-- name: looks
+-- Where partitions of some groups began, were stable and ended: the last look in each stretch of a window, whose it was does
+-- not matter.
+SELECT DISTINCT ON (topic, partition, stretch) topic, partition, sampled_at, start_offset, end_offset, stable_offset
+  FROM (SELECT s.topic, s.partition, s.sampled_at, s.start_offset, s.stable_offset, s.end_offset,
+               floor(date_part('epoch', s.sampled_at - %(start)s) / date_part('epoch', %(step)s::interval)) AS stretch
+          FROM evkit.lag_sample s
+         WHERE s.cluster_id = %(cluster_id)s AND s.consumer_group = ANY (%(groups)s)
+           AND s.sampled_at >= %(start)s AND s.sampled_at < %(until)s
+           AND s.start_offset IS NOT NULL AND s.end_offset IS NOT NULL) AS look
+ ORDER BY topic, partition, stretch, sampled_at DESC;

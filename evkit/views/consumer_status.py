@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -12,13 +13,14 @@ from typing import Any
 from evkit import offsets_log
 from evkit.errors import NotInFreeze, NotMigrated, OffsetsLogRefused, Unreachable
 from evkit.offsets_log import Commits, Part
+from evkit.sql import named
 from evkit.system import System
 from evkit.views.broker import broker
 from evkit.views.commit_log import copied_commits, joined
 from evkit.views.end_offsets import End
 from evkit.views.frame import Frame, Frames, frame, rows_of, view, window_of
 from evkit.views.lag import lag
-from evkit.views.lag_samples import cluster_of
+from evkit.views.lag_samples import cluster_of, looks
 from evkit.views.lag_status import PartitionStatus, lag_status
 from evkit.views.lag_trend import hot_partitions
 from evkit.views.lag_window import Commit, Ends, Rules
@@ -97,7 +99,12 @@ def consumer_status(
 
     Sorted by group, topic, partition. Empty, with these columns, when no group is known. Commits come from
     `__consumer_offsets`, and from the copy that `evkit sample` makes of it where that may not be read, or was compacted;
-    where neither knows, `covered` is false and little can be said.
+    where neither knows, `covered` is false and little can be said. Where partitions ended comes from the times of their
+    records; where they began and what was stable then, only `evkit sample` keeps: without it, records that were deleted
+    unread are seen until the group has passed over them, and not afterwards.
+
+    A group that a replay has paused (`evkit replay run --mode paused`) is ok, and its reason names the replay. Whether a
+    service has paused a partition itself nobody tells: that is a stop.
 
     Raises:
         UnknownGroup: neither the cluster nor the inbox knows the group; the closest names are in `suggestions`.
@@ -109,7 +116,7 @@ def consumer_status(
     parts, refused = _parts(offsets)
     rows = rows_of(offsets.lag, "lag")
     commits = {name: _commits(parts, name) for name in {row["group"] for row in rows}}
-    copied = _copied(system, commits, seen, is_refused=refused is not None)
+    kept = _Kept.of(system, commits, seen, is_refused=refused is not None)
     instants = [seen.start + n * (seen.end - seen.start) / _SAMPLES for n in range(_SAMPLES)]
     places = {(row["topic"], row["partition"]) for row in rows if row["end_offset"] is not None}
     ends = broker(system).ends(places, instants) if places else {}
@@ -118,12 +125,16 @@ def consumer_status(
     for row in rows:
         place: Place = (row["topic"], row["partition"])
         of_place = commits[row["group"]].get(place)
-        of_copy = copied.get(row["group"], {}).get(place)
+        of_copy = kept.commits.get(row["group"], {}).get(place)
         if of_copy is not None:
             of_place = joined(of_copy, of_place) if of_place is not None else _until_now(of_copy, row)
         covered = (not refused and of_place is None) or (of_place is not None and of_place.covers(seen.start))
-        judged = _judged(row, of_place, instants, ends.get(place, []), seen)
+        past = _past(instants, ends.get(place, []), kept.looks.get(place, []))
+        paused_by = kept.paused.get(row["group"])
+        judged = _judged(row, of_place, past, seen, paused=paused_by is not None)
         reason = judged.reason
+        if paused_by is not None:
+            reason += f"; {paused_by} has the group pause"
         if refused and of_place is None:
             reason += f"; {_SILENT}{refused}"
         elif refused and of_place is not None and of_place.until is not None:
@@ -157,29 +168,57 @@ def _until_now(copied: Commits, row: Mapping[str, Any]) -> Commits:
     return Commits(times, offsets, since=copied.since, until=copied.until, unknown=copied.unknown)
 
 
-def _copied(
-    system: System, commits: Mapping[str, dict[Place, Commits]], window: Window, *, is_refused: bool
-) -> dict[str, dict[Place, Commits]]:
-    """What was copied of the groups of which the log does not tell the whole window."""
-    lacking = [g for g, of in commits.items() if is_refused or not all(c.covers(window.start) for c in of.values())]
-    try:
-        cluster = cluster_of(system) if lacking else ""
-        return {group: copied_commits(system, cluster, group, None, window) for group in lacking}
-    except (Unreachable, NotMigrated, NotInFreeze) as error:
-        log.info("consumer_status without evkit's tables: %s", error)
-        return {}
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What evkit's tables know beside Kafka; nothing where there are none.
+
+    Attributes:
+        paused   the replay that has a group pause, by group
+        looks    what `evkit sample` saw of a partition in the window
+        commits  what it copied of the groups of which the log does not tell the whole window
+    """
+
+    paused: Mapping[str, str] = field(default_factory=dict)
+    looks: Mapping[Place, list[Ends]] = field(default_factory=dict)
+    commits: Mapping[str, dict[Place, Commits]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, system: System, commits: Mapping[str, dict[Place, Commits]], window: Window, *, is_refused: bool
+    ) -> _Kept:
+        lacking = [g for g, of in commits.items() if is_refused or not all(c.covers(window.start) for c in of.values())]
+        try:
+            with system.reading() as connection:
+                paused = dict(connection.execute(named("group_pause")["paused"], {"now": system.now()}).fetchall())
+            cluster = cluster_of(system)
+            return cls(
+                paused,
+                looks(system, cluster, list(commits), window, (window.end - window.start) / _SAMPLES),
+                {group: copied_commits(system, cluster, group, None, window) for group in lacking},
+            )
+        except (Unreachable, NotMigrated, NotInFreeze) as error:
+            log.info("consumer_status without evkit's tables: %s", error)
+            return cls()
 
 
-def _judged(
-    row: Mapping[str, Any], commits: Commits | None, instants: list[datetime], ends: list[End], window: Window
-) -> PartitionStatus:
-    now: datetime = row["measured_at"]
-    samples = [
+def _past(instants: list[datetime], ends: list[End], looks: list[Ends]) -> list[Ends]:
+    """Where a partition began and ended before now. What was looked at comes before what the times of records tell: both
+    beside each other would make an end go back that never did."""
+    since = looks[0].at if looks else None
+    told = [
         # Where a partition began then nobody has kept; where it begins now says what is lost.
         Ends(at, 0, end.offset)
         for at, end in zip(instants, ends, strict=False)
-        if end.offset is not None and at < now
+        if end.offset is not None and (since is None or (at < since and end.offset <= looks[0].end))
     ]
+    return told + looks
+
+
+def _judged(
+    row: Mapping[str, Any], commits: Commits | None, past: list[Ends], window: Window, *, paused: bool
+) -> PartitionStatus:
+    now: datetime = row["measured_at"]
+    samples = [look for look in past if look.at < now]
     known = row["start_offset"] is not None and row["end_offset"] is not None
     if known:
         samples.append(Ends(now, row["start_offset"], row["end_offset"], row["stable_offset"]))
@@ -194,6 +233,8 @@ def _judged(
         max(now, history[-1].at) if history else now,
         readable_events=0 if row["lag_seconds_method"] == "empty" else None,
         group_state=row["group_state"],
+        paused=paused,
+        held_seconds=row["lag_seconds"] if row["lag_seconds_method"] == "open_transaction" else None,
         compacted=bool(row["compacted"]),
         known=known,
         rules=Rules(window_seconds=window.seconds),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,8 +11,10 @@ from evkit.sql import named
 from evkit.system import System
 from evkit.views.broker import broker
 from evkit.views.end_offsets import UNKNOWN, End
+from evkit.views.lag_window import Ends
 from evkit.views.offsets import Place
 from evkit.views.track import Track
+from evkit.window import Window
 
 SOURCE = "sample"
 
@@ -74,4 +77,20 @@ def sampled(
             found[place] = Track(SOURCE, [None] * nothing, [UNKNOWN] * nothing, [False] * nothing)
         track = found[place]
         track.committed[n], track.ends[n], track.covered[n] = committed, End(end), True
+    return found
+
+
+def looks(system: System, cluster: str, groups: list[str], window: Window, step: timedelta) -> dict[Place, list[Ends]]:
+    """Where the partitions of these groups began, were stable and ended, as it was sampled in the window: at most once in
+    each `step`, in order of time.
+
+    Raises:
+        DatabaseUnreachable, NotMigrated: see `System.reading`.
+    """
+    asked = {"cluster_id": cluster, "groups": groups, "start": window.start, "until": window.end, "step": step}
+    with system.reading() as connection:
+        rows = connection.execute(_SQL["looks"], asked).fetchall()
+    found: dict[Place, list[Ends]] = defaultdict(list)
+    for topic, partition, at, start, end, stable in rows:
+        found[topic, partition].append(Ends(at, start, end, stable))
     return found

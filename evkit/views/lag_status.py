@@ -99,6 +99,7 @@ def lag_status(
     readable_events: int | None = None,
     group_state: str | None = None,
     paused: bool = False,
+    held_seconds: float | None = None,
     compacted: bool = False,
     known: bool = True,
     rules: Rules = _RULES,
@@ -115,6 +116,8 @@ def lag_status(
                          there are any: 0 means that the lag is transaction markers or what compaction left
         group_state      the broker's word (stable, empty, dead …), for the reason
         paused           this partition is paused on purpose: standing still is what it was told to
+        held_seconds     age of the oldest record behind the stable offset, where somebody has looked: so old is the open
+                         transaction at least
         compacted        offsets of the topic are not events, which the reason says
         known            False where the broker did not tell; the status is then unknown
 
@@ -133,7 +136,7 @@ def lag_status(
         age = span((now - given[-1].at).total_seconds())
         return PartitionStatus(Status.unknown, f"the last look at the partition is {age} old", _evidence(seen))
     noun = "offset" if compacted else "event"
-    found = _judged(seen, readable_events, group_state, paused, noun)
+    found = _judged(seen, readable_events, group_state, paused, held_seconds or 0.0, noun)
     lost = found.evidence.lost_events
     if lost and found.status is not Status.data_loss:
         return replace(found, reason=f"{found.reason}; up to {_count(lost, noun)} were deleted unread before that")
@@ -152,7 +155,9 @@ def _after_last(commits: Iterable[Commit], now: datetime) -> list[tuple[datetime
     return found
 
 
-def _judged(seen: Seen, readable: int | None, state: str | None, paused: bool, noun: str) -> PartitionStatus:
+def _judged(
+    seen: Seen, readable: int | None, state: str | None, paused: bool, held: float, noun: str
+) -> PartitionStatus:
     rules, end = seen.rules, seen.ends[-1]
     if seen.committed is None:
         backlog = end.end - end.start
@@ -181,7 +186,7 @@ def _judged(seen: Seen, readable: int | None, state: str | None, paused: bool, n
         )
     if unread == 0 or readable == 0:
         evidence = replace(evidence, unread_events=0, drain=Drain(0.0, 0.0, 0.0))
-        return PartitionStatus(Status.ok, _nothing_to_read(seen, lag, evidence.stuck_events or 0, noun), evidence)
+        return PartitionStatus(Status.ok, _nothing_to_read(seen, lag, evidence.stuck_events or 0, held, noun), evidence)
     wait = _waiting(unread, noun)
     if paused:
         return PartitionStatus(Status.ok, f"paused on purpose; {wait}", evidence)
@@ -227,8 +232,8 @@ def _trend(seen: Seen, evidence: Evidence, unread: int, wait: str) -> PartitionS
     return PartitionStatus(Status.ok, f"{words}; {wait}", evidence)
 
 
-def _nothing_to_read(seen: Seen, lag: int, stuck: int, noun: str) -> str:
-    held = seen.stable_seconds
+def _nothing_to_read(seen: Seen, lag: int, stuck: int, held: float, noun: str) -> str:
+    held = max(held, seen.stable_seconds)
     # Between two transactions the stable offset stands for a moment, and between two questions the end moves.
     if stuck and lag and held > seen.rules.silence_seconds_min:
         return (

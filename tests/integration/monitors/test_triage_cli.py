@@ -57,8 +57,22 @@ def test_a_failing_handler_is_told_with_its_likely_cause_and_the_next_command(bi
     assert "10 events of 10 keys died" in printed
     assert f"next:   evkit dlq list --group {group} --fingerprint" in printed
     assert [(c["name"], c["harm"], c["events"]) for c in as_json["causes"]] == [("failing_handler", "wrong", 10)]
-    assert as_json["unmeasured"] == {}
+    assert (as_json["unmeasured"], as_json["of_now"]) == ({}, [])
     assert as_csv.splitlines()[0] == "harm,name,subject,events,sentence,likely,next_step"
+
+
+@pytest.mark.parametrize("command", ["triage", "check"])
+def test_of_a_window_that_has_ended_it_is_told_what_is_of_now(billing, streams, command):
+    group = billing(lambda event, tx: None)
+
+    *_, then = streams(command, "--group", group, "--since", "now-2h", "--until", "now-1h")
+    *_, now = streams(command, "--group", group)
+
+    assert (
+        "lag, what consumers do, what waits in the outbox, held handlers and the state of dead letters are of now"
+        in then
+    )
+    assert "of now" not in now
 
 
 def test_a_group_that_nobody_knows_is_refused_and_not_called_calm(billing, cli):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 from evkit import kafka
-from evkit.kafka import TopicPartition
+from evkit.kafka import KafkaError, TopicPartition
+
+_NOT_YET = (KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE)
 
 
 def produce(system, topic, n, *, partition=0, at=None):
@@ -21,7 +23,13 @@ def commit(system, group, topic, *offsets, partition=0):
     consumer = kafka.consumer(system.settings, group)
     consumer.assign([TopicPartition(topic, partition)])
     for offset in offsets:
-        consumer.commit(offsets=[TopicPartition(topic, partition, offset)], asynchronous=False)
+        while True:
+            try:
+                consumer.commit(offsets=[TopicPartition(topic, partition, offset)], asynchronous=False)
+                break
+            except kafka.KafkaException as error:  # of a broker that has just started
+                if error.args[0].code() not in _NOT_YET:
+                    raise
     consumer.close()
 
 

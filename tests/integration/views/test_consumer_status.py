@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
+
 import pytest
 
 from evkit import kafka, views
 from evkit.errors import InvalidParameter, UnknownGroup
 from evkit.kafka import TopicPartition
 from evkit.offsets_log import OFFSETS_TOPIC
+from evkit.runtime import group_pause
 from evkit.runtime.sampler import Sampler
 from evkit.system import System
 from evkit.views.broker import LiveBroker
-from tests.integration.views.groups import commit, produce
+from tests.integration.views.groups import commit, joined, produce
 
 
 def said(system, group):
@@ -48,6 +52,104 @@ def test_a_partition_that_holds_most_of_the_lag_is_hot(evkit_system, evkit_topic
         commit(evkit_system, group, topic, 0, partition=partition)
 
     assert [row["hot"] for _, row in sorted(said(evkit_system, group).items())] == [True, False, False, False]
+
+
+def test_a_consumer_that_stops_stands_falls_behind_or_catches_up_is_called_so_by_its_commits(
+    evkit_system, evkit_topic, evkit_group
+):
+    """Second by second, until each has shown what it does."""
+    topic, group = evkit_topic(partitions=4), evkit_group()
+    wanted = {0: "stop", 1: "stall", 2: "catching_up", 3: "warn"}
+    produce(evkit_system, topic, 40_000, partition=2)
+    consumer = kafka.consumer(evkit_system.settings, group)
+    at, seen, until = dict.fromkeys(wanted, 0), {}, time.monotonic() + 120
+    while {p: row["status"] for p, row in seen.items()} != wanted:
+        assert time.monotonic() < until, {p: (row["status"], row["reason"]) for p, row in seen.items()}
+        began, works = time.monotonic(), at[1] < 50
+        produce(evkit_system, topic, 10, partition=0)
+        produce(evkit_system, topic, 10, partition=1)
+        produce(evkit_system, topic, 60, partition=3)
+        moves = {0: 10 if works else 0, 1: 10 if works else 0, 2: 100, 3: 10}
+        at = {p: offset + moves[p] for p, offset in at.items()}
+        committing = [p for p in at if works or p != 0]
+        consumer.commit(offsets=[TopicPartition(topic, p, at[p]) for p in committing], asynchronous=False)
+        seen = {row["partition"]: row for row in views.consumer_status(evkit_system, group, "1m").to_dicts()}
+        time.sleep(max(1.0 - (time.monotonic() - began), 0.0))
+    consumer.close()
+
+    assert {p: row["alarm"] for p, row in seen.items()} == {0: True, 1: True, 2: False, 3: True}
+    assert "no commit for" in seen[0]["reason"]
+    assert "commits of the same offset" in seen[1]["reason"]
+    assert seen[2]["drain_seconds"] > 60
+    assert seen[3]["written_per_second"] > seen[3]["read_per_second"] > 0
+
+
+def test_a_member_that_never_committed_is_called_so(evkit_system, evkit_topic, evkit_group):
+    topic, group = evkit_topic(), evkit_group()
+    produce(evkit_system, topic, 7)
+
+    with joined(evkit_system, group, topic, **{"enable.auto.commit": False}):
+        (row,) = views.consumer_status(evkit_system, group).to_dicts()
+
+    assert (row["status"], row["alarm"]) == ("no_commit", False)
+    assert "7 events can be read" in row["reason"]
+
+
+def test_a_transaction_that_stays_open_is_its_producers_and_has_an_age(evkit_system, evkit_topic, evkit_group):
+    topic, group = evkit_topic(**{"message.timestamp.type": "CreateTime"}), evkit_group()
+    produce(evkit_system, topic, 2)
+    open_long = {"transactional.id": group, "transaction.timeout.ms": 400_000}
+    producer = kafka.producer(evkit_system.settings, **open_long)
+    producer.init_transactions(60)
+    producer.begin_transaction()
+    stamp = evkit_system.now() - timedelta(seconds=300)
+    for _ in range(3):
+        producer.produce(topic, b"open", timestamp=int(stamp.timestamp() * 1000))
+    producer.flush(60)
+    commit(evkit_system, group, topic, 1, 2)
+
+    (row,) = views.consumer_status(evkit_system, group).to_dicts()
+    producer.abort_transaction(60)
+
+    assert (row["status"], row["unread_events"], row["lag_events"]) == ("ok", 0, 3)
+    assert "transaction that has been open for at least 5" in row["reason"]
+    assert "its producer" in row["reason"]
+
+
+def test_a_group_that_a_replay_has_paused_does_as_it_was_told(evkit_system, evkit_topic, evkit_group):
+    topic, group = evkit_topic(), evkit_group()
+    produce(evkit_system, topic, 9)
+    commit(evkit_system, group, topic, 1, 2, 3, 4, 5)
+    with evkit_system.writing(autocommit=True) as connection:
+        group_pause.request(connection, group, "replay-1")
+
+        (paused,) = views.consumer_status(evkit_system, group).to_dicts()
+        connection.execute("UPDATE evkit.group_pause SET alive_at = alive_at - interval '16 s'")
+        (lapsed,) = views.consumer_status(evkit_system, group).to_dicts()
+
+    assert (paused["status"], paused["alarm"]) == ("ok", False)
+    assert "paused on purpose; 4 events wait; replay-1 has the group pause" in paused["reason"]
+    assert "pause" not in lapsed["reason"]
+    assert group_pause.DEAD_SECONDS == 15, "as in group_pause.sql"
+
+
+def test_records_that_were_deleted_unread_are_known_from_samples_when_the_group_has_passed_over_them(
+    evkit_system, evkit_topic, evkit_group
+):
+    topic, group = evkit_topic(), evkit_group()
+    produce(evkit_system, topic, 100)
+    commit(evkit_system, group, topic, 8, 9, 10)
+    for future in evkit_system.admin.delete_records([TopicPartition(topic, 0, 70)]).values():
+        future.result()
+    sampler = Sampler(evkit_system, groups=[group])
+    sampler.once()
+    sampler.close()
+    commit(evkit_system, group, topic, 75, 80)
+
+    (row,) = views.consumer_status(evkit_system, group).to_dicts()
+
+    assert row["lost_events"] == 60
+    assert "up to 60 events were deleted unread before that" in row["reason"]
 
 
 def test_where_the_log_may_not_be_read_the_reason_says_so(evkit_secured_kafka):
