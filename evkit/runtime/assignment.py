@@ -20,7 +20,7 @@ go in, batches that may be handled come out, outcomes go back in, and the offset
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Hashable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
@@ -350,10 +350,14 @@ class Assignment:
             partition.done.add(work.offset)
         # A key with a failed event stays busy until that is tried again; any other may go on with what waits behind.
         waiting = {(work.partition, work.key) for work, _ in again}
+        # Before all that is there: of its key it is the oldest, and what another taker has put back may hold newer ones.
+        first: dict[_Partition, list[Work]] = defaultdict(list)
         for work in (*done, *untouched):
             partition, key = work.partition, work.key
             if not (waiting and (partition, key) in waiting) and (behind := partition.busy.pop(key, None)):
-                partition.again.extend(behind)
+                first[partition] += behind
+        for partition, released in first.items():
+            partition.again.extendleft(reversed(released))
         for partition in {work.partition for work in done}:
             self._advance(partition)
 

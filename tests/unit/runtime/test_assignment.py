@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from random import Random
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -222,6 +224,56 @@ def test_what_is_left_to_others_keeps_its_order():
     assert offsets(assignment.take(10, now=0)) == [1, 3, 4, 5], "a is busy, and its next waits behind it"
     assignment.finish(done=mine)
     assert offsets(assignment.take(10, now=0)) == [2]
+
+
+def test_what_waited_behind_a_key_comes_before_what_another_taker_put_back():
+    assignment = assigned(*[record(n, key) for n, key in enumerate([b"A", b"B", b"B", b"B", b"C", b"C", b"C", b"B"])])
+    assert offsets(assignment.take(2, 0.0, 4)) == [0]
+    batch = assignment.take(2, 0.0, 3)
+    assert offsets(batch) == [1, 2], "3 is left behind them, and the rest is put back"
+
+    assignment.finish(batch)
+    later = [*assignment.take(2, 0.0, 3), *assignment.take(2, 0.0, 2), *assignment.take(9, 0.0, 1)]
+
+    assert [n for n in offsets(later) if n in (3, 7)] == [3, 7], "both of B"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_key_is_in_order_whoever_takes_and_finishes_when(seed):
+    """Bursts of few keys for several takers, some of them late: what few random steps seldom come to."""
+    random = Random(seed)
+    assignment, takers = Assignment(10_000), random.choice([2, 4, 8])
+    places = [("t", partition) for partition in range(random.choice([1, 3]))]
+    assignment.assign(places, epoch=1)
+    ends, in_hand, last, done, now = dict.fromkeys(places, 0), [], {}, 0, 0.0
+    while done < 4_000:
+        if assignment.unfinished < 500:
+            for place in places:
+                keys = random.choices([b"k%d" % n for n in range(5)], k=random.randrange(200))
+                assignment.add([record(n, key, place[1]) for n, key in enumerate(keys, ends[place])])
+                ends[place] += len(keys)
+        now += 0.1
+        while len(in_hand) < takers and (batch := assignment.take(50, now, takers - len(in_hand))):
+            in_hand.append(batch)
+            if random.random() < 0.3:
+                break  # the others come later
+        if not in_hand:
+            continue
+        batch, again, untouched, failed = in_hand.pop(random.randrange(len(in_hand))), [], [], set()
+        through = []
+        for work in batch:
+            key = (work.partition.place, work.key)
+            if key in failed:
+                untouched.append(work)
+            elif random.random() < 0.02:
+                failed.add(key)
+                again.append((work, now + 0.3))
+            else:
+                assert last.get(key, -1) < work.offset, "a key's events are handled in order"
+                last[key] = work.offset
+                through.append(work)
+        done += len(through)
+        assignment.finish(through, again, untouched)
 
 
 class Interleavings(RuleBasedStateMachine):
