@@ -356,13 +356,13 @@ class Consumer:
     def _take_in(self, client: Any, messages: list[Any]) -> int:
         records, ends, errors = polled.read(messages)
         for topic, error in errors:
-            if error.code() == kafka.KafkaError.UNSUPPORTED_VERSION and self.protocol is None:
+            if self.protocol is None and polled.is_without_kip_848(error):
                 log.warning("group %s: the broker does not know KIP-848 groups, so it joins a classic one", self.group)
                 self.protocol = "classic"
                 client.close()
                 self._client = self._subscribed("classic")
                 return 0
-            if error.fatal():
+            if polled.is_fatal(error):
                 raise kafka.failed(self.system.settings, kafka.KafkaException(error))  # type: ignore[union-attr]
             self._memory.told(self.group, topic, error)
         self._memory.heard(records, ends)

@@ -94,6 +94,20 @@ def read(
     return records, ends, errors
 
 
+# A fatal error comes from a poll under a code of its own, and what it is stands in its words alone.
+_NO_KIP_848 = kafka.KafkaError(kafka.KafkaError.UNSUPPORTED_VERSION).str()
+
+
+def is_fatal(error: kafka.KafkaError) -> bool:
+    """Whether the client will never do anything again."""
+    return bool(error.fatal()) or error.code() == kafka.KafkaError._FATAL
+
+
+def is_without_kip_848(error: kafka.KafkaError) -> bool:
+    """Whether the broker does not know the protocol in which the group was to be joined."""
+    return is_fatal(error) and _NO_KIP_848 in error.str()
+
+
 def tell_anew(group: str, anew: Iterable[Anew]) -> None:
     """Where a log went back under a consumer: nothing of it may be lost in silence."""
     for place, offset, given_up in anew:

@@ -331,7 +331,7 @@ class Runner:
                 stretch.reach(stretch.end)
         elif error.code() == kafka.KafkaError._AUTO_OFFSET_RESET:
             self._skip_what_is_gone(client, stretch)
-        elif error.fatal():
+        elif polled.is_fatal(error):
             raise kafka.KafkaException(error)
         elif error.code() in _GONE:
             self._require_same_topics(kafka_admin.topic_ids(self._system.settings, self._names, self._system.admin))

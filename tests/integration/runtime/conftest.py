@@ -79,6 +79,9 @@ class MockBroker:
     # Kafka's number of the request for committed offsets, and of the answer that another broker is asked for them now.
     OFFSET_FETCH = 9
     NOT_COORDINATOR = 16
+    # Of a member's sign of life (KIP-848), and of the answer that a broker which does not know it gives.
+    CONSUMER_GROUP_HEARTBEAT = 68
+    UNSUPPORTED_VERSION = 35
 
     def __init__(self, topic: str, partitions: int) -> None:
         folder = Path(confluent_kafka.__file__).parent.with_name("confluent_kafka.libs")

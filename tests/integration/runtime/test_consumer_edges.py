@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from evkit import Event, Retry, dead_letters, kafka
+from evkit.errors import BrokerRefused
 from evkit.runtime import consumer as consumer_module
 from evkit.runtime import watchdog
 from evkit.runtime.dead_letters import Selection
@@ -186,6 +187,40 @@ def test_partition_that_never_begins_is_taken_again(
     until(lambda: consumer.counts.handled == 20)
     assert "Broker: Not coordinator" in caplog.text
     assert "it is pushed" in caplog.text
+
+
+def test_where_the_broker_does_not_know_kip_848_a_classic_group_is_joined(
+    mock_broker, evkit_settings, new_consumer, running, caplog
+):
+    broker = mock_broker("orders", 2)
+    settings = evkit_settings.model_copy(update={"kafka": {"bootstrap.servers": broker.bootstrap_servers}})
+    producer = kafka.producer(settings)
+    producer.produce("orders", b"{}", b"k", headers={"ce_id": "1", "ce_type": "a.b"})
+    producer.flush(60)
+    broker.answer_next(broker.CONSUMER_GROUP_HEARTBEAT, broker.UNSUPPORTED_VERSION)
+    consumer = new_consumer("orders", system=System(settings), protocol=None)
+    consumer.handler("a.b")(lambda event, tx: None)
+
+    running(consumer)
+
+    until(lambda: consumer.counts.handled == 1)
+    assert consumer.protocol == "classic"
+    assert "does not know KIP-848 groups, so it joins a classic one" in caplog.text
+
+
+def test_what_ends_the_client_ends_the_consumer_and_is_said(mock_broker, evkit_settings, new_consumer):
+    """Asked for KIP-848 and nothing else, it cannot go on; it must not look as if it did."""
+    broker = mock_broker("orders", 2)
+    settings = evkit_settings.model_copy(update={"kafka": {"bootstrap.servers": broker.bootstrap_servers}})
+    broker.answer_next(broker.CONSUMER_GROUP_HEARTBEAT, broker.UNSUPPORTED_VERSION)
+    consumer = new_consumer("orders", system=System(settings), protocol="consumer")
+    consumer.handler("a.b")(lambda event, tx: None)
+
+    with pytest.raises(BrokerRefused, match="API version not supported"):
+        consumer.run()
+
+    assert not consumer.health().ok
+    assert "API version not supported" in str(consumer.health().reasons)
 
 
 def test_committed_offsets_are_asked_again_while_the_coordinator_moves(mock_broker, evkit_settings):
