@@ -14,6 +14,7 @@ from typing import Literal
 from evkit import postgres
 from evkit.event import Event
 from evkit.runtime.delivery import Delivery
+from evkit.runtime.parking import KEY_BYTES_MAX
 from evkit.sql import named
 
 _SQL = named("key_version")
@@ -37,9 +38,9 @@ class KeyVersions:
     def apply(self, connection: postgres.Connection, deliveries: Sequence[Delivery]) -> frozenset[str]:
         """Remember the versions of events that are about to be handled; returns the ids of those that come too late.
 
-        In the transaction of their handlers: what fails is not remembered.
+        In the transaction of their handlers: what fails is not remembered, nor is a key of more than KEY_BYTES_MAX bytes.
         """
-        known = [(d, v) for d in deliveries if d.record.key is not None and (v := self._of(d)) is not None]
+        known = [(d, v) for d in deliveries if _has_place(d.record.key) and (v := self._of(d)) is not None]
         if not known:
             return frozenset()
         keys = list({d.record.key for d, _ in known})
@@ -85,3 +86,7 @@ class KeyVersions:
             # Digits alone, and not too many for a bigint: a header is whatever somebody wrote.
             return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
         return self._version(delivery.event)
+
+
+def _has_place(raw_key: bytes | None) -> bool:
+    return raw_key is not None and len(raw_key) <= KEY_BYTES_MAX

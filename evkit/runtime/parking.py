@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 # Beyond these, events stay in Kafka: their key waits in the consumer's memory, and its partition pauses when that is full.
 KEY_EVENTS_MAX = 10_000
 GROUP_EVENTS_MAX = 100_000
+# A longer key fits into no index of PostgreSQL, whose entries have up to 2,704 bytes, names of group and topic included: it
+# is not parked, and no version of it is kept.
+KEY_BYTES_MAX = 2_000
 # How long a key whose events cannot be parked waits before it is tried again.
 FULL_SECONDS = 5.0
 
@@ -65,6 +68,7 @@ class Parking:
         self._key_events_max = key_events_max
         self._group_events_max = group_events_max
         self._full: tuple[float, str] | None = None
+        self._has_told_of_long_keys = False
 
     @property
     def full(self) -> str | None:
@@ -97,10 +101,21 @@ class Parking:
 
     def parks(self, delivery: Delivery) -> bool:
         """Whether there is an order that this event's death could break; what is no event has no place in it."""
-        if not delivery.record.key or delivery.event is None:
+        if delivery.record.key is None or delivery.event is None:
             return False
         said = None if delivery.handler is None else delivery.handler.park_key
-        return self._by_default if said is None else said
+        if not (self._by_default if said is None else said):
+            return False
+        if len(delivery.record.key) <= KEY_BYTES_MAX:
+            return True
+        if not self._has_told_of_long_keys:
+            self._has_told_of_long_keys = True
+            log.warning(
+                "group %s: a key of topic '%s' has %s bytes, more than the %s that can be parked: events of such keys do "
+                "not wait behind a dead letter of theirs", self._group, delivery.record.topic, len(delivery.record.key),
+                KEY_BYTES_MAX,
+            )  # fmt: skip
+        return False
 
     def _require_room(
         self, connection: postgres.Connection, waiting: list[Delivery], parked: dict[Any, tuple[int, int]]

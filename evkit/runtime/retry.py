@@ -6,6 +6,7 @@ Some failures are nobody's fault: a network that does not let through, a service
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from evkit.runtime.failure import chain
 
 # Not the event's fault, ever: they end the consumer, and the event is handled by the next one.
 NOBODYS_FAULT = (MemoryError,)
+_NO_WAY = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,9 @@ class Retry:
                              Their own `by_class` is not asked; `never`, `nobodys_fault` and, where they have none,
                              `seconds_max` of this policy are
         nobodys_fault        errors that are waited out without an end and without counting, also as the cause of another;
-                             `TryLater` and a PostgreSQL that cannot be reached are always among them
+                             `TryLater` and a PostgreSQL that cannot be reached are always among them, and with
+                             ConnectionError an OSError of a network that has no way there ("No route to host"). A timeout
+                             is not: a slow answer may be the event's own
 
     The wait is drawn evenly between 0 and the bound ("full jitter"), so that a hundred events that failed together do not
     all come back together. Source: Brooker, "Exponential Backoff And Jitter", 2015.
@@ -62,8 +66,12 @@ class Retry:
 
     def is_nobodys_fault(self, error: BaseException) -> bool:
         """Whether this failure says nothing about the event: the network, or a service behind it, is away."""
+        waits: tuple[type[BaseException], ...] = (TryLater, *self.nobodys_fault)
+        # A network without a way there has no class of its own: it goes with those that a connection fails with.
+        no_way = _NO_WAY if issubclass(ConnectionError, waits) else frozenset()
         return any(
-            isinstance(e, (TryLater, *self.nobodys_fault)) or postgres.is_unreachable(e) for e in chain(error)
+            isinstance(e, waits) or getattr(e, "errno", None) in no_way or postgres.is_unreachable(e)
+            for e in chain(error)
         ) and not isinstance(error, self.never)
 
     def again(self, error: BaseException, attempt: int, *, failing_seconds: float = 0.0) -> bool:

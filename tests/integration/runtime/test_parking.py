@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import types
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from evkit import Consumer, Event, Relay, Retry, dead_letters, outbox, views
+from evkit import Consumer, Event, Relay, Retry, dead_letters, kafka, outbox, views
 from evkit.cli import app
 from evkit.errors import RedriveRefused
 from evkit.runtime import parking, release
@@ -101,6 +102,41 @@ def new_billing(evkit_system, evkit_topic, evkit_group):
     yield make
     for billing in made:
         billing.close()
+
+
+@pytest.mark.parametrize("version", [None, "offset"])
+def test_a_key_that_no_index_takes_is_not_parked_and_holds_up_nobody(new_billing, caplog, version):
+    billing = new_billing(version=version)
+    key = os.urandom(1_800).hex()  # nothing that PostgreSQL could compress
+    billing.bad = {(key, 0)}
+    producer = kafka.producer(billing.system.settings)
+    for n, of in enumerate([key, key, "short"]):
+        headers = {"ce_id": f"{of[:8]}-{n}", "ce_type": "a.b"}
+        producer.produce(billing.topic, json.dumps({"i": n}).encode(), of.encode(), headers=headers)
+    producer.flush(60)
+
+    billing.consume(3)
+
+    assert (len(billing.open_letters()), billing.of(key), billing.of("short")) == (1, [1], [2])
+    assert billing.outcomes() == {"dead": 1, "handled": 2}
+    assert "has 3600 bytes, more than the 2000 that can be parked" in caplog.text
+
+
+def test_an_empty_key_is_a_key(new_billing):
+    billing = new_billing()
+    billing.bad = {("", 0)}
+    producer = kafka.producer(billing.system.settings)
+    for n in range(3):
+        headers = {"ce_id": f"empty-{n}", "ce_type": "a.b"}
+        producer.produce(billing.topic, json.dumps({"i": n}).encode(), b"", headers=headers)
+    producer.flush(60)
+
+    billing.consume(3)
+    assert (billing.outcomes(), billing.of("")) == ({"dead": 1, "parked": 2}, [])
+    billing.bad = set()
+    billing.redrive()
+
+    assert (billing.outcomes(), billing.of("")) == ({"handled": 3}, [0, 1, 2])
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import psycopg
 import pytest
 from hypothesis import given
@@ -105,6 +107,9 @@ def caused(error, cause):
     ("error", "fault"),
     [
         (ConnectionRefusedError(), "nobody"),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), "nobody"),
+        (OSError(errno.ENETUNREACH, "Network is unreachable"), "nobody"),
+        (OSError(errno.ENOENT, "No such file or directory"), "the event"),
         (caused(RuntimeError("the library's own"), ConnectionResetError()), "nobody"),
         (TryLater("maintenance"), "nobody"),
         (DatabaseUnreachable("db:5432/orders", "no answer"), "nobody"),
@@ -121,3 +126,4 @@ def test_network_and_servers_that_are_away_are_nobodys_fault(error, fault):
 
 def test_who_says_never_is_obeyed_even_for_the_network():
     assert not Retry(never=(ConnectionError,)).is_nobodys_fault(ConnectionResetError())
+    assert not Retry(nobodys_fault=()).is_nobodys_fault(OSError(errno.EHOSTUNREACH, "No route to host"))
