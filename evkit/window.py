@@ -124,6 +124,9 @@ def _local(local: datetime, named: str, name: str) -> datetime:
     )
 
 
+_JUST_NOW = timedelta(minutes=1)
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """A stretch of time, its end not included; both in UTC.
@@ -156,6 +159,10 @@ class Window:
     @property
     def seconds(self) -> float:
         return (self.end - self.start).total_seconds()
+
+    def is_past(self, now: datetime) -> bool:
+        """Whether it ended more than a minute before now: how things stood is then asked of its end, and not of now."""
+        return now - self.end > _JUST_NOW
 
     def __str__(self) -> str:
         """As `parse` reads it."""

@@ -1,8 +1,7 @@
-"""A window that has ended → what of a judgement is of now all the same, and how to ask for then."""
+"""A window that has ended → what of a judgement is of now all the same."""
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from evkit.cli.output import say
@@ -11,18 +10,13 @@ if TYPE_CHECKING:
     from evkit.system import System
     from evkit.window import Window
 
-# A window that ends less than this before now is one that ends now.
-JUST_NOW = timedelta(minutes=1)
-
 # What is measured as it is, whatever window is asked for.
-OF_NOW = (
-    "lag", "what consumers do", "what waits in the outbox", "held handlers", "the state of dead letters",
-)  # fmt: skip
+OF_NOW = ("what waits in the outbox", "held handlers", "the state of dead letters")
 
 
 def of_now(system: System, seen: Window) -> tuple[str, ...]:
     """What is of now although the window has ended before; () for a window that goes on until now."""
-    return OF_NOW if system.now() - seen.end > JUST_NOW else ()
+    return OF_NOW if seen.is_past(system.now()) else ()
 
 
 def say_of_now(system: System, seen: Window) -> None:
@@ -30,5 +24,5 @@ def say_of_now(system: System, seen: Window) -> None:
     if names := of_now(system, seen):
         say(
             f"the window ended at {seen.end:%Y-%m-%d %H:%M:%S} UTC; {', '.join(names[:-1])} and {names[-1]} are of now all "
-            "the same. Of then: evkit view lag-history --group NAME, evkit view timeline"
+            "the same"
         )

@@ -45,8 +45,8 @@ def triage(
     Lost events come before wrong ones, wrong before late, late before noisy. Exit code 0: nothing is wrong in anything
     that could be measured; 1: something is, or something could not be measured. Looking changes nothing.
 
-    Of a window that has ended, failures, latency, rates and what the logs tell are of then; lag, what consumers do and what
-    waits are of now, and a last line says so.
+    Of a window that has ended, what waits in the outbox, held handlers and the state of dead letters are of now all the
+    same, and a last line says so.
     """
     from evkit import connect, monitors
     from evkit.errors import UnknownGroup

@@ -37,8 +37,6 @@ from evkit.window import Window
 
 _SQL = named("freeze")
 
-# A window that ends less than this before the freeze was asked for as one that ends now.
-_JUST_NOW = timedelta(minutes=1)
 # How long before the window rows are copied: as far back as latency and throughput look for what was written before.
 LOOKBACK = timedelta(hours=1)
 # A snapshot that is older is given back: it keeps vacuum from the tables of the service.
@@ -191,7 +189,7 @@ def personal(*, payloads: bool) -> list[str]:
 
 def end_of(window: Window, at: datetime) -> datetime:
     """The end of a window that is frozen at a moment; one that ended just now goes on to that moment."""
-    return at if window.end > at - _JUST_NOW else window.end
+    return window.end if window.is_past(at) else at
 
 
 def _values(window: Window, at: datetime) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -18,10 +19,10 @@ from evkit.system import System
 from evkit.views.broker import broker
 from evkit.views.commit_log import copied_commits, joined
 from evkit.views.end_offsets import End
-from evkit.views.frame import Frame, Frames, frame, rows_of, view, window_of
+from evkit.views.frame import Frame, Frames, WindowLike, frame, rows_of, view, window_of
 from evkit.views.lag import lag
 from evkit.views.lag_samples import cluster_of, looks
-from evkit.views.lag_status import PartitionStatus, lag_status
+from evkit.views.lag_status import PartitionStatus, Status, lag_status
 from evkit.views.lag_trend import hot_partitions
 from evkit.views.lag_window import Commit, Ends, Rules
 from evkit.views.offsets import Place
@@ -79,7 +80,7 @@ class Offsets:
 def consumer_status(
     system: System,
     group: str | None = None,
-    window: str | timedelta = "10m",
+    window: WindowLike = "10m",
     *,
     offsets: Offsets | None = None,
     frames: Frames = "polars",
@@ -92,7 +93,8 @@ def consumer_status(
 
     Args:
         group    one consumer group; default: all
-        window   how far back trends and rewinds are looked for, up to now
+        window   in which trends and rewinds are looked for: how far back from now, or a stretch of the past, of whose end
+                 everything is told then
         offsets  what Kafka told just now, of the same group; default: it is asked
 
     Columns: see columns/
@@ -103,35 +105,78 @@ def consumer_status(
     records; where they began and what was stable then, only `evkit sample` keeps: without it, records that were deleted
     unread are seen until the group has passed over them, and not afterwards.
 
+    At the end of a window that has passed, group_state is null, what transactions were open then is not known, and neither
+    is a pause. Listed are the groups and partitions that are known now.
+
     A group that a replay has paused (`evkit replay run --mode paused`) is ok, and its reason names the replay. Whether a
     service has paused a partition itself nobody tells: that is a stop.
 
     Raises:
         UnknownGroup: neither the cluster nor the inbox knows the group; the closest names are in `suggestions`.
-        InvalidParameter: the window is no duration.
+        InvalidParameter: the window cannot be read.
         BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
     """
-    seen = window_of(window)
+    return frame("consumer_status", _told(system, group, window_of(window, system), offsets), frames)
+
+
+def stood(
+    system: System, group: str | None, window: Window, offsets: Offsets | None = None, frames: Frames = "polars"
+) -> tuple[Frame, Frame]:
+    """`consumer_status` at the end of a window that has passed, and what it tells of lag, in the columns of `views.lag`:
+    the age of the oldest unread record is too short by up to a fortieth of the window (method "grid"), offsets and members
+    are null, group_state is "unknown".
+
+    Raises: see `consumer_status`.
+    """
+    rows = _told(system, group, window, offsets)
+    lags = [
+        {
+            **{name: row[name] for name in ("group", "topic", "partition", "lag_events", "lost_events", "measured_at")},
+            "lag_readable_events": row["unread_events"],
+            "lag_seconds": row["unread_seconds"],
+            "lag_seconds_method": "grid" if row["unread_seconds"] else "empty" if row["unread_events"] == 0 else "none",
+            "status": _LAG_STATUS.get(row["status"], "behind" if row["unread_events"] else "ok"),
+            "group_state": "unknown",
+        }
+        for row in rows
+    ]
+    return frame("consumer_status", rows, frames), frame("lag", lags, frames)
+
+
+# What a partition's consumer did → how its lag stood, where that is not by what is unread.
+_LAG_STATUS = {str(of): str(of) for of in (Status.ahead, Status.data_loss, Status.no_commit, Status.unknown)}
+
+
+def _told(system: System, group: str | None, seen: Window, offsets: Offsets | None) -> list[dict[str, Any]]:
+    """Rows of consumer_status; of a window that has passed also `unread_seconds`."""
+    is_past = seen.is_past(system.now())
     offsets = offsets or Offsets(system, group)
     parts, refused = _parts(offsets)
     rows = rows_of(offsets.lag, "lag")
     commits = {name: _commits(parts, name) for name in {row["group"] for row in rows}}
     kept = _Kept.of(system, commits, seen, is_refused=refused is not None)
-    instants = [seen.start + n * (seen.end - seen.start) / _SAMPLES for n in range(_SAMPLES)]
+    instants = [seen.start + n * (seen.end - seen.start) / _SAMPLES for n in range(_SAMPLES + is_past)]
     places = {(row["topic"], row["partition"]) for row in rows if row["end_offset"] is not None}
     ends = broker(system).ends(places, instants) if places else {}
-    hot = _hot(rows)
     lines = []
     for row in rows:
         place: Place = (row["topic"], row["partition"])
         of_place = commits[row["group"]].get(place)
         of_copy = kept.commits.get(row["group"], {}).get(place)
         if of_copy is not None:
-            of_place = joined(of_copy, of_place) if of_place is not None else _until_now(of_copy, row)
+            if of_place is not None:
+                of_place = joined(of_copy, of_place)
+            else:
+                of_place = of_copy if is_past else _until_now(of_copy, row)
         covered = (not refused and of_place is None) or (of_place is not None and of_place.covers(seen.start))
         past = _past(instants, ends.get(place, []), kept.looks.get(place, []))
-        paused_by = kept.paused.get(row["group"])
-        judged = _judged(row, of_place, past, seen, paused=paused_by is not None)
+        paused_by = None if is_past else kept.paused.get(row["group"])
+        if is_past:
+            row |= {"group_state": None, "measured_at": seen.end}
+            judged = _judged_then(row, of_place, past, seen, is_covered=covered)
+            row["unread_seconds"] = _unread_seconds(judged, past, seen)
+        else:
+            judged = _judged(row, of_place, past, seen, paused=paused_by is not None)
         reason = judged.reason
         if paused_by is not None:
             reason += f"; {paused_by} has the group pause"
@@ -139,8 +184,9 @@ def consumer_status(
             reason += f"; {_SILENT}{refused}"
         elif refused and of_place is not None and of_place.until is not None:
             reason += f"; {_COPIED}{of_place.until:%Y-%m-%d %H:%M:%S}: {refused}"
-        lines.append(_row(row, judged) | {"reason": reason, "covered": covered, "hot": (row["group"], *place) in hot})
-    return frame("consumer_status", lines, frames)
+        lines.append(_row(row, judged) | {"reason": reason, "covered": covered})
+    hot = _hot(lines)
+    return [line | {"hot": (line["group"], line["topic"], line["partition"]) in hot} for line in lines]
 
 
 def _parts(offsets: Offsets) -> tuple[list[Part], str | None]:
@@ -223,8 +269,7 @@ def _judged(
     if known:
         samples.append(Ends(now, row["start_offset"], row["end_offset"], row["stable_offset"]))
     if commits is not None:
-        times, offsets = commits.times[-_COMMITS_MAX:], commits.offsets[-_COMMITS_MAX:]
-        history = [Commit(at, offset) for at, offset in zip(times, offsets, strict=True)]
+        history = _history(commits, len(commits.times))
     else:
         history = [] if row["committed_offset"] is None else [Commit(now, row["committed_offset"])]
     return lag_status(
@@ -241,10 +286,45 @@ def _judged(
     )
 
 
+def _judged_then(
+    row: Mapping[str, Any], commits: Commits | None, past: list[Ends], window: Window, *, is_covered: bool
+) -> PartitionStatus:
+    """The same at the end of a window that has passed."""
+    until = 0 if commits is None else bisect_right(commits.times, window.end)
+    return lag_status(
+        [] if commits is None else _history(commits, until),
+        past,
+        window.end,
+        compacted=bool(row["compacted"]),
+        # That a group had not committed by then is known only where all of its commits are.
+        known=bool(past) and (is_covered or until > 0),
+        rules=Rules(window_seconds=window.seconds),
+    )
+
+
+def _unread_seconds(judged: PartitionStatus, past: list[Ends], window: Window) -> float | None:
+    """Since when there was something to read that was not, as far back as the window; 0 where nothing was."""
+    evidence = judged.evidence
+    if not evidence.unread_events or not past:
+        return None if evidence.unread_events is None else 0.0
+    committed = past[-1].end - (evidence.lag_events or 0)
+    since = next((look.at for look in past if look.end > committed), window.end)
+    return (window.end - since).total_seconds()
+
+
+def _history(commits: Commits, until: int) -> list[Commit]:
+    """The last of the first `until` commits, as far back as anybody looks."""
+    first = max(until - _COMMITS_MAX, 0)
+    return [
+        Commit(at, offset) for at, offset in zip(commits.times[first:until], commits.offsets[first:until], strict=True)
+    ]
+
+
 def _row(row: Mapping[str, Any], judged: PartitionStatus) -> dict[str, Any]:
     evidence = judged.evidence
     return {
         **{name: row[name] for name in ("group", "topic", "partition", "group_state", "measured_at")},
+        "unread_seconds": row.get("unread_seconds"),
         "status": str(judged.status),
         "alarm": judged.alarm,
         "lag_events": evidence.lag_events,

@@ -5,12 +5,13 @@ A part that does not answer leaves the others measurable.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from evkit.errors import DatabaseUnreachable, EvkitError, NoPostgres, NotMigrated
 from evkit.system import System
-from evkit.views.consumer_status import Offsets, consumer_status
+from evkit.views.consumer_status import Offsets, consumer_status, stood
 from evkit.views.dead_letters import dead_letter_groups
 from evkit.views.errors import error_rate
 from evkit.views.frame import Frame, Frames, WindowLike, handed, window_of
@@ -39,6 +40,9 @@ def measure(
 ) -> dict[str, Frame | Exception]:
     """The six frames by the name of their monitor, each measured or the error that says why it was not.
 
+    Of a window that has passed, lag and consumer_status are those of its end; what waits in the outbox, and the state of
+    dead letters, are of now.
+
     What PostgreSQL holds is measured while Kafka is away and the other way round. `evkit.monitors.judge` takes it as it
     is. The frames: publish_rate, relay_lag, lag (as `consumer_lag`), latency, error_rate, dead_letter_groups (as
     `dead_letters`).
@@ -66,7 +70,12 @@ def measure(
         "error_rate": lambda: error_rate(system, seen, group=group, frames=frames),
         "dead_letters": lambda: dead_letter_groups(system, group, window=seen, frames=frames),
     }
-    if consumer_status_too:
+    if seen.is_past(system.now()):
+        then = functools.cache(lambda: stood(system, group, seen, offsets, frames))
+        views["consumer_lag"] = lambda: then()[1]
+        if consumer_status_too:
+            views["consumer_status"] = lambda: then()[0]
+    elif consumer_status_too:
         views["consumer_status"] = lambda: consumer_status(system, group, offsets=offsets, frames=frames)
     if objectives:
         windows = (*WINDOWS_SECONDS, *objectives_seconds)

@@ -55,7 +55,8 @@ def symptoms(
     with system.standing():
         seen = window_of(window, system)
     offsets = Offsets(system, group)
-    answer = measure(system, seen, group=group, offsets=offsets, frames=frames)
+    is_past = seen.is_past(system.now())
+    answer = measure(system, seen, group=group, offsets=offsets, consumer_status_too=is_past, frames=frames)
     lag = answer["consumer_lag"]
     groups = [] if isinstance(lag, Exception) else sorted({row["group"] for row in rows_of(lag, "lag")})
     from_tables: dict[str, Callable[[], Frame]] = {
@@ -71,9 +72,11 @@ def symptoms(
     answer |= measured(from_tables, before=answer)
     if isinstance(lag, Exception):
         return answer | dict.fromkeys(("consumer_status", "rebalances", "offset_resets"), lag)
-    length = seen.end - seen.start
-    status = {"consumer_status": lambda: consumer_status(system, group, length, offsets=offsets, frames=frames)}
-    return answer | measured(status, from_kafka=status) | _groups_past(system, offsets, groups, seen, frames)
+    if not is_past:
+        length = seen.end - seen.start
+        status = {"consumer_status": lambda: consumer_status(system, group, length, offsets=offsets, frames=frames)}
+        answer |= measured(status, from_kafka=status)
+    return answer | _groups_past(system, offsets, groups, seen, frames)
 
 
 def _groups_past(

@@ -33,7 +33,7 @@ LAG = (
     text(
         "lag_seconds_method",
         "record (read at the committed offset), open_transaction (the same, not committed yet), "
-        "empty (nothing to read) or none",
+        "empty (nothing to read), grid (of a moment that has passed, by where the partition ended before it) or none",
     ),
     text("group_state", "state of the group at the broker: stable, empty, …; null when the broker does not know it"),
     text("member_id", "member of the group that has the partition; null when none has, or the broker does not say"),

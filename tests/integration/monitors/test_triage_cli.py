@@ -68,10 +68,7 @@ def test_of_a_window_that_has_ended_it_is_told_what_is_of_now(billing, streams, 
     *_, then = streams(command, "--group", group, "--since", "now-2h", "--until", "now-1h")
     *_, now = streams(command, "--group", group)
 
-    assert (
-        "lag, what consumers do, what waits in the outbox, held handlers and the state of dead letters are of now"
-        in then
-    )
+    assert "what waits in the outbox, held handlers and the state of dead letters are of now all the same" in then
     assert "of now" not in now
 
 

@@ -7,14 +7,17 @@ from datetime import timedelta
 
 import pytest
 
-from evkit import kafka, views
+from evkit import kafka, views, window
 from evkit.errors import InvalidParameter, UnknownGroup
 from evkit.kafka import TopicPartition
+from evkit.monitors import Severity, Thresholds
+from evkit.monitors.consumer_lag import consumer_lag
 from evkit.offsets_log import OFFSETS_TOPIC
 from evkit.runtime import group_pause
 from evkit.runtime.sampler import Sampler
 from evkit.system import System
 from evkit.views.broker import LiveBroker
+from evkit.window import Window
 from tests.integration.views.groups import commit, joined, produce
 
 
@@ -150,6 +153,45 @@ def test_records_that_were_deleted_unread_are_known_from_samples_when_the_group_
 
     assert row["lost_events"] == 60
     assert "up to 60 events were deleted unread before that" in row["reason"]
+
+
+def test_at_the_end_of_a_past_window_things_are_as_they_were_then(evkit_system, evkit_topic, evkit_group, monkeypatch):
+    monkeypatch.setattr(window, "_JUST_NOW", timedelta(0))
+    topic, group = evkit_topic(partitions=3), evkit_group()
+    start = evkit_system.now()
+    for partition in (0, 1):
+        produce(evkit_system, topic, 50, partition=partition)
+    commit(evkit_system, group, topic, 10, 20, 30, partition=0)
+    commit(evkit_system, group, topic, 30, 40, 50, 5, partition=1)
+    time.sleep(0.01)  # timestamps have milliseconds
+    then = Window(start, evkit_system.now())
+    time.sleep(0.01)
+    for partition in (0, 1, 2):
+        produce(evkit_system, topic, 100, partition=partition)
+    commit(evkit_system, group, topic, 150, partition=0)
+    commit(evkit_system, group, topic, 150, partition=1)
+    commit(evkit_system, group, topic, 40, partition=2)
+
+    rows = {row["partition"]: row for row in views.consumer_status(evkit_system, group, then).to_dicts()}
+    now = said(evkit_system, group)
+    measured = views.measure(evkit_system, then, group=group, consumer_status_too=True)
+    lag = {row["partition"]: row for row in measured["consumer_lag"].to_dicts()}
+
+    assert {p: (row["status"], row["lag_events"]) for p, row in rows.items()} == {
+        0: ("ok", 20), 1: ("rewind", 45), 2: ("ok", None),
+    }  # fmt: skip
+    assert {(row["measured_at"], row["group_state"], row["covered"]) for row in rows.values()} == {
+        (then.end, None, True)
+    }
+    assert {p: row["lag_events"] for p, row in now.items()} == {0: 0, 1: 0, 2: 60}
+    assert {p: (row["status"], row["lag_events"]) for p, row in lag.items()} == {
+        0: ("behind", 20), 1: ("behind", 45), 2: ("ok", None),
+    }  # fmt: skip
+    assert measured["consumer_status"].to_dicts() == list(rows.values())
+    assert [lag[p]["lag_seconds_method"] for p in (0, 1, 2)] == ["grid", "grid", "none"]
+    assert 0 < lag[0]["lag_seconds"] <= then.seconds
+    (found,) = consumer_lag(measured["consumer_lag"], Thresholds())
+    assert (found.severity, found.evidence["lag_events"]) == (Severity.ok, 65)
 
 
 def test_where_the_log_may_not_be_read_the_reason_says_so(evkit_secured_kafka):
