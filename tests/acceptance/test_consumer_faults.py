@@ -760,7 +760,13 @@ def handovers(fault_run, protocol: str = "consumer", bug: str | None = None) -> 
         ("blame_the_event", FORMS, {"cut_transactions": 6}, "attempts are of events that were not meant to fail"),
         ("forget_the_key", ("lanes",), {}, "effects come after a later event of their key"),
         ("overtake_the_dead", FORMS, {"mend": 1}, "effects come after a later event of their key"),
-        ("free_too_early", FORMS, {"mend": 1}, "effects come after a later event of their key"),
+        # Whether the one that was freed meets a later event that is through, or one that comes, is a matter of moments.
+        (
+            "free_too_early",
+            FORMS,
+            {"mend": 1},
+            "effects come after a later event of their key|keys went on past an event that was not handled",
+        ),
     ],
 )
 def test_planted_bug_is_caught(bug, forms, plan, found, fault_run):
@@ -778,7 +784,7 @@ def test_planted_bug_is_caught(bug, forms, plan, found, fault_run):
     run.settle_down()
 
     problems = run.check()
-    assert any(found in problem for problem in problems), problems
+    assert any(re.search(found, problem) for problem in problems), problems
 
 
 def test_epoch_that_ends_before_the_drain_is_caught(fault_run):
