@@ -77,49 +77,47 @@ def framed(
     start: Any,
     end: Any,
     parameters: Mapping[str, Any],
-    *,
-    newest_first: bool = False,
-    ends: tuple[str, str] = ("first", "last"),
-    rows_max: int | None = None,
+    **how: Any,
 ) -> pl.DataFrame:
-    """The rows of all pages of a named query, one page under the other.
-
-    Args:
-        ends      what the query calls the ends of a page
-        rows_max  so many are enough; the query is told how many of them are still wanted
-    """
-    how: Any = {"newest_first": newest_first, "ends": ends, "rows_max": rows_max}
+    """The rows of all pages of a named query, one page under the other; see `paged`."""
     empty = pl.DataFrame(schema={c.name: POLARS[c.dtype] for c in columns})
-    pages_of = paged(system, connection, noun, query, columns, start, end, parameters, **how)
+    pages_of = paged(system, connection, (noun, query), columns, (start, end), parameters, **how)
     return pl.concat([empty, *(part for page in pages_of for part in page)], rechunk=False)
 
 
 def paged(
     system: System,
     connection: postgres.Connection,
-    noun: str,
-    query: str,
+    name: tuple[str, str],
     columns: Sequence[Column],
-    start: Any,
-    end: Any,
+    stretch: tuple[Any, Any],
     parameters: Mapping[str, Any],
     *,
     newest_first: bool = False,
     ends: tuple[str, str] = ("first", "last"),
     rows_max: int | None = None,
 ) -> Iterator[list[pl.DataFrame]]:
-    """The same page by page, each as frames of some of its rows, for who makes less of a page before the next is read."""
+    """The rows of a named query page by page, each as frames of some of its rows, for who makes less of a page before the
+    next is read.
+
+    Args:
+        name      of the query: noun and name
+        stretch   that is cut into pages; its end is exclusive
+        ends      what the query calls the ends of a page
+        rows_max  so many are enough; the query is told how many of them are still wanted
+    """
     wanted = [(c.name, c.dtype) for c in columns]
+    script = named(name[0])[name[1]]
     left = rows_max
     with _Reader(columns) as reader:
 
         def read(first: Any, last: Any) -> list[pl.DataFrame]:
             reader.taken()  # of a page that was cut off
             asked = {**parameters, ends[0]: first, ends[1]: last, "rows_max": left}
-            postgres.copy_text(connection, named(noun)[query], asked, wanted, reader.take)
+            postgres.copy_text(connection, script, asked, wanted, reader.take)
             return reader.taken()
 
-        for page in pages(system, connection, start, end, read, newest_first=newest_first):
+        for page in pages(system, connection, *stretch, read, newest_first=newest_first):
             if page:
                 yield page
             if left is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -39,7 +39,6 @@ LATE = timedelta(minutes=1)
 BEFORE_POSITIONS = 100_000
 # Later than any moment, and above any offset.
 _NEVER = 2**63
-_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _EVENT = (
     TOPIC, PARTITION, OFFSET, count("position", "in the outbox"), time("published_at", "when the relay wrote that down"),
     time("dealt_with_at", "when the group was done with it; null when it is not"),
@@ -68,7 +67,7 @@ def processed(
         if not topics:
             return {}
         found: dict[Place, _Partition] = {}
-        for page in paged(system, connection, "lag_processed", "events", _EVENT, earlier, late, asked):
+        for page in paged(system, connection, ("lag_processed", "events"), _EVENT, (earlier, late), asked):
             for row in _alike(pl.concat(page), start, step, len(instants)):
                 found.setdefault((row["topic"], row["partition"]), _Partition()).add(row)
         unsure = {row["topic"] for row in pages("foreign_topics", start=earlier, end=until, parameters=asked)}
@@ -92,11 +91,11 @@ def _alike(events: pl.DataFrame, start: datetime, step: timedelta, moments: int)
 
     What was published after the last moment is left out, unless the group had dealt with it by then.
     """
-    place, began, length = ["topic", "partition"], (start - _EPOCH) // _MICROSECOND, step // _MICROSECOND
+    place, length = ["topic", "partition"], step // timedelta(microseconds=1)
 
     def number(name: str) -> pl.Expr:
         """Steps from the start, rounded up: floor division goes down, so it is asked for what is left to go."""
-        return (-((began - pl.col(name).dt.epoch("us")) // length)).clip(0, moments)
+        return (-((start - pl.col(name)).dt.total_microseconds() // length)).clip(0, moments)
 
     numbered = (
         events.sort(*place, "offset")

@@ -165,6 +165,18 @@ def test_partition_that_stands_still_although_it_has_records_is_pushed(
     assert "moves again" in caplog.text
 
 
+def at(broker, settings):
+    """The settings for a mock broker."""
+    return settings.model_copy(update={"kafka": {"bootstrap.servers": broker.bootstrap_servers}})
+
+
+def produce_orders(settings, n):
+    producer = kafka.producer(settings)
+    for i in range(n):
+        producer.produce("orders", b"{}", f"k{i}".encode(), headers={"ce_id": str(i), "ce_type": "a.b"})
+    producer.flush(60)
+
+
 @PROTOCOLS
 def test_partition_that_never_begins_is_taken_again(
     protocol, mock_broker, evkit_settings, new_consumer, running, monkeypatch, caplog
@@ -173,11 +185,8 @@ def test_partition_that_never_begins_is_taken_again(
     monkeypatch.setattr(watchdog, "LOOK_SECONDS", 0.1)
     monkeypatch.setattr(watchdog, "BEGIN_SECONDS", 0.5)
     broker = mock_broker("orders", 2)
-    settings = evkit_settings.model_copy(update={"kafka": {"bootstrap.servers": broker.bootstrap_servers}})
-    producer = kafka.producer(settings)
-    for n in range(20):
-        producer.produce("orders", b"{}", f"k{n}".encode(), headers={"ce_id": str(n), "ce_type": "a.b"})
-    producer.flush(60)
+    settings = at(broker, evkit_settings)
+    produce_orders(settings, 20)
     broker.answer_next(broker.OFFSET_FETCH, broker.NOT_COORDINATOR)
     consumer = new_consumer("orders", system=System(settings), protocol=protocol)
     consumer.handler("a.b")(lambda event, tx: None)
@@ -193,10 +202,8 @@ def test_where_the_broker_does_not_know_kip_848_a_classic_group_is_joined(
     mock_broker, evkit_settings, new_consumer, running, caplog
 ):
     broker = mock_broker("orders", 2)
-    settings = evkit_settings.model_copy(update={"kafka": {"bootstrap.servers": broker.bootstrap_servers}})
-    producer = kafka.producer(settings)
-    producer.produce("orders", b"{}", b"k", headers={"ce_id": "1", "ce_type": "a.b"})
-    producer.flush(60)
+    settings = at(broker, evkit_settings)
+    produce_orders(settings, 1)
     broker.answer_next(broker.CONSUMER_GROUP_HEARTBEAT, broker.UNSUPPORTED_VERSION)
     consumer = new_consumer("orders", system=System(settings), protocol=None)
     consumer.handler("a.b")(lambda event, tx: None)
@@ -211,7 +218,7 @@ def test_where_the_broker_does_not_know_kip_848_a_classic_group_is_joined(
 def test_what_ends_the_client_ends_the_consumer_and_is_said(mock_broker, evkit_settings, new_consumer):
     """Asked for KIP-848 and nothing else, it cannot go on; it must not look as if it did."""
     broker = mock_broker("orders", 2)
-    settings = evkit_settings.model_copy(update={"kafka": {"bootstrap.servers": broker.bootstrap_servers}})
+    settings = at(broker, evkit_settings)
     broker.answer_next(broker.CONSUMER_GROUP_HEARTBEAT, broker.UNSUPPORTED_VERSION)
     consumer = new_consumer("orders", system=System(settings), protocol="consumer")
     consumer.handler("a.b")(lambda event, tx: None)
@@ -226,7 +233,7 @@ def test_what_ends_the_client_ends_the_consumer_and_is_said(mock_broker, evkit_s
 def test_committed_offsets_are_asked_again_while_the_coordinator_moves(mock_broker, evkit_settings):
     """An admin client, asked the same, ends the process by a segmentation fault."""
     broker = mock_broker("orders", 2)
-    settings = evkit_settings.model_copy(update={"kafka": {"bootstrap.servers": broker.bootstrap_servers}})
+    settings = at(broker, evkit_settings)
     client = kafka.consumer(settings, "billing")
     client.commit(offsets=[kafka.TopicPartition("orders", 1, 7)], asynchronous=False)
     client.close()
