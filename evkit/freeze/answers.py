@@ -8,6 +8,7 @@ read last, those of the log and of the topics, up to the ends that were taken be
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,27 +17,33 @@ from pathlib import Path
 from typing import Any
 
 from evkit import kafka, offsets_log
-from evkit.errors import BrokerRefused, BrokerUnreachable, Undecodable
-from evkit.freeze import parquet
+from evkit.errors import BrokerRefused, BrokerUnreachable
+from evkit.freeze import parquet, records
 from evkit.freeze.ends import Steps, steps_of
 from evkit.freeze.manifest import File, Missing
 from evkit.kafka_admin import Member, TopicFacts
 from evkit.offsets_log import Bounds, Part
-from evkit.offsets_records import Commit, decode
 from evkit.system import System
 from evkit.views.broker import LiveBroker, Spec
 from evkit.views.end_offsets import End, stamped_ahead
 from evkit.views.lag import lag
 from evkit.views.offsets import Place
+from evkit.views.scan.reader import sizes
 from evkit.window import Window
 
+# For the plan: what a record takes in the folder without its value, measured of events with keys and ids of 36 characters.
+_BYTES_WITHOUT_PAYLOAD = 45
+_COMPRESSED = 0.5
+# So many topics are looked into, those with most records, for the size of theirs.
+_SAMPLED_TOPICS_MAX, _SAMPLED_RECORDS, _SAMPLED_SECONDS = 20, 50, 1.0
+_SPECS: set[Spec] = {"earliest", "stable", "latest"}
 _KAFKA = "Kafka"
 _LOG = "__consumer_offsets"
 
 
 @dataclass(slots=True)
 class Remembered:
-    """The brokers, asked now; what they answer is remembered. It is a `views.broker.Broker`."""
+    """The brokers, asked now; what they answer is remembered. It is a `views.broker.Broker` as far as lag asks one."""
 
     live: LiveBroker
     states: dict[str, str] = field(default_factory=dict)
@@ -45,7 +52,6 @@ class Remembered:
     commits: dict[str, dict[Place, int]] = field(default_factory=dict)
     places: dict[Spec, dict[Place, int]] = field(default_factory=dict)
     facts: dict[str, TopicFacts] = field(default_factory=dict)
-    asked: set[str] = field(default_factory=set)  # topics that groups are in
     unread: dict[tuple[str, Place, int], datetime | str] = field(default_factory=dict)
 
     def groups(self) -> dict[str, str]:
@@ -68,10 +74,8 @@ class Remembered:
         return self.commits
 
     def offsets(self, places: Iterable[Place], spec: Spec) -> dict[Place, int]:
-        places = set(places)
-        self.asked.update(topic for topic, _ in places)
         # Of every topic, also of those that no group has read yet.
-        every = places | {(topic, p) for topic, n in self.known.items() for p in range(n)}
+        every = {*places} | {(topic, p) for topic, n in self.known.items() for p in range(n)}
         self.places[spec] = self.live.offsets(sorted(every), spec)
         return self.places[spec]
 
@@ -93,7 +97,7 @@ class Remembered:
         return self.live.ends(places, instants)
 
 
-def estimated(system: System, window: Window) -> dict[str, tuple[int, int]]:
+def estimated(system: System, window: Window, *, payloads: bool) -> dict[str, tuple[int, int]]:
     """Records that a freeze of the window would read, and about how many bytes of them it would keep.
 
     Raises:
@@ -102,13 +106,33 @@ def estimated(system: System, window: Window) -> dict[str, tuple[int, int]]:
     settings, client = system.settings, system.admin
     partitions = kafka.partitions_of(settings, kafka.topics(settings, client), client)
     ends = kafka.offsets(settings, partitions, client=client)
-    begins = kafka.offsets_at(settings, partitions, window.start, client)
-    records = sum(end - begins[place] for place, end in ends.items() if begins[place] >= 0)
-    found = {"records of topics (their times only)": (records, records * 4)}
+    begins = kafka.offsets_at(settings, partitions, window.start - records.LOOKBACK, client)
+    of_topic: Counter[str] = Counter()
+    for place, end in ends.items():
+        of_topic[place[0]] += end - begins[place] if begins[place] >= 0 else 0
+    total = of_topic.total()
+    size = total * _BYTES_WITHOUT_PAYLOAD
+    if payloads:
+        most = of_topic.most_common(_SAMPLED_TOPICS_MAX)
+        means = {topic: _mean_size(system, topic, begins, ends) for topic, n in most if n}
+        others = sum(means.values()) / len(means) if means else 0.0
+        size += round(sum(n * means.get(topic, others) for topic, n in of_topic.items()) * _COMPRESSED)
+    found = {f"records of topics{'' if payloads else ' (no payloads)'}": (total, size)}
     if (bounds := offsets_log.bounds(settings, client)) is not None:
         commits = sum(end - start for start, end, _ in bounds.partitions.values())
         found["Kafka's log of offsets"] = (commits, commits * 30)
     return found
+
+
+def _mean_size(system: System, topic: str, begins: Mapping[Place, int], ends: Mapping[Place, int]) -> float:
+    """Of some records at the begin of the range."""
+    some = {
+        p: (begin, min(begin + _SAMPLED_RECORDS, ends[of, p]))
+        for (of, p), begin in begins.items()
+        if of == topic and begin >= 0
+    }
+    sampled = [size for of in sizes(system, topic, some, seconds_max=_SAMPLED_SECONDS).values() for size in of]
+    return sum(sampled) / len(sampled) if sampled else 0.0
 
 
 class Answers:
@@ -135,6 +159,8 @@ class Answers:
             asking = copy.copy(system)
             asking.recorded = self._told
             lag(asking)
+            for spec in _SPECS - self._told.places.keys():
+                self._told.offsets((), spec)  # there is no group, and so lag did not ask
             self._is_there = True
 
     @property
@@ -152,7 +178,7 @@ class Answers:
         except (BrokerUnreachable, BrokerRefused) as error:
             self.missing.append(Missing(what=what, why=str(error)))
 
-    def write(self, folder: Path, window: Window, at: datetime) -> dict[str, File]:
+    def write(self, folder: Path, window: Window, at: datetime, *, payloads: bool) -> dict[str, File]:
         """Second step: read the log and the topics up to the ends of the first, and write everything down."""
         if not self._is_there:
             return {}
@@ -174,11 +200,12 @@ class Answers:
             ),
         }  # fmt: skip
         written = {name: parquet.write(folder, name, rows) for name, rows in files.items()}
-        wanted = set(told.asked)
         with self._missing_otherwise(_LOG):
-            written |= self._log(folder, wanted)
+            written |= self._log(folder)
         with self._missing_otherwise("ends of topics over time"):
-            written |= self._ends(folder, wanted, window, at)
+            written |= self._ends(folder, window, at)
+        with self._missing_otherwise("records of topics"):
+            written |= self._records(folder, window, payloads=payloads)
         return written
 
     def _topic(self, name: str, partitions: int) -> tuple[Any, ...]:
@@ -186,8 +213,8 @@ class Answers:
         facts = (None, None, None) if of is None else (of.topic_id, of.timestamp_type, of.compacted)
         return (name, partitions, *facts, of is not None)
 
-    def _log(self, folder: Path, wanted: set[str]) -> dict[str, File]:
-        """The offsets log, record by record, as it is; and to which topics anybody ever committed."""
+    def _log(self, folder: Path) -> dict[str, File]:
+        """The offsets log, record by record, as it is."""
         if self._bounds is None:
             if any(m.what == _LOG for m in self.missing):
                 return {}
@@ -203,8 +230,6 @@ class Answers:
                 if n % 10_000 == 0:
                     self._progress("Kafka's log of offsets", n, total)
                 yield record.partition, record.offset, record.timestamp, record.key, record.value
-                if (topic := _committed_to(record.key, record.value)) is not None:
-                    wanted.add(topic)
 
         log = parquet.write(folder, "log", rows())
         bounds = (
@@ -212,31 +237,37 @@ class Answers:
         )
         return {"log": log, "log_bounds": parquet.write(folder, "log_bounds", bounds)}
 
-    def _ends(self, folder: Path, wanted: set[str], window: Window, at: datetime) -> dict[str, File]:
+    def _ends(self, folder: Path, window: Window, at: datetime) -> dict[str, File]:
         starts, ends = self._told.places.get("earliest", {}), self._told.places.get("latest", {})
-        asked = {place: ends[place] for place in sorted(ends) if place[0] in wanted and place in starts}
+        asked = {place: ends[place] for place in sorted(ends) if place in starts}
         found: dict[Place, Steps] = {}
         missing: dict[Place, str] = {}
         ahead: dict[Place, tuple[int, datetime]] = {}
         if asked:
-            found, missing = steps_of(self._system, asked, window.start, at, self._progress)
+            found, missing = steps_of(self._system, asked, window.start - records.LOOKBACK, at, self._progress)
             ahead = stamped_ahead(self._system, asked)
-        for topic in sorted({place[0] for place in missing}):
-            why = next(reason for place, reason in missing.items() if place[0] == topic)
-            self.missing.append(Missing(what=f"ends of topic {topic} over time", why=why))
+        self._not_of_topics("ends of topic {} over time", missing)
         steps = ((*place, *step) for place, of in found.items() for step in of.steps)
         of = ((*p, starts[p], ends[p], *ahead.get(p, (None, None)), missing.get(p)) for p in asked)
         return {"ends": parquet.write(folder, "ends", steps), "ends_of": parquet.write(folder, "ends_of", of)}
 
+    def _records(self, folder: Path, window: Window, *, payloads: bool) -> dict[str, File]:
+        """The records up to where the topics were stable, with what the groups had not read of them."""
+        told = self._told.places
+        unread_from: dict[Place, int] = {}
+        for of in self._told.commits.values():
+            for place, offset in of.items():
+                unread_from[place] = min(offset, unread_from.get(place, offset))
+        since = window.start - records.LOOKBACK
+        found = records.chosen(self._system, told.get("earliest", {}), told.get("stable", {}), unread_from, since)
+        hidden = frozenset(p.header for p in self._system.settings.masking if p.header is not None)
+        copied = records.rows(self._system, found, payloads=payloads, hidden=hidden, progress=self._progress)
+        files = {"records": parquet.write(folder, "records", copied)}
+        self._not_of_topics("records of topic {}", found.missing)
+        of_places = ((*p, *found.ranges.get(p, (0, 0)), found.missing.get(p)) for p in sorted(told.get("stable", {})))
+        return files | {"records_of": parquet.write(folder, "records_of", of_places)}
 
-def _committed_to(key: bytes | None, value: bytes | None) -> str | None:
-    """The topic of a commit; None for any other record, and for a topic of Kafka's own."""
-    if key is None or value is None:
-        return None
-    try:
-        found = decode(key, value)
-    except Undecodable:
-        return None
-    if found is None or not isinstance(found[1], Commit) or found[0].topic is None:
-        return None
-    return None if found[0].topic.startswith("__") else found[0].topic
+    def _not_of_topics(self, what: str, missing: Mapping[Place, str]) -> None:
+        for topic in sorted({place[0] for place in missing}):
+            why = next(reason for place, reason in missing.items() if place[0] == topic)
+            self.missing.append(Missing(what=what.format(topic), why=why))

@@ -52,6 +52,7 @@ class Manifest(BaseModel):
         frozen_at      the moment that is now for whoever looks at it: the database's clock, or without it this machine's
         since, until   the window that was asked for; one that ends now ends at frozen_at
         copied_since   rows from here on are there, and others that belong to them
+        records_since  records of topics from here on are there; None: none are
         profile        name of the profile; postgres and kafka: where they were, without users and passwords
         cluster_id     of the Kafka cluster
         payloads       whether payloads, values and headers of records were copied
@@ -73,6 +74,7 @@ class Manifest(BaseModel):
     since: datetime
     until: datetime
     copied_since: datetime
+    records_since: datetime | None = None
     profile: str
     postgres: str | None
     kafka: str | None

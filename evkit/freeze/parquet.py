@@ -12,6 +12,8 @@ import pyarrow.parquet
 from evkit.freeze.manifest import File, path_of, sha256
 
 _PAGE_ROWS = 50_000
+# Of values, which may have a megabyte each.
+_PAGE_BYTES = 32 * 2**20
 
 # The files of kafka/: names and types of their columns.
 _PLACE = [("topic", pa.string()), ("partition", pa.int32())]
@@ -48,6 +50,14 @@ FILES: dict[str, pa.Schema] = {
             ("partition", pa.int32()), ("start_offset", pa.int64()), ("stable_offset", pa.int64()),
             ("end_offset", pa.int64()), ("read_at", _AT),
         ],
+        "records": [
+            *_PLACE, ("offset", pa.int64()), ("stamp_kind", pa.int32()), ("stamped_millis", pa.int64()),
+            ("key", pa.binary()), ("value", pa.binary()), ("value_bytes", pa.int64()),
+            ("header_names", pa.list_(pa.string())), ("header_values", pa.list_(pa.binary())),
+        ],
+        "records_of": [
+            *_PLACE, ("first_offset", pa.int64()), ("end_offset", pa.int64()), ("why_missing", pa.string()),
+        ],
     }.items()
 }  # fmt: skip
 
@@ -56,23 +66,31 @@ def write(folder: Path, name: str, rows: Iterable[Sequence[Any]]) -> File:
     """Write the rows of a file of kafka/, in pages."""
     path, schema = path_of(folder, "kafka", name), FILES[name]
     path.parent.mkdir(parents=True, exist_ok=True)
-    count = 0
-    with pa.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-        page: list[Sequence[Any]] = []
+    count = size = 0
+    values = schema.get_field_index("value")
+    try:
+        with pa.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+            page: list[Sequence[Any]] = []
 
-        def put() -> None:
-            columns: list[Sequence[Any]] = list(zip(*page, strict=True)) if page else [()] * len(schema)
-            writer.write_table(
-                pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
-            )
-            page.clear()
+            def put() -> None:
+                columns: list[Sequence[Any]] = list(zip(*page, strict=True)) if page else [()] * len(schema)
+                writer.write_table(
+                    pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+                )
+                page.clear()
 
-        for row in rows:
-            page.append(row)
-            count += 1
-            if len(page) == _PAGE_ROWS:
-                put()
-        put()
+            for row in rows:
+                page.append(row)
+                count += 1
+                if values >= 0:
+                    size += len(row[values] or b"")
+                if len(page) == _PAGE_ROWS or size > _PAGE_BYTES:
+                    put()
+                    size = 0
+            put()
+    except BaseException:
+        path.unlink(missing_ok=True)  # a server went away in the middle: this is missing then
+        raise
     return File(rows=count, bytes=path.stat().st_size, sha256=sha256(path), columns=schema.names)
 
 

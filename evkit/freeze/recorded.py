@@ -5,21 +5,26 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from evkit import offsets_log
 from evkit.errors import NotInFreeze
 from evkit.freeze import parquet
-from evkit.freeze.manifest import Manifest
+from evkit.freeze.manifest import Manifest, path_of
+from evkit.freeze.playback import Playback
+from evkit.freeze.records import NAMING
 from evkit.kafka import Record
 from evkit.kafka_admin import Member, TopicFacts
 from evkit.offsets_log import OFFSETS_TOPIC, Bounds, Part
 from evkit.views.broker import Spec
 from evkit.views.end_offsets import End, end_of, millis
 from evkit.views.offsets import Place
+
+_RECORDS = "records of topics"
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class Recorded:
@@ -109,16 +114,64 @@ class Recorded:
         return {p: [self._end(p, at) for at in instants] for p in sorted(places) if p[1] < known.get(p[0], 0)}
 
     def _end(self, place: Place, at: datetime) -> End:
-        of = self._ends_of.get(place)
-        if of is None or of["why_missing"] is not None:
-            raise NotInFreeze(
-                f"where {place[0]} [{place[1]}] ended over time ({of['why_missing'] if of else 'no group was in it'})"
-            )
+        of = self._end_of(place)
         offsets, stamps = self._steps[place]
         next_one = bisect_right(stamps, millis(at))
         answer = offsets[next_one] if next_one < len(offsets) else -1
         ahead = None if of["ahead_offset"] is None else (of["ahead_offset"], of["ahead_at"])
         return end_of(answer, of["start_offset"], of["end_offset"], at, ahead)
+
+    def _end_of(self, place: Place) -> dict[str, Any]:
+        of = self._ends_of.get(place)
+        if of is None or of["why_missing"] is not None:
+            why = of["why_missing"] if of else "the cluster had no such partition"
+            raise NotInFreeze(f"where {place[0]} [{place[1]}] ended over time ({why})")
+        return of
+
+    def start_offsets(self, places: Iterable[Place]) -> dict[Place, int]:
+        return self._told(places, "earliest")
+
+    def end_offsets(self, places: Iterable[Place]) -> dict[Place, int]:
+        return self._told(places, "latest")
+
+    def stable_ends(self, places: Iterable[Place]) -> dict[Place, int]:
+        return self._told(places, "stable")
+
+    def _told(self, places: Iterable[Place], spec: Spec) -> dict[Place, int]:
+        places = list(places)
+        found = self.offsets(places, spec)
+        if untold := [place for place in places if place not in found]:
+            raise NotInFreeze(f"where {untold[0][0]} [{untold[0][1]}] was (the broker did not answer for it)")
+        return found
+
+    def offsets_at(self, places: Iterable[Place], at: datetime) -> dict[Place, int]:
+        self._require(_RECORDS, "records")
+        since = self._manifest.records_since
+        if since is None or at < since:
+            raise NotInFreeze(f"which records there were at {at.isoformat()} (it has those since {since})")
+        found = {}
+        for place in places:
+            of = self._end_of(place)
+            offsets, stamps = self._steps[place]
+            # A timestamp is whole milliseconds, and the first one at `at` or later is after the last one before it.
+            at_or_later = bisect_right(stamps, millis(at - _MICROSECOND))
+            found[place] = max(offsets[at_or_later], of["start_offset"]) if at_or_later < len(offsets) else -1
+        return found
+
+    def committed_in(self, group: str, places: Iterable[Place]) -> dict[Place, int]:
+        wanted = set(places)
+        return {place: offset for place, offset in self._committed.get(group, {}).items() if place in wanted}
+
+    def reader(self, name: str, **properties: Any) -> Playback:
+        del name, properties
+        kept = {(row["topic"], row["partition"]): row for row in self._rows("records_of", _RECORDS)}
+        self._require(_RECORDS, "records")
+        return Playback(path_of(self._folder, "kafka", "records"), kept)
+
+    def require_seen(self, headers: Iterable[str], *, payload: bool) -> None:
+        unseen = sorted(set(headers) - NAMING)
+        if not self._manifest.payloads and (payload or unseen):
+            raise NotInFreeze("payloads and headers of events (it was made without --payloads)")
 
     @cached_property
     def _ends_of(self) -> dict[Place, dict[str, Any]]:
@@ -134,10 +187,12 @@ class Recorded:
         return found
 
     def _rows(self, name: str, what: str = "Kafka", where: Any = None) -> Iterable[dict[str, Any]]:
-        if name not in self._manifest.kafka_files:
-            self._missing(what)
+        self._require(what, name)
         return parquet.read(self._folder, name, where)
 
-    def _missing(self, what: str) -> NoReturn:
-        why = self._manifest.why_missing(what) or self._manifest.why_missing("Kafka") or "it was made without Kafka"
+    def _require(self, what: str, name: str) -> None:
+        if name in self._manifest.kafka_files:
+            return
+        older = f"evkit {self._manifest.evkit}, which made it, did not copy that"
+        why = self._manifest.why_missing(what) or self._manifest.why_missing("Kafka") or older
         raise NotInFreeze(f"{'what Kafka said' if what == 'Kafka' else what} ({why})")

@@ -15,7 +15,7 @@ import psycopg
 
 from evkit import postgres
 from evkit.errors import BrokerRefused, EvkitError, FreezeRefused, NotMigrated, Unreachable
-from evkit.freeze import answers, tables
+from evkit.freeze import answers, records, tables
 from evkit.freeze.manifest import Manifest, Missing
 from evkit.runtime import audit
 from evkit.system import System
@@ -82,7 +82,7 @@ def plan(system: System, window: Window, out: Path | str, *, payloads: bool = Fa
     except (Unreachable, NotMigrated) as error:
         found.missing.append(Missing(what="PostgreSQL", why=str(error)))
     try:
-        for name, (records, size) in answers.estimated(system, window).items():
+        for name, (records, size) in answers.estimated(system, window, payloads=payloads).items():
             found.parts.append(Part(name, records, size))
     except (Unreachable, BrokerRefused) as error:
         found.missing.append(Missing(what="Kafka", why=str(error)))
@@ -133,7 +133,7 @@ def _copied(system: System, plan: Plan, folder: Path, progress: Progress) -> Man
         shutil.rmtree(folder / "postgres", ignore_errors=True)
         missing.append(Missing(what="PostgreSQL", why=str(error)))
     at = copied.at if copied else datetime.now(UTC)
-    files = kafka.write(folder, plan.window, at)
+    files = kafka.write(folder, plan.window, at, payloads=plan.payloads)
     missing += kafka.missing
     if copied is None and not files:
         raise FreezeRefused("there is nothing to freeze: " + "; ".join(m.why for m in missing))
@@ -144,6 +144,7 @@ def _copied(system: System, plan: Plan, folder: Path, progress: Progress) -> Man
         since=plan.window.start,
         until=tables.end_of(plan.window, at),
         copied_since=plan.window.start - tables.LOOKBACK,
+        records_since=plan.window.start - records.LOOKBACK if "records" in files else None,
         profile=system.settings.profile,
         postgres=postgres.address(system.settings.postgres_dsn),
         kafka=system.settings.bootstrap_servers,

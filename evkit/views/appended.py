@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
 from itertools import pairwise
 
-from evkit import kafka
-from evkit.errors import UnknownTopic
+from evkit.errors import NotInFreeze, UnknownTopic
 from evkit.system import System
-from evkit.views.end_offsets import UNKNOWN, end_offsets
+from evkit.views.broker import broker
+from evkit.views.end_offsets import UNKNOWN, End
 from evkit.views.frame import Frame, Frames, WindowLike, bucket_of, frame, view
 from evkit.views.lag_history import past_window
+from evkit.views.offsets import Place
+
+log = logging.getLogger(__name__)
 
 _MS = timedelta(milliseconds=1)
 
@@ -43,7 +49,7 @@ def appended(
     """
     seen = past_window(window, system)
     length = bucket_of(bucket, seen)
-    topics = kafka.topics(system.settings, system.admin)
+    topics = broker(system).topics()
     if topic is not None:
         if topic not in topics:
             raise UnknownTopic(topic, topics, where=f"to the cluster at {system.settings.bootstrap_servers}")
@@ -51,7 +57,7 @@ def appended(
     count = -((seen.start - seen.end) // length)
     edges = [seen.start + n * length for n in range(count)] + [seen.end]
     # The end at t counts a record of that very millisecond, and a bucket does not have its end.
-    ends = end_offsets(system, [(t, p) for t, n in topics.items() for p in range(n)], [at - _MS for at in edges])
+    ends = _ends(system, topics, [at - _MS for at in edges], is_asked=topic is not None)
     rows = []
     for name, partitions in sorted(topics.items()):
         of_topic = [ends.get((name, p), [UNKNOWN] * len(edges)) for p in range(partitions)]
@@ -74,3 +80,21 @@ def appended(
                 ]
             )
     return frame("appended", rows, frames)
+
+
+def _ends(
+    system: System, topics: Mapping[str, int], instants: list[datetime], *, is_asked: bool
+) -> Mapping[Place, list[End]]:
+    """Where the partitions ended; of all topics, those that a freeze does not have are unknown, with a warning."""
+    ask = broker(system)
+    try:
+        return ask.ends([(t, p) for t, n in topics.items() for p in range(n)], instants)
+    except NotInFreeze as error:
+        if is_asked:
+            raise
+        log.warning("appended: %s", error)
+    found: dict[Place, list[End]] = {}
+    for topic, n in topics.items():
+        with suppress(NotInFreeze):
+            found |= ask.ends([(topic, p) for p in range(n)], instants)
+    return found

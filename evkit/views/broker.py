@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from evkit import kafka, kafka_admin, offsets_log
-from evkit.kafka import OffsetSpec
+from evkit.kafka import Message, OffsetSpec, TopicPartition
 from evkit.kafka_admin import Member, TopicFacts
 from evkit.offsets_log import Part
 from evkit.system import System
@@ -16,6 +16,18 @@ from evkit.views.offsets import Place, offsets_of
 from evkit.views.unread import oldest_unread
 
 Spec = Literal["earliest", "stable", "latest"]
+
+
+class RecordReader(Protocol):
+    """What of a client's consumer reads records without joining a group."""
+
+    def assign(self, partitions: list[TopicPartition]) -> None: ...
+
+    def incremental_unassign(self, partitions: list[TopicPartition]) -> None: ...
+
+    def consume(self, num_messages: int, timeout: float) -> list[Message]: ...
+
+    def close(self) -> None: ...
 
 
 class Broker(Protocol):
@@ -52,6 +64,27 @@ class Broker(Protocol):
 
     def ends(self, places: Iterable[Place], instants: Iterable[datetime]) -> dict[Place, list[End]]:
         """Where partitions ended at these moments."""
+
+    def start_offsets(self, places: Iterable[Place]) -> dict[Place, int]:
+        """First offset of each partition; unlike `offsets`, one that cannot be told is an error."""
+
+    def end_offsets(self, places: Iterable[Place]) -> dict[Place, int]:
+        """Next offset the broker will assign in each partition; errors as `start_offsets`."""
+
+    def stable_ends(self, places: Iterable[Place]) -> dict[Place, int]:
+        """Where each partition ends for who reads committed records; errors as `start_offsets`."""
+
+    def offsets_at(self, places: Iterable[Place], at: datetime) -> dict[Place, int]:
+        """First offset stamped `at` or later, -1 where there is none; errors as `start_offsets`."""
+
+    def committed_in(self, group: str, places: Iterable[Place]) -> dict[Place, int]:
+        """Committed offsets of one group in these partitions."""
+
+    def reader(self, name: str, **properties: Any) -> RecordReader:
+        """Who reads committed records by assign(), and joins no group; to be closed."""
+
+    def require_seen(self, headers: Iterable[str], *, payload: bool) -> None:
+        """Raise NotInFreeze unless these headers of records, and their payloads, can be shown."""
 
 
 def broker(system: System) -> Broker:
@@ -104,3 +137,28 @@ class LiveBroker:
 
     def ends(self, places: Iterable[Place], instants: Iterable[datetime]) -> dict[Place, list[End]]:
         return end_offsets(self._system, places, instants)
+
+    def start_offsets(self, places: Iterable[Place]) -> dict[Place, int]:
+        return kafka.start_offsets(self._system.settings, _partitions(places), self._system.admin)
+
+    def end_offsets(self, places: Iterable[Place]) -> dict[Place, int]:
+        return kafka.offsets(self._system.settings, _partitions(places), client=self._system.admin)
+
+    def stable_ends(self, places: Iterable[Place]) -> dict[Place, int]:
+        return kafka_admin.stable_ends(self._system.settings, _partitions(places), self._system.admin)
+
+    def offsets_at(self, places: Iterable[Place], at: datetime) -> dict[Place, int]:
+        return kafka.offsets_at(self._system.settings, _partitions(places), at, self._system.admin)
+
+    def committed_in(self, group: str, places: Iterable[Place]) -> dict[Place, int]:
+        return kafka.committed(self._system.settings, group, _partitions(places))
+
+    def reader(self, name: str, **properties: Any) -> RecordReader:
+        return cast(RecordReader, kafka.consumer(self._system.settings, name, **properties))
+
+    def require_seen(self, headers: Iterable[str], *, payload: bool) -> None:
+        """A broker has all of them."""
+
+
+def _partitions(places: Iterable[Place]) -> list[TopicPartition]:
+    return [TopicPartition(*place) for place in places]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from evkit import kafka, kafka_admin
 from evkit.errors import InvalidParameter, UnknownGroup, UnknownTopic
-from evkit.kafka import Message, TopicPartition, record_of
+from evkit.kafka import Message, record_of
 from evkit.system import System
+from evkit.views.broker import broker
 from evkit.views.frame import Frame, Frames, frame, view
 from evkit.views.scan.reader import ROW_LIMIT, Batch, Reader
 from evkit.views.scan.rows import readable
+from evkit.window import present
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +57,15 @@ def unread_keys(
     """
     if keys_max < 1 or records_max < 1:
         raise InvalidParameter("keys_max and records_max must be 1 or more", name="keys_max", value=keys_max)
-    known = kafka.groups(system.settings, system.admin)
+    ask = broker(system)
+    known = ask.groups()
     if group not in known:
         raise UnknownGroup(group, known, where=f"to the cluster at {system.settings.bootstrap_servers}")
     # Only a coordinator that is ready may be asked for offsets: its answer about members says that it is.
-    kafka_admin.assigned(system.settings, [group], system.admin)
-    there = kafka.topics(system.settings, system.admin)
+    ask.assigned([group])
+    there = ask.topics()
     committed: dict[str, dict[int, int]] = defaultdict(dict)
-    for (name, p), offset in kafka.committed_offsets(system.settings, group, system.admin).items():
+    for (name, p), offset in ask.committed([group])[group].items():
         if p < there.get(name, 0):
             committed[name][p] = offset
     if topic is not None:
@@ -85,9 +87,8 @@ def _of_topic(
     records_max: int,
     seconds_max: float,
 ) -> list[list[Any]]:
-    places = [TopicPartition(topic, p) for p in committed]
-    starts = kafka.start_offsets(system.settings, places, system.admin)
-    ends = kafka.offsets(system.settings, places, client=system.admin)
+    places = [(topic, p) for p in committed]
+    starts, ends = broker(system).start_offsets(places), broker(system).end_offsets(places)
     ranges = {p: (min(max(committed[p], starts[topic, p]), ends[topic, p]), ends[topic, p]) for p in sorted(committed)}
     reader = Reader(system, topic, ranges, seconds_max=seconds_max)
     counts: Counter[tuple[bytes | None, int]] = Counter()
@@ -103,11 +104,11 @@ def _of_topic(
         keys: list[Any] = list(map(Message.key, batch.messages))
         counts.update(zip(keys, batch.partitions, strict=True))
         for key in set(keys) - oldest.keys():
-            first = record_of(batch.messages[keys.index(key)], datetime.now(UTC))
+            first = record_of(batch.messages[keys.index(key)], present())
             oldest[key] = first.timestamp
     if (unscanned := reader.unscanned()) is not None:
         log.warning("unread_keys of %s: %s", group, unscanned)
-    now, lag = datetime.now(UTC), sum(ends[topic, p] - committed[p] for p in committed)
+    now, lag = present(), sum(ends[topic, p] - committed[p] for p in committed)
     by_key: Counter[bytes | None] = Counter()
     most: dict[bytes | None, tuple[int, int]] = {}
     for (raw, p), n in counts.items():

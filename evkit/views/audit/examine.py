@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
-from evkit import kafka
 from evkit.errors import UnknownTopic
 from evkit.system import System
 from evkit.views.audit import groups as audit_groups
@@ -22,13 +21,14 @@ from evkit.views.audit.log import Stretch
 from evkit.views.audit.order import Order
 from evkit.views.audit.rows import Rows
 from evkit.views.audit.spill import Spill
+from evkit.views.broker import broker
 from evkit.views.offsets import Place
 from evkit.window import Window, present
 
 __all__ = ["Examined", "examine"]
 
 # The broker's clock and the database's may differ by so much.
-_SKEW = timedelta(minutes=1)
+SKEW = timedelta(minutes=1)
 # A copy that a relay sends late is there by then: its producer gives up after five minutes.
 _COPIES = timedelta(minutes=10)
 # So many more records are read without being asked to: some seconds.
@@ -59,7 +59,7 @@ def examine(
         audit_groups.readers(system, [], group)  # says when there is no such group
     confirmed, unplaced = rows.stretches(bounds)
     if topic is not None and topic not in unplaced:
-        known = kafka.topics(system.settings, system.admin)
+        known = broker(system).topics()
         if topic not in known:
             raise UnknownTopic(topic, known, where=f"to the cluster at {system.settings.bootstrap_servers}")
     if not unplaced:
@@ -125,11 +125,11 @@ def _stretches(
     copies_within: timedelta,
 ) -> dict[Place, Stretch]:
     """What has to be read: from the window's first record to its last, and on for copies."""
-    places = [kafka.TopicPartition(*place) for place in starts]
-    at_start = kafka.offsets_at(system.settings, places, window.start - _SKEW, system.admin)
+    ask = broker(system)
+    at_start = ask.offsets_at(starts, window.start - SKEW)
     at_end = {}
     if copies_within < present() - window.end:
-        at_end = kafka.offsets_at(system.settings, places, window.end + copies_within, system.admin)
+        at_end = ask.offsets_at(starts, window.end + copies_within)
     found = {}
     for place, start in starts.items():
         end = ends.get(place, start)

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from evkit import kafka, kafka_admin, offsets_log
+from evkit import offsets_log
 from evkit.errors import EvkitError
 from evkit.offsets_log import Commits
 from evkit.sql import named
 from evkit.system import System
+from evkit.views.broker import Broker, broker
 from evkit.views.frame import groups_of
 from evkit.views.offsets import Place
 
@@ -53,12 +54,11 @@ def readers(system: System, topics: Iterable[str], group: str | None) -> list[Re
     keeping = {row[0] for row in kept}
     for name in sorted(set(known) - keeping):
         log.warning("audit: group '%s' has no inbox, so nothing says what it has handled: it is left out", name)
-    places = kafka.partitions_of(
-        system.settings, wanted & set(kafka.topics(system.settings, system.admin)), system.admin
-    )
+    ask = broker(system)
+    places = _places(ask, wanted)
     found = []
     for name in sorted(keeping):
-        committed = kafka.committed(system.settings, name, places) if places else {}
+        committed = ask.committed_in(name, places) if places else {}
         reads = {topic for topic, _ in committed} | {topic for of, topic, _ in rows if of == name}
         if reads & wanted:
             found.append(Reader(name, sorted(reads & wanted), committed))
@@ -102,7 +102,7 @@ def _ones(words: Any) -> Any:
 def history(system: System, group: str) -> tuple[Mapping[Place, Commits], str | None]:
     """What the group committed, by place; or why that is not known."""
     try:
-        parts = offsets_log.read(system.settings, system.admin, group)
+        parts = broker(system).offsets_log(group)
     except EvkitError as error:
         log.info("audit: no history of group %s: %s", group, error)
         return {}, "Kafka's record of commits may not be read"
@@ -177,17 +177,23 @@ def _runs(values: Any) -> Iterable[tuple[int, int]]:
 
 def standing(system: System, topics: Iterable[str]) -> tuple[dict[Place, int], dict[Place, int], set[str]]:
     """Start and stable end of every partition of those topics that there are, and which of them are compacted."""
-    there = set(topics) & set(kafka.topics(system.settings, system.admin))
-    places = kafka.partitions_of(system.settings, there, system.admin)
+    ask = broker(system)
+    places = _places(ask, topics)
     if not places:
         return {}, {}, set()
-    first = kafka.start_offsets(system.settings, places, system.admin)
-    ends = kafka_admin.stable_ends(system.settings, places, system.admin)
-    facts = kafka_admin.topic_facts(system.settings, there, system.admin)
+    first = ask.start_offsets(places)
+    ends = ask.stable_ends(places)
+    facts = ask.topic_facts({topic for topic, _ in places})
     # Where the broker does not say it may be, and then a record that is not there is no lost one.
     return first, ends, {topic for topic, fact in facts.items() if fact.compacted is not False}
 
 
 def starts(system: System, places: Iterable[Place]) -> dict[Place, int]:
     """First offset that each of these partitions has by now."""
-    return kafka.start_offsets(system.settings, [kafka.TopicPartition(*place) for place in places], system.admin)
+    return broker(system).start_offsets(places)
+
+
+def _places(ask: Broker, topics: Iterable[str]) -> list[Place]:
+    """The partitions of those topics that there are."""
+    known = ask.topics()
+    return [(topic, p) for topic in sorted(set(topics) & known.keys()) for p in range(known[topic])]

@@ -20,6 +20,7 @@ from evkit.event import CE_ID
 from evkit.kafka import KafkaError, KafkaException, Message, TopicPartition
 from evkit.system import System
 from evkit.views.audit.spill import Spill
+from evkit.views.broker import broker
 from evkit.views.offsets import Place
 from evkit.views.scan.reader import collecting_no_garbage
 
@@ -167,7 +168,7 @@ def _read(system: System, wanted: Mapping[Place, Stretch], index: LogIndex, mean
         "queued.max.messages.kbytes": _AHEAD_KILOBYTES,
         "fetch.max.bytes": 16 << 20,
     }
-    reader = kafka.consumer(system.settings, "evkit-audit", **{"enable.partition.eof": True, **ahead})
+    reader = broker(system).reader("evkit-audit", **{"enable.partition.eof": True, **ahead})
     try:
         reader.assign([TopicPartition(*place, wanted[place].first) for place in index.places if place in wanted])
         heard_at = time.monotonic()

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 import polars as pl
 
 from evkit.errors import InvalidParameter
 from evkit.system import System
+from evkit.views.broker import broker
 from evkit.views.errors import ROWS_MAX
 from evkit.views.frame import Frame, Frames, WindowLike, frame, frame_of_chunks, require_backend, view
 from evkit.views.scan.range import Offsets, ranges_of
 from evkit.views.scan.reader import ROW_LIMIT, Reader, sizes
 from evkit.views.scan.rows import Rows
+from evkit.window import present
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def scan_plan(
         middles[p] = (middle, min(middle + _SAMPLE_RECORDS, last))
     sampled = sizes(system, topic, middles, seconds_max=_SAMPLE_SECONDS)
     every = [size for of in sampled.values() for size in of]
-    now = datetime.now(UTC)
+    now = present()
     rows = []
     for p, (first, last) in ranges.items():
         of = sampled[p] or every  # a partition in whose middle there are only markers has records like the others
@@ -173,7 +174,7 @@ def scan_coverage(
     require_backend(frames)
     rows = Rows(topic, fields=fields, where=where, masking=system.settings.masking)
     _, reader = _read(system, topic, rows, window, offsets, partitions, rows_max, seconds_max, keep=False)
-    return frame("scan_coverage", reader.coverage(rows.matched, rows.unparsed, datetime.now(UTC)), frames)
+    return frame("scan_coverage", reader.coverage(rows.matched, rows.unparsed, present()), frames)
 
 
 def scan_with_coverage(
@@ -195,7 +196,7 @@ def scan_with_coverage(
     require_backend(frames)
     rows = Rows(topic, headers=headers, fields=fields, where=where, payload=payload, masking=system.settings.masking)
     chunks, reader = _read(system, topic, rows, window, offsets, partitions, rows_max, seconds_max, keep=True)
-    coverage = frame("scan_coverage", reader.coverage(rows.matched, rows.unparsed, datetime.now(UTC)), frames)
+    coverage = frame("scan_coverage", reader.coverage(rows.matched, rows.unparsed, present()), frames)
     return Scanned(frame_of_chunks("scan", chunks, frames, extra=rows.extra), coverage)
 
 
@@ -215,6 +216,8 @@ def _read(
         raise InvalidParameter(f"rows_max must be 1 or more, not {rows_max}", name="rows_max", value=rows_max)
     if seconds_max <= 0:
         raise InvalidParameter("seconds_max must be above zero", name="seconds_max", value=seconds_max)
+    headers, payload = rows.needs
+    broker(system).require_seen(headers, payload=payload)
     ranges, seen = ranges_of(system, topic, window, offsets, partitions)
     rows.between = None if seen is None else (seen.start, seen.end)
     reader = Reader(system, topic, ranges, seconds_max=seconds_max)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from evkit import kafka
 from evkit.errors import InvalidParameter, UnknownTopic
-from evkit.kafka import TopicPartition
 from evkit.system import System
+from evkit.views.broker import broker
 from evkit.views.frame import WindowLike, window_of
 from evkit.window import Window
 
@@ -35,10 +34,10 @@ def ranges_of(
     """
     seen = None if window is None and offsets is not None else window_of(window, system)
     chosen = _partitions(system, topic, partitions, offsets)
-    places = [TopicPartition(topic, p) for p in chosen]
-    settings = system.settings
-    starts = kafka.start_offsets(settings, places, system.admin)
-    ends = kafka.offsets(settings, places, client=system.admin)
+    places = [(topic, p) for p in chosen]
+    ask = broker(system)
+    starts = ask.start_offsets(places)
+    ends = ask.end_offsets(places)
     if offsets is not None:
         given = offsets if isinstance(offsets, Mapping) else dict.fromkeys(chosen, offsets)
         wanted = {p: given[p] for p in chosen}
@@ -51,8 +50,8 @@ def ranges_of(
                     value=offsets,
                 )
     elif seen is not None:
-        since = kafka.offsets_at(settings, places, seen.start, system.admin)
-        until = kafka.offsets_at(settings, places, seen.end, system.admin)
+        since = ask.offsets_at(places, seen.start)
+        until = ask.offsets_at(places, seen.end)
         wanted = {
             p: (
                 ends[topic, p] if since[topic, p] < 0 else since[topic, p],
@@ -68,7 +67,7 @@ def ranges_of(
 
 
 def _partitions(system: System, topic: str, partitions: Iterable[int] | None, offsets: Offsets | None) -> list[int]:
-    known = kafka.topics(system.settings, system.admin)
+    known = broker(system).topics()
     if topic not in known:
         raise UnknownTopic(topic, known, where=f"to the cluster at {system.settings.bootstrap_servers}")
     there = range(known[topic])

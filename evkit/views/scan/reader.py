@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from evkit import kafka
 from evkit.kafka import KafkaError, KafkaException, Message, TopicPartition
 from evkit.system import System
+from evkit.views.broker import broker
 from evkit.views.scan.range import Ranges
 
 _BATCH = 5_000
@@ -65,7 +66,8 @@ class Reader:
         if not self._left:
             return
         settings = self.system.settings
-        reader = kafka.consumer(settings, "evkit-views", **{"enable.partition.eof": True, "auto.offset.reset": "error"})
+        wanted = {"enable.partition.eof": True, "auto.offset.reset": "error"}
+        reader = broker(self.system).reader("evkit-views", **wanted)
         try:
             reader.assign([TopicPartition(self.topic, p, self.positions[p]) for p in sorted(self._left)])
             heard_at = time.monotonic()

@@ -64,6 +64,11 @@ class Rows:
         self.unparsed: Counter[int] = Counter()
         self._unparsed: pl.DataFrame | None = None  # of the batch that is being read
 
+    @property
+    def needs(self) -> tuple[list[str], bool]:
+        """Names of the headers that are opened, and whether values are."""
+        return list(self._headers.values()), bool(self._fields) or self.payload
+
     def of(self, batch: Batch) -> pl.DataFrame:
         """The rows of a batch, with the place of each in it in column `index`."""
         messages: Sequence[Message] = batch.messages

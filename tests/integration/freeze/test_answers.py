@@ -16,7 +16,7 @@ from evkit.window import Window
 from tests.integration.views.groups import commit, joined, produce
 from tests.integration.views.test_journey import FROM_KAFKA
 
-# A freeze keeps the times of records, not the records.
+# Those that read topics: test_records.py
 READS_TOPICS = {"scan", "scan_plan", "scan_coverage", "unread_keys", "appended"}
 
 
