@@ -25,3 +25,30 @@ SELECT DISTINCT known.consumer_group, newest.topic, newest.partition
         WHERE i.consumer_group = known.consumer_group
         ORDER BY i.event_id DESC LIMIT 1000) AS newest
  WHERE newest.processed_at >= clock_timestamp() - interval '7 days';
+
+-- name: sampled_topics
+-- Which topics `evkit sample` has ever seen which groups in: a skip scan, one look into the primary key for each pair.
+WITH RECURSIVE one AS (
+    (SELECT consumer_group, topic FROM evkit.lag_sample
+      WHERE cluster_id = %(cluster_id)s ORDER BY cluster_id, consumer_group, topic LIMIT 1)
+    UNION ALL
+    SELECT later.consumer_group, later.topic
+      FROM one
+     CROSS JOIN LATERAL (
+           SELECT s.consumer_group, s.topic FROM evkit.lag_sample s
+            WHERE s.cluster_id = %(cluster_id)s AND (s.consumer_group, s.topic) > (one.consumer_group, one.topic)
+            ORDER BY s.cluster_id, s.consumer_group, s.topic LIMIT 1) AS later
+)
+SELECT consumer_group, topic FROM one;
+
+-- name: sampled_partitions
+-- Of these, the partitions that were sampled in the last hour.
+SELECT of.consumer_group, of.topic, numbered.partition
+  FROM unnest(%(groups)s::text[], %(topics)s::text[]) AS of (consumer_group, topic)
+ CROSS JOIN LATERAL (
+       SELECT max(s.partition) AS partition FROM evkit.lag_sample s
+        WHERE s.cluster_id = %(cluster_id)s AND s.consumer_group = of.consumer_group AND s.topic = of.topic) AS last
+ CROSS JOIN LATERAL generate_series(0, last.partition) AS numbered (partition)
+ WHERE EXISTS (SELECT FROM evkit.lag_sample s
+                WHERE s.cluster_id = %(cluster_id)s AND s.consumer_group = of.consumer_group AND s.topic = of.topic
+                  AND s.partition = numbered.partition AND s.sampled_at >= %(now)s::timestamptz - interval '1 hour');

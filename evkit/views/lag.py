@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
 from evkit.errors import NoPostgres, NotInFreeze, NotMigrated, UnknownGroup, Unreachable
+from evkit.postgres import text_array
 from evkit.sql import named
 from evkit.system import System
 from evkit.views.broker import Broker, broker
@@ -29,8 +30,9 @@ log = logging.getLogger(__name__)
 def lag(system: System, group: str | None = None, *, frames: Frames = "polars") -> Frame:
     """How far every consumer group is behind, now: one row for each group, topic and partition.
 
-    Groups are those the cluster knows and those of evkit's inbox in the last seven days; without PostgreSQL, the
-    cluster's alone. Partitions are those the group has committed to, has assigned, or has handled events of.
+    Groups are those the cluster knows, those of evkit's inbox in the last seven days, and those that `evkit sample` saw in
+    the last hour; without PostgreSQL, the cluster's alone. Partitions are those the group has committed to, has assigned,
+    or has handled events of, and of topics that are gone those that were sampled in the last hour.
 
     Args:
         group  one consumer group; default: all
@@ -55,8 +57,8 @@ def lag(system: System, group: str | None = None, *, frames: Frames = "polars") 
     Source: the difference that Kafka's own consumer group tool prints as LAG.
     """
     ask = broker(system)
-    states = ask.groups()
-    handled = _inbox_partitions(system)
+    states, topics = ask.groups(), ask.topics()
+    handled = _known_partitions(system, ask, states, topics)
     known = sorted(set(states) | set(handled))
     if group is not None:
         if group not in known:
@@ -69,7 +71,8 @@ def lag(system: System, group: str | None = None, *, frames: Frames = "polars") 
     for name in known:
         of_group = {*committed.get(name, ()), *assigned.get(name, ()), *handled.get(name, ())}
         places[name] = {p for p in of_group if not p[0].startswith("__")}
-    every = _existing(ask, set().union(*places.values()) if places else set())
+    # To ask for the offset of a deleted topic would fail the whole request.
+    every = sorted(p for p in set().union(*places.values()) if p[1] < topics.get(p[0], 0))
     starts, stable, ends = (ask.offsets(every, spec) for spec in ("earliest", "stable", "latest"))
     facts = ask.topic_facts({topic for topic, _ in every})
     unread = {
@@ -96,7 +99,7 @@ def lag(system: System, group: str | None = None, *, frames: Frames = "polars") 
                 "start_offset": starts.get(place),
                 "stable_offset": stable.get(place),
                 "end_offset": ends.get(place),
-                "group_state": states.get(name),
+                "group_state": states.get(name, "dead"),
                 "member_id": member.member_id if member else None,
                 "client_id": member.client_id if member else None,
                 "client_host": member.host if member else None,
@@ -151,13 +154,25 @@ def _status(row: dict[str, Any]) -> str:
     return "open_transaction" if row["lag_seconds_method"] == "open_transaction" else "behind"
 
 
-def _inbox_partitions(system: System) -> dict[str, set[Place]]:
-    """What evkit's inbox knows; nothing when there is no PostgreSQL or no evkit in it: lag is a matter of Kafka."""
+def _known_partitions(
+    system: System, ask: Broker, states: Mapping[str, str], topics: Mapping[str, int]
+) -> dict[str, set[Place]]:
+    """What evkit's tables know: of the inbox all, of samples groups and topics that the cluster does not have any more.
+
+    Nothing when there is no PostgreSQL or no evkit in it: lag is a matter of Kafka.
+    """
     found: dict[str, set[Place]] = defaultdict(set)
+    sql = named("lag")
     try:
+        cluster: dict[str, Any] = {"cluster_id": ask.cluster_id(), "now": system.now()}
         with system.reading() as connection:
             groups = groups_of(system, connection)
-            rows = connection.execute(named("lag")["inbox_partitions"], {"groups": groups}).fetchall()
+            rows = connection.execute(sql["inbox_partitions"], {"groups": groups}).fetchall()
+            pairs = connection.execute(sql["sampled_topics"], cluster).fetchall()
+            gone = [pair for pair in pairs if pair[0] not in states or pair[1] not in topics]
+            if gone:
+                asked = {"groups": text_array([g for g, _ in gone]), "topics": text_array([t for _, t in gone])}
+                rows += connection.execute(sql["sampled_partitions"], cluster | asked).fetchall()
             for group, topic, partition in rows:
                 found[group].add((topic, partition))
     except (NoPostgres, NotInFreeze) as error:
@@ -172,9 +187,3 @@ def _committed(ask: Broker, groups: Iterable[str]) -> dict[str, dict[Place, int]
         group: {place: offset for place, offset in offsets.items() if not place[0].startswith("__")}
         for group, offsets in ask.committed(groups).items()
     }
-
-
-def _existing(ask: Broker, places: Iterable[Place]) -> list[Place]:
-    """Those of the places that the cluster has; asking for the offset of a deleted topic would fail the whole request."""
-    known = ask.topics()
-    return sorted(p for p in places if p[1] < known.get(p[0], 0))

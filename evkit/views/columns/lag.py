@@ -35,7 +35,10 @@ LAG = (
         "record (read at the committed offset), open_transaction (the same, not committed yet), "
         "empty (nothing to read), grid (of a moment that has passed, by where the partition ended before it) or none",
     ),
-    text("group_state", "state of the group at the broker: stable, empty, …; null when the broker does not know it"),
+    text(
+        "group_state",
+        "state of the group at the broker: stable, empty, …; dead when it does not know the group any more",
+    ),
     text("member_id", "member of the group that has the partition; null when none has, or the broker does not say"),
     text("client_id", "as that member calls itself"),
     text("client_host", "where that member is, as the broker sees it"),
@@ -62,7 +65,7 @@ LAG_GROUPS = (
     Column(
         "skew", "float64", "", "lag_events_max over the mean lag of a partition: 1 is even; null when nothing is behind"
     ),
-    text("group_state", "state of the group at the broker; null when the broker does not know it"),
+    text("group_state", "state of the group at the broker; dead when it does not know the group any more"),
     text("status", f"that of the worst partition: {', '.join(LAG_STATUSES)}"),
     MEASURED_AT,
 )

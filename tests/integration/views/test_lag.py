@@ -10,6 +10,7 @@ import pytest
 from evkit import kafka, monitors, views
 from evkit.errors import BrokerUnreachable, DatabaseUnreachable, UnknownGroup
 from evkit.kafka import TopicPartition
+from evkit.runtime.sampler import Sampler
 from evkit.system import System
 from evkit.testing.waiting import until
 from tests.integration.views.groups import commit, joined
@@ -269,7 +270,45 @@ def test_a_group_the_broker_has_forgotten_is_known_from_the_inbox(evkit_system, 
 
     (row,) = rows(evkit_system, group)
 
-    assert (row["status"], row["group_state"], row["backlog_events"]) == ("no_commit", None, 3)
+    assert (row["status"], row["group_state"], row["backlog_events"]) == ("no_commit", "dead", 3)
+
+
+def test_a_group_or_topic_that_is_gone_is_known_for_an_hour_from_what_was_sampled(
+    evkit_system, past, topic, evkit_topic, evkit_group
+):
+    gone, stays, deleted = evkit_group("gone"), evkit_group("stays"), evkit_topic("deleted")
+    produce(evkit_system, topic, 3)
+    produce(evkit_system, deleted, 2)
+    commit(evkit_system, gone, topic, 1)
+    commit(evkit_system, stays, topic, 2)
+    commit(evkit_system, stays, deleted, 1)
+    sampler = Sampler(evkit_system, groups=[gone, stays])
+    sampler.once()
+    sampler.close()
+    for future in evkit_system.admin.delete_consumer_groups([gone]).values():
+        future.result()
+    for future in evkit_system.admin.delete_topics([deleted]).values():
+        future.result()
+
+    (of_gone,), of_stays = rows(evkit_system, gone), rows(evkit_system, stays)
+    listed = set(views.lag(evkit_system)["group"])
+    past.sql("UPDATE evkit.lag_sample SET sampled_at = sampled_at - interval '61 minutes'")
+    forgotten = set(views.lag(evkit_system)["group"])
+
+    assert (of_gone["group_state"], of_gone["status"], of_gone["committed_offset"], of_gone["end_offset"]) == (
+        "dead",
+        "no_commit",
+        None,
+        3,
+    )
+    assert {(row["topic"], row["status"], row["lag_events"]) for row in of_stays} == {
+        (topic, "behind", 1),
+        (deleted, "unknown", None),
+    }
+    assert {gone, stays} <= listed
+    assert forgotten & {gone, stays} == {stays}
+    with pytest.raises(UnknownGroup):
+        views.lag(evkit_system, gone)
 
 
 def test_an_unknown_group_is_answered_with_the_ones_like_it(evkit_system, topic, evkit_group):
