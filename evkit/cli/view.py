@@ -150,8 +150,9 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option(
                 "--by",
-                help="Of impact: key, event_type, topic or '$.customer.id'; of latency_events and latency_segments: "
-                "processed or written; of error_rate: handler, error_class, fingerprint, code_version, or several: a,b.",
+                help="Of impact: key, event_type, topic or '$.customer.id'; of the views of latency: processed (when it "
+                "showed) or written (who was hurt); of error_rate: handler, error_class, fingerprint, code_version, or "
+                "several: a,b.",
                 show_default=False,
             ),
         ] = None,

@@ -48,7 +48,8 @@ def latency(frame: Any) -> Figure:
 
 
 def latency_over_time(frame: Any) -> Figure:
-    """Draw the frame of `views.latency_over_time`: p99 (bold) and median (dotted) of each group, by time of writing.
+    """Draw the frame of `views.latency_over_time`: p99 (bold) and median (dotted) of each group, by the time
+    of writing or of handling.
 
     Below: how many events of each bucket still wait. A triangle marks a p99 that is a lower bound because of them.
     """
@@ -63,12 +64,13 @@ def latency_over_time(frame: Any) -> Figure:
     palette = colours(groups)
     shown = [r | {"series": text(r["group"], 40)} for r in rows if r["group"] in kept]
     bound = "at least " if worst["p99_is_lower_bound"] else ""
+    done, time = ("handled", "handling") if worst["by"] == "processed" else ("written", "writing")
     title = (
         f"{text(worst['group'])} was slowest: p99 {bound}{seconds(worst['p99_seconds'] or 0)} "
-        f"for events written at {clock(worst['bucket_at'])}"
+        f"for events {done} at {clock(worst['bucket_at'])}"
     )
     subtitle = (
-        f"p99 bold, median dotted, by time of writing, buckets of {seconds(max(r['bucket_seconds'] for r in rows))} · "
+        f"p99 bold, median dotted, by time of {time}, buckets of {seconds(max(r['bucket_seconds'] for r in rows))} · "
         + span([r["bucket_at"] for r in rows])
     )
     figure = over_time(shown, {text(g, 40): palette[g] for g in sorted(kept)}, "still waiting")

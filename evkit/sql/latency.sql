@@ -5,7 +5,9 @@
 -- name: handled
 -- A page is a stretch of the time of handling.
 SELECT consumer_group AS "group", CASE WHEN %(by_event_type)s THEN event_type END AS event_type,
-       replay_id IS NOT NULL AS replay, date_bin(%(bucket)s::interval, created_at, '2000-01-03Z') AS bucket_at,
+       replay_id IS NOT NULL AS replay,
+       date_bin(%(bucket)s::interval, CASE WHEN %(by_written)s THEN created_at ELSE processed_at END, '2000-01-03Z')
+           AS bucket_at,
        extract(epoch FROM processed_at - created_at)::float8 AS seconds
   FROM evkit.inbox
  WHERE processed_at >= %(first)s AND processed_at < %(last)s AND outcome = 'handled'
@@ -13,13 +15,15 @@ SELECT consumer_group AS "group", CASE WHEN %(by_event_type)s THEN event_type EN
    AND (%(replays)s OR replay_id IS NULL) AND consumer_group = ANY (%(groups)s);
 
 -- name: pending
--- A page is a stretch of the time of writing.
+-- A page is a stretch of the time of writing. By the time of handling, what has none yet belongs to the last bucket.
 WITH
 -- include: reading
 ,
 -- include: near
 SELECT r.consumer_group AS "group", CASE WHEN %(by_event_type)s THEN o.type END AS event_type, false AS replay,
-       date_bin(%(bucket)s::interval, o.created_at, '2000-01-03Z') AS bucket_at,
+       date_bin(%(bucket)s::interval,
+                CASE WHEN %(by_written)s THEN o.created_at ELSE bound.until - interval '1 microsecond' END, '2000-01-03Z')
+           AS bucket_at,
        extract(epoch FROM bound.until - o.created_at)::float8 AS seconds
   FROM bound, reading r
   JOIN evkit.outbox o ON coalesce(o.topic, o.aggregatetype) = r.topic AND o.created_at >= r.first_at

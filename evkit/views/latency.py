@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
+from evkit.errors import InvalidParameter
 from evkit.system import System
 from evkit.views.columns import COLUMNS
 from evkit.views.columns.column import Column, text
@@ -28,6 +30,8 @@ from evkit.window import Window, present
 # Waiting events are looked for so long before the window.
 LOOKBACK = timedelta(hours=1)
 
+By = Literal["processed", "written"]
+
 
 @view("latency")
 def latency(
@@ -35,20 +39,22 @@ def latency(
     window: WindowLike = None,
     *,
     group: str | None = None,
+    by: By = "processed",
     by_event_type: bool = False,
     replays: bool = False,
     frames: Frames = "polars",
 ) -> Frame:
     """How long events took from the database write to the end of their handler, per group.
 
-    Handled events count by the time they were handled, inside the window. Events that are still waiting are counted in
-    `pending_n`; those that wait longer already than the p99 of the handled ones are in the percentiles with their age,
-    else a consumer that stands still would look fast. Waiting events are looked for in the window and the hour before it.
-    Both ends are times of the database, so clock skew is not in them.
+    Events that are still waiting are counted in `pending_n`; those that wait longer already than the p99 of the handled
+    ones are in the percentiles with their age, else a consumer that stands still would look fast. Both ends are times of
+    the database, so clock skew is not in them.
 
     Args:
         window         a `Window`, "2h", "FROM/TO"; default: the last hour
         group          one consumer group; default: all that the inbox knows from the last seven days
+        by             "processed": events handled in the window, and waiting ones of it and the hour before it (when it
+                       showed); "written": events that their services wrote in it, as they stood at its end (who was hurt)
         by_event_type  a row for each event type instead of one a group
         replays        also what replays and redrives handled, in rows of their own; by default they are left out, for
                        their latency is the time until somebody came
@@ -59,10 +65,12 @@ def latency(
 
     Raises:
         UnknownGroup: evkit's tables know no such group; the closest names are in `suggestions`.
+        InvalidParameter: window or `by` cannot be read.
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     seen = window_of(window, system)
-    handled, pending = _read(system, seen, group, by_event_type=by_event_type, replays=replays)
+    given = {"by_written": by_written(by), "by_event_type": by_event_type, "bucket": None, "replays": replays}
+    handled, pending = _read(system, seen, group, given)
     counted = handled.group_by(_PLACE).agg(
         n=pl.col("seconds").count(), unmeasured_n=pl.col("seconds").null_count(), cut=percentile(0.99)
     )
@@ -99,38 +107,49 @@ def latency_over_time(
     window: WindowLike = None,
     *,
     group: str | None = None,
+    by: By = "written",
     bucket: str | timedelta | None = None,
     replays: bool = False,
     frames: Frames = "polars",
 ) -> Frame:
-    """The same per bucket of time, by when the events were written: who was hurt, not when it showed.
+    """The same per bucket of time: by when the events were written (who was hurt), or by when they were handled (when it
+    showed).
 
-    Pending events are in the percentiles with their age; `p99_is_lower_bound` says where that matters.
+    Every event is in one bucket. Pending events are in the percentiles with their age; `p99_is_lower_bound` says where that
+    matters.
 
     Args:
         window   a `Window`, "2h", "FROM/TO"; default: the last hour
         group    one consumer group; default: all
+        by       "written": events written in the window, each in the bucket in which its service wrote it, pending ones
+                 too; "processed": events handled in it, each in the bucket in which it was handled. Then pending ones, of
+                 the window and the hour before it, are in the last bucket, and in its percentiles where they wait longer
+                 than the p99 of those that were handled in it
         bucket   length of a bucket ("30s"); default: a round one that makes at most 120
         replays  also what replays and redrives handled, in rows of their own
 
     Columns: see columns/
 
-    Sorted by group, then bucket. A bucket in which no event was written has no row: it has no latency.
+    Sorted by group, then bucket. A bucket without an event has no row: it has no latency.
 
     Raises:
         UnknownGroup: evkit's tables know no such group; the closest names are in `suggestions`.
-        InvalidParameter: window or bucket cannot be read.
+        InvalidParameter: window, bucket or `by` cannot be read.
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     seen = window_of(window, system)
     length = bucket_of(bucket, seen)
-    handled, pending = _read(system, seen, group, bucket=length, by_written=True, replays=replays)
+    given = {"by_written": by_written(by), "by_event_type": False, "bucket": length, "replays": replays}
+    handled, pending = _read(system, seen, group, given)
+    place = ["group", "replay", "bucket_at"]
+    if by == "processed":
+        handled = handled.filter(pl.col("seconds").is_not_null())
+        pending = _overdue(pending, handled, place)
     event = pl.concat(
         [handled.with_columns(pending=pl.lit(value=False)), pending.with_columns(pending=pl.lit(value=True))]
     )
     until = min(seen.end, present())
-    made = bucketed(event, ["group", "replay", "bucket_at"], length, seen.start, until)
-    made = made.sort("group", "replay", "bucket_at")
+    made = bucketed(event, place, length, seen.start, until).with_columns(by=pl.lit(by)).sort(place)
     return frame_of_chunks("latency_over_time", [_cast("latency_over_time", made)], frames)
 
 
@@ -176,30 +195,34 @@ _EVENT = (
 )  # fmt: skip
 
 
+def by_written(by: str) -> bool:
+    if by not in ("processed", "written"):
+        raise InvalidParameter(f"by '{by}' is no time of an event: take processed or written", name="by", value=by)
+    return by == "written"
+
+
+def _overdue(pending: pl.DataFrame, handled: pl.DataFrame, place: list[str]) -> pl.DataFrame:
+    """Waiting events of which those have no seconds that could still be as quick as the handled ones."""
+    cut = handled.group_by(place).agg(cut=percentile(0.99))
+    waiting = pending.join(cut, on=place, how="left", nulls_equal=True)
+    late = pl.col("seconds") > pl.col("cut").fill_null(-1.0)
+    return waiting.select(
+        pl.when(late).then("seconds").alias("seconds") if c == "seconds" else c for c in pending.columns
+    )
+
+
 def _read(
-    system: System,
-    seen: Window,
-    group: str | None,
-    *,
-    by_event_type: bool = False,
-    by_written: bool = False,
-    bucket: timedelta | None = None,
-    replays: bool,
+    system: System, seen: Window, group: str | None, given: Mapping[str, Any]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Handled events and, after them, those that wait, a row each: what is handled meanwhile is not counted twice."""
-    given: dict[str, Any] = {
-        "by_event_type": by_event_type,
-        "by_written": by_written,
-        "bucket": bucket,
-        "replays": replays,
-    }
     with system.reading() as connection:
         groups = groups_of(system, connection, group)
-        given |= {"since": seen.start, "groups": groups} | reading(system, connection, seen.start, seen.end, groups)
-        until = given["until"]
-        handled = framed(system, connection, "latency", "handled", _EVENT, seen.start, until, given)
-        earlier = seen.start if by_written else seen.start - LOOKBACK
-        return handled, framed(system, connection, "latency", "pending", _EVENT, earlier, until, given)
+        asked = {**given, "since": seen.start, "groups": groups}
+        asked |= reading(system, connection, seen.start, seen.end, groups)
+        until = asked["until"]
+        handled = framed(system, connection, "latency", "handled", _EVENT, seen.start, until, asked)
+        earlier = seen.start if asked["by_written"] else seen.start - LOOKBACK
+        return handled, framed(system, connection, "latency", "pending", _EVENT, earlier, until, asked)
 
 
 def _cast(view: str, made: pl.DataFrame) -> pl.DataFrame:

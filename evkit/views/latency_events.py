@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
-from evkit.errors import InvalidParameter
 from evkit.system import System
 from evkit.views.columns import COLUMNS
 from evkit.views.columns.column import Column, text
@@ -25,13 +24,11 @@ from evkit.views.frame import (
     view,
     window_of,
 )
-from evkit.views.latency import LOOKBACK, PERCENTILES, percentile
+from evkit.views.latency import LOOKBACK, PERCENTILES, By, by_written, percentile
 from evkit.views.reading import reading
 from evkit.window import Window
 
 log = logging.getLogger(__name__)
-
-By = Literal["processed", "written"]
 
 
 @view("latency_events")
@@ -68,7 +65,7 @@ def latency_events(
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     seen = window_of(window, system)
-    given = {"by_written": _by_written(by), "replays": replays}
+    given = {"by_written": by_written(by), "replays": replays}
     made = _both(system, seen, group, "latency_events", COLUMNS["latency_events"], given, rows_max + 1)
     at = pl.coalesce("created_at", "processed_at")
     made = made.sort(at, "event_id", "group", descending=[True, True, False], nulls_last=True)
@@ -112,7 +109,7 @@ def latency_segments(
         DatabaseUnreachable, NotMigrated: see `System.reading`.
     """
     seen = window_of(window, system)
-    given = {"by_written": _by_written(by), "by_event_type": by_event_type, "replays": replays}
+    given = {"by_written": by_written(by), "by_event_type": by_event_type, "replays": replays}
     events = _both(system, seen, group, "latency_segments", _SEGMENTS, given)
     chunks = [_segment(events, *of) for of in _TRAVEL]
     made = pl.concat(chunks).sort("group", "event_type", "replay", maintain_order=True)
@@ -179,9 +176,3 @@ def _both(
             asked["pending"] = pending
             parts.append(framed(system, connection, "events", query, columns, start, asked["until"], asked, **how))
     return pl.concat(parts)
-
-
-def _by_written(by: str) -> bool:
-    if by not in ("processed", "written"):
-        raise InvalidParameter(f"by '{by}' is no time of an event: take processed or written", name="by", value=by)
-    return by == "written"

@@ -56,7 +56,7 @@ THROUGHPUT = (
 LATENCY = (
     GROUP,
     text("event_type", "type of the event; null when all types are taken together"),
-    count("n", "events handled inside the window whose time of writing is known"),
+    count("n", "events of the window that were handled and whose time of writing is known"),
     count("pending_n", "events written, on a topic the group reads, and not dealt with yet (censored)"),
     count("overdue_n", "of them, those already older than the p99 of the handled ones; they count with their age"),
     count("unmeasured_n", "events handled whose record does not say when it was written"),
@@ -66,11 +66,12 @@ LATENCY = (
 )
 
 LATENCY_OVER_TIME = (
-    time("bucket_at", "start of the bucket, by the time the events were written"),
+    time("bucket_at", "start of the bucket"),
     BUCKET_SECONDS,
+    text("by", "the time of an event that says in which bucket it is: written, or processed"),
     GROUP,
-    count("n", "events written in the bucket and handled since"),
-    count("pending_n", "events written in the bucket and not dealt with yet"),
+    count("n", "events of the bucket that were handled, and whose time of writing is known"),
+    count("pending_n", "events of the bucket not dealt with yet; by processed they are all in the last one"),
     *percentiles("time from the database write to the commit of the handler"),
     PARTIAL,
     REPLAY,

@@ -55,6 +55,8 @@ def test_views_of_who_was_hurt_take_their_options(printed):
     )
     assert [r["key"] for r in printed("view", "hot-keys", "--of", "failed")] == ["4711"]
     assert {r["event_id"] for r in printed("view", "latency-events", "--by", "written")} == {"e1", "e2"}
+    assert {r["by"] for r in printed("view", "latency-over-time", "--by", "processed")} == {"processed"}
+    assert [r["n"] for r in printed("view", "latency", "--by", "written")] == [1]
     assert printed("view", "differs", "--selection", "late", "--attribute", "key", "--attribute", "$.customer") == []
     with pytest.raises(UsageError, match="view impact has no --attribute"):
         printed("view", "impact", "--attribute", "key")

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from evkit import views
+from evkit.errors import InvalidParameter
+from evkit.window import Window
 
 
 def test_percentiles_are_of_database_times(evkit_system, past):
@@ -112,3 +116,85 @@ def test_over_time_events_stand_where_they_were_written(evkit_system, past):
     assert frame["max_seconds"].to_list()[0] == pytest.approx(50)
     assert frame["pending_n"].sum() == 1
     assert frame["p99_is_lower_bound"].to_list()[-1]
+
+
+BUCKET = timedelta(minutes=1)
+
+
+@pytest.fixture
+def buckets(past):
+    """Three whole minutes that have passed; `past` counts its seconds back from their end."""
+    past.now = datetime.now(UTC).replace(second=0, microsecond=0) - BUCKET
+    return Window(past.at(180), past.now)
+
+
+def counted(frame):
+    return {r["bucket_at"]: (r["n"], r["pending_n"]) for r in frame.to_dicts()}
+
+
+def test_an_event_is_in_the_bucket_of_its_write_or_in_that_of_its_handling(evkit_system, past, buckets):
+    past.write("slow", 150, published=149)
+    past.handle("billing", "slow", 30, written=150)
+
+    written = views.latency_over_time(evkit_system, buckets, bucket=BUCKET)
+    processed = views.latency_over_time(evkit_system, buckets, bucket=BUCKET, by="processed")
+
+    assert counted(written) == {past.at(180): (1, 0)}
+    assert counted(processed) == {past.at(60): (1, 0)}
+    assert written["max_seconds"].to_list() == processed["max_seconds"].to_list() == [pytest.approx(120)]
+    assert (written["by"].to_list(), processed["by"].to_list()) == (["written"], ["processed"])
+
+
+def test_by_processing_time_every_event_is_in_one_bucket_and_waiting_ones_in_the_last(evkit_system, past, buckets):
+    for i in range(10):
+        past.write(f"quick{i}", 170, published=170)
+        past.handle("billing", f"quick{i}", 169, written=170)
+        past.write(f"late{i}", 160, published=160)
+        past.handle("billing", f"late{i}", 20, written=160)
+    past.write("stuck", 155, published=155)
+    past.write("first of the group", 1100, published=1100)
+    past.handle("billing", "first of the group", 1099, written=1100)
+    past.write("stuck before the window", 1000, published=1000)
+    past.write("fresh", 1, published=1)
+    past.write("handled after the window", 100, published=100)
+    past.handle("billing", "handled after the window", -5, written=100)
+
+    frame = views.latency_over_time(evkit_system, buckets, bucket=BUCKET, by="processed")
+
+    assert counted(frame) == {past.at(180): (10, 0), past.at(60): (10, 4)}
+    assert frame["p99_is_lower_bound"].to_list() == [False, True]
+    assert frame["p50_seconds"].to_list() == [pytest.approx(1), pytest.approx(140)]
+    assert frame["max_seconds"].to_list() == [pytest.approx(1), pytest.approx(1000)]
+
+
+def test_a_waiting_event_that_is_quick_so_far_pulls_no_percentile_down(evkit_system, past, buckets):
+    past.write("slow", 150, published=150)
+    past.handle("billing", "slow", 30, written=150)
+    for i in range(5):
+        past.write(f"fresh{i}", 1, published=1)
+
+    (row,) = views.latency_over_time(evkit_system, buckets, bucket=BUCKET, by="processed").to_dicts()
+
+    assert (row["n"], row["pending_n"], row["p99_is_lower_bound"]) == (1, 5, False)
+    assert row["p50_seconds"] == pytest.approx(120)
+
+
+def test_latency_of_a_window_by_writing_is_that_of_the_events_that_were_written_in_it(evkit_system, past, buckets):
+    past.write("before", 500, published=500)
+    past.handle("billing", "before", 100, written=500)
+    past.write("within", 120, published=120)
+    past.handle("billing", "within", 118, written=120)
+    past.write("stuck", 110, published=110)
+    past.write("stuck before", 400, published=400)
+
+    (written,) = views.latency(evkit_system, buckets, by="written").to_dicts()
+    (processed,) = views.latency(evkit_system, buckets).to_dicts()
+
+    assert (written["n"], written["pending_n"], written["max_seconds"]) == (1, 1, pytest.approx(110))
+    assert (processed["n"], processed["pending_n"], processed["max_seconds"]) == (2, 2, pytest.approx(400))
+
+
+@pytest.mark.parametrize("view", ["latency", "latency_over_time", "latency_events", "latency_segments"])
+def test_a_time_that_no_event_has_is_refused_in_a_sentence(evkit_system, view):
+    with pytest.raises(InvalidParameter, match="by 'published' is no time of an event: take processed or written"):
+        getattr(views, view)(evkit_system, by="published")
