@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evkit.cli.output import Format, FormatOption, print_rows
+from evkit.cli.output import Format, FormatOption, print_rows, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from evkit.system import System
     from evkit.window import Window
 
 GroupOption = Annotated[str | None, typer.Option("--group", "-g", help="One consumer group.", show_default=False)]
@@ -57,8 +58,8 @@ _NARROW = {
                        "censored"),
     "latency_segments": ("group", "event_type", "segment", "n", "pending_n", "p50_seconds", "p99_seconds", "max_seconds",
                          "min_seconds", "negative_ratio", "replay"),
-    "impact": ("value", "n_events", "n_late", "n_failed", "n_dead_open", "n_pending", "delay_p95_seconds", "first_at",
-               "last_at"),
+    "impact": ("value", "n_events", "n_lost", "n_late", "n_failed", "n_dead_open", "n_pending", "delay_p95_seconds",
+               "first_at", "last_at"),
     "differs": ("attribute", "value", "n_selection", "n_background", "selection_ratio", "background_ratio",
                 "difference_low", "difference_high", "lift"),
     "hot_keys": ("group", "topic", "of", "key", "partition", "n", "share_ratio", "keys", "oldest_at"),
@@ -179,6 +180,12 @@ def register(app: typer.Typer) -> None:
         of: Annotated[
             str | None, typer.Option("--of", help="Of hot_keys: unread or failed.", show_default=False)
         ] = None,
+        audit: Annotated[
+            bool,
+            typer.Option(
+                "--audit", help="Of impact: count lost events too, by an audit of the window, which reads its topics."
+            ),
+        ] = False,
         replays: Annotated[bool, typer.Option("--replays", help="Also what replays and redrives did.")] = False,
         by_event_type: Annotated[bool, typer.Option("--by-event-type", help="Latency per event type.")] = False,
         wide: Annotated[bool, typer.Option("--wide", help="All columns in the table.")] = False,
@@ -207,6 +214,7 @@ def register(app: typer.Typer) -> None:
             "selection": selection,
             "attributes": attribute or None,
             "of": of,
+            "audit": audit or None,
             "replays": replays or None,
             "by_event_type": by_event_type or None,
         }
@@ -280,10 +288,27 @@ def _print_view(function: Callable[..., Any], asked: dict[str, Any], format: For
         raise UsageError(f"view {name} is of one consumer group: add --group NAME")
     if "topic" in parameters and parameters["topic"].default is inspect.Parameter.empty and "topic" not in given:
         raise UsageError(f"view {name} is of one topic: add --topic NAME, or type `evkit scan NAME`")
-    rows = rows_of(function(connect(), **given))
+    system = connect()
+    if given.pop("audit", False):
+        given |= _audited(system, given)
+    elif "audit" in parameters:
+        say(
+            "lost events are not looked for, and n_lost is not known: add --audit, which reads the topics of the window"
+        )
+    rows = rows_of(function(system, **given))
     every = tuple(c.name for c in COLUMNS[name])
     columns = every if wide or format is not Format.table else _told_apart(_NARROW.get(name, every), every, given)
     print_rows(rows, columns, format, empty=f"{name}: nothing in it")
+
+
+def _audited(system: System, given: dict[str, Any]) -> dict[str, Any]:
+    """The window of a view, and which of its events an audit says are lost."""
+    from evkit import views
+    from evkit.views.audit.verdict import LOST
+
+    window = given.get("window") or window_given(None, None, None, "1h")
+    limits = {name: given[name] for name in ("topic", "group") if name in given}
+    return {"window": window, "audit": views.audit(system, window, **limits, verdicts=LOST)}
 
 
 def _told_apart(columns: tuple[str, ...], every: tuple[str, ...], given: dict[str, Any]) -> tuple[str, ...]:
