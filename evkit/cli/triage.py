@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Long enough for what somebody was paged for, and for what was before it.
 _WINDOW_DEFAULT = "30m"
+# What triage finds by an audit alone, and how to ask for it: the audit reads the topics, so that it is nobody's default.
+_WITHOUT_AUDIT = "lost and doubled events were not looked for: add --audit, which reads the topics of the window"
 
 
 def register(app: typer.Typer) -> None:
@@ -45,6 +47,8 @@ def triage(
     Lost events come before wrong ones, wrong before late, late before noisy. Exit code 0: nothing is wrong in anything
     that could be measured; 1: something is, or something could not be measured. Looking changes nothing.
 
+    Lost and doubled events are looked for with --audit alone; without it a line says that nobody looked.
+
     Of a window that has ended, what waits in the outbox, held handlers and the state of dead letters are of now all the
     same, and a last line says so.
     """
@@ -61,12 +65,15 @@ def triage(
         raise unknown  # lag knows the groups of Kafka and of the inbox: of a name that is neither nothing can be told
     found = monitors.triage(measured, bounds, **({"limit": None} if all_ else {}))
     if format is Format.json:
-        print_json(document(found, seen) | {"of_now": of_now(system, seen)})
+        left_out = {"not_looked_for": None if audit else _WITHOUT_AUDIT}
+        print_json(document(found, seen) | left_out | {"of_now": of_now(system, seen)})
     elif format is Format.csv:
         columns = ("harm", "name", "subject", "events", "sentence", "likely", "next_step")
         print_rows([{c: getattr(cause, c) for c in columns} for cause in found.causes], columns, format)
     else:
         print_diagnosis(found, seen)
+        if not audit:
+            print_text(_WITHOUT_AUDIT)
     say_of_now(system, seen)
     raise typer.Exit(1 if found.causes or found.unmeasured else 0)
 

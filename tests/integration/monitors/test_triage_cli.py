@@ -61,6 +61,21 @@ def test_a_failing_handler_is_told_with_its_likely_cause_and_the_next_command(bi
     assert as_csv.splitlines()[0] == "harm,name,subject,events,sentence,likely,next_step"
 
 
+def test_without_an_audit_it_is_told_that_nobody_looked_for_lost_and_doubled_events(billing, cli):
+    group = billing(lambda event, tx: None)
+    told = "lost and doubled events were not looked for: add --audit, which reads the topics of the window"
+
+    printed = cli("triage", "--group", group)[1]
+    as_json = json.loads(cli("triage", "--group", group, "--format", "json")[1])
+    audited = cli("triage", "--group", group, "--audit")[1]
+    audited_as_json = json.loads(cli("triage", "--group", group, "--audit", "--format", "json")[1])
+
+    assert printed.splitlines()[-1] == told
+    assert as_json["not_looked_for"] == told
+    assert "not looked for" not in audited
+    assert audited_as_json["not_looked_for"] is None
+
+
 @pytest.mark.parametrize("command", ["triage", "check"])
 def test_of_a_window_that_has_ended_it_is_told_what_is_of_now(billing, streams, command):
     group = billing(lambda event, tx: None)
