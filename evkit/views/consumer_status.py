@@ -105,6 +105,10 @@ def consumer_status(
     records; where they began and what was stable then, only `evkit sample` keeps: without it, records that were deleted
     unread are seen until the group has passed over them, and not afterwards.
 
+    When unread records will be deleted (`retention_seconds`) is told of a log of which something was deleted before, and
+    that is not compacted: as if it went on keeping as many records as it does, and the lag grew as it did, or by all that
+    is written where the group stands still. Where the lag grows the reason names it.
+
     At the end of a window that has passed, group_state is null, what transactions were open then is not known, and neither
     is a pause. Listed are the groups and partitions that are known now.
 
@@ -339,6 +343,7 @@ def _row(row: Mapping[str, Any], judged: PartitionStatus) -> dict[str, Any]:
         "drain_seconds": evidence.drain.seconds,
         "drain_low_seconds": evidence.drain.low,
         "drain_high_seconds": evidence.drain.high,
+        "retention_seconds": evidence.retention_seconds,
         "still_seconds": evidence.still_seconds,
         "allowed_seconds": evidence.allowed_seconds,
     }

@@ -11,12 +11,13 @@ cannot be made good; a standstill before a rewind, since a group that stands reg
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
-from evkit.views.lag_trend import Drain, Slope, time_to_drain
+from evkit.views.lag_trend import Drain, Slope, time_to_drain, time_to_retention
 from evkit.views.lag_window import Commit, Ends, Rules, Seen, span
 
 
@@ -59,6 +60,7 @@ class Evidence:
         read_per_second       slope of the commits, since the lag was lowest but for a third of the window at least
         written_per_second    slope of what there was to read then
         drain                 when the lag is gone
+        retention_seconds     until unread records are deleted; infinite for never, None when it cannot be said
         still_seconds         for how long the offset has not moved with something to read behind it
         allowed_seconds       how long that may last for this group
     """
@@ -74,6 +76,7 @@ class Evidence:
     read_per_second: float | None = None
     written_per_second: float | None = None
     drain: Drain = _NOT_KNOWN
+    retention_seconds: float | None = None
     still_seconds: float | None = None
     allowed_seconds: float | None = None
 
@@ -137,6 +140,10 @@ def lag_status(
         return PartitionStatus(Status.unknown, f"the last look at the partition is {age} old", _evidence(seen))
     noun = "offset" if compacted else "event"
     found = _judged(seen, readable_events, group_state, paused, held_seconds or 0.0, noun)
+    if compacted:
+        # What compaction leaves out of the log is neither deleted by age nor by size.
+        found = replace(found, evidence=replace(found.evidence, retention_seconds=None))
+    found = replace(found, reason=found.reason + _retention(found.evidence, seen))
     lost = found.evidence.lost_events
     if lost and found.status is not Status.data_loss:
         return replace(found, reason=f"{found.reason}; up to {_count(lost, noun)} were deleted unread before that")
@@ -185,7 +192,7 @@ def _judged(
             evidence,
         )
     if unread == 0 or readable == 0:
-        evidence = replace(evidence, unread_events=0, drain=Drain(0.0, 0.0, 0.0))
+        evidence = replace(evidence, unread_events=0, drain=Drain(0.0, 0.0, 0.0), retention_seconds=math.inf)
         return PartitionStatus(Status.ok, _nothing_to_read(seen, lag, evidence.stuck_events or 0, held, noun), evidence)
     wait = _waiting(unread, noun)
     if paused:
@@ -222,7 +229,8 @@ def _trend(seen: Seen, evidence: Evidence, unread: int, wait: str) -> PartitionS
         # What is gone within the group's own time is what it always has before it, and no backlog.
         if drain.seconds is not None and drain.seconds > seen.allowed:
             reason = f"lag shrinks by {_rate(-falls.per_second)}, gone in about {span(drain.seconds)}; {wait}"
-            return PartitionStatus(Status.catching_up, reason, replace(evidence, drain=drain))
+            evidence = replace(evidence, drain=drain, retention_seconds=math.inf)
+            return PartitionStatus(Status.catching_up, reason, evidence)
     grows = velocity.low > 0 and velocity.per_second > rules.dead_band
     still_grows = lately is not None and lately.per_second > rules.dead_band and not seen.recovering
     if grows and still_grows and seen.growing >= rules.window_seconds / 3:
@@ -245,6 +253,14 @@ def _nothing_to_read(seen: Seen, lag: int, stuck: int, held: float, noun: str) -
     return "everything is read"
 
 
+def _retention(evidence: Evidence, seen: Seen) -> str:
+    """What a lag that grows comes to before it could ever be gone; nothing where it does not grow."""
+    seconds, outlook = evidence.retention_seconds, seen.outlook()
+    if not seconds or math.isinf(seconds) or outlook is None or outlook.per_second <= seen.rules.dead_band:
+        return ""
+    return f"; as things go retention deletes unread records in about {span(seconds)}"
+
+
 def _waiting(n: int, noun: str) -> str:
     return f"{_count(n, noun)} {'waits' if n == 1 else 'wait'}"
 
@@ -262,10 +278,12 @@ def _evidence(seen: Seen) -> Evidence:
     stuck = None if last.stable is None else max(last.end - last.stable, 0)
     if seen.committed is None:
         return Evidence(stuck_events=stuck)
-    unread = max(seen.target - max(seen.committed, last.start), 0)
+    unread, lag = max(seen.target - max(seen.committed, last.start), 0), seen.end - seen.committed
     back = seen.rewind()
+    # Of a log that still has its first record nobody knows how far retention reaches.
+    retention = time_to_retention(lag, last.end - last.start, seen.outlook()) if last.start else None
     return Evidence(
-        lag_events=seen.end - seen.committed,
+        lag_events=lag,
         unread_events=unread,
         lost_events=seen.lost(),
         stuck_events=stuck,
@@ -276,6 +294,7 @@ def _evidence(seen: Seen) -> Evidence:
         read_per_second=seen.read.per_second if seen.read else None,
         written_per_second=seen.written.per_second if seen.written else None,
         drain=time_to_drain(unread, seen.velocity),
+        retention_seconds=retention,
         still_seconds=seen.still if unread else 0.0,
         allowed_seconds=seen.allowed,
     )

@@ -1,4 +1,5 @@
-"""lag of a window → does it grow, when is it gone, which partitions hold it. Pure arithmetic; no servers, no frames.
+"""lag of a window → does it grow, when is it gone, or deleted, which partitions hold it. Pure arithmetic; no servers, no
+frames.
 
 Slopes are Theil and Sen's: the median of the slopes between every two points. A burst, or one slow batch, moves a line of
 least squares and "lag never fell" alike; the median stays with most of the window until 29 % of the points are outliers.
@@ -123,6 +124,26 @@ def time_to_drain(lag_events: int, velocity: Slope | None) -> Drain:
     if velocity.per_second >= 0:
         return Drain(math.inf, math.inf, math.inf)
     return Drain(lag_events / -velocity.per_second, lag_events / -velocity.low, lag_events / -velocity.high)
+
+
+def time_to_retention(lag_events: int, retained_events: int, velocity: Slope | None) -> float | None:
+    """Seconds until retention deletes what is unread, if it goes on as in the window and the log keeps as many as it does.
+
+    0 is now: the oldest record that is left is unread. Never is `float("inf")`: nothing waits, or the lag does not grow.
+    Not known is None: the velocity's band reaches over zero.
+
+    Args:
+        lag_events       what waits now
+        retained_events  what the log keeps, read or not; of a log from which nothing was deleted yet, this is no bound
+        velocity         slope of the lag, events a second
+    """
+    if lag_events <= 0:
+        return math.inf
+    if lag_events >= retained_events:
+        return 0.0
+    if velocity is None or not velocity.significant:
+        return None
+    return (retained_events - lag_events) / velocity.per_second if velocity.per_second > 0 else math.inf
 
 
 def hot_partitions(

@@ -124,6 +124,13 @@ class Seen:
         stood = [e.at for e in self.ends if e.stable == last.stable and e.stable is not None and e.stable < e.end]
         return (self.at - stood[0]).total_seconds() if stood else 0.0
 
+    def outlook(self) -> Slope | None:
+        """How fast the lag grows as things stand: where the group stands still, by all that is written."""
+        if self.still <= self.allowed:
+            return self.velocity
+        since = self.at - timedelta(seconds=self.still)
+        return slope([((e.at - since).total_seconds(), float(e.end)) for e in self.ends if e.at >= since])
+
     def _beyond(self, commit: tuple[datetime, int]) -> bool:
         """Committed beyond the end of its time: no proof of having read, and going back from it is no rewind."""
         following = bisect_right(self._times, commit[0])

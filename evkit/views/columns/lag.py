@@ -135,6 +135,9 @@ CONSUMER_STATUS = (
     seconds("drain_seconds", "until the lag is gone, as things go; infinite for never, null when it cannot be said"),
     seconds("drain_low_seconds", "the same at best"),
     seconds("drain_high_seconds", "the same at worst"),
+    seconds(
+        "retention_seconds", "until unread records are deleted, as things go; infinite for never, null as the drain"
+    ),
     seconds("still_seconds", "since the offset moved, with something to read behind it; null when never"),
     seconds("allowed_seconds", "how long that may last, by the group's own pace"),
     flag("hot", "true when it holds far more of the topic's lag than the other partitions"),

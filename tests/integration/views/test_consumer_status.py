@@ -87,6 +87,30 @@ def test_a_consumer_that_stops_stands_falls_behind_or_catches_up_is_called_so_by
     assert seen[3]["written_per_second"] > seen[3]["read_per_second"] > 0
 
 
+def test_a_group_that_falls_behind_is_told_when_retention_will_delete_what_it_has_not_read(
+    evkit_system, evkit_topic, evkit_group
+):
+    """Second by second, until the trend is clear. Each second 50 fewer of the records that are kept have been read."""
+    topic, group = evkit_topic(), evkit_group()
+    produce(evkit_system, topic, 1_000)
+    for future in evkit_system.admin.delete_records([TopicPartition(topic, 0, 200)]).values():
+        future.result()
+    consumer, at, row, until = kafka.consumer(evkit_system.settings, group), 700, {}, time.monotonic() + 120
+    while not row.get("retention_seconds"):
+        assert time.monotonic() < until, row
+        began = time.monotonic()
+        produce(evkit_system, topic, 60)
+        at += 10
+        consumer.commit(offsets=[TopicPartition(topic, 0, at)], asynchronous=False)
+        (row,) = views.consumer_status(evkit_system, group, "20s").to_dicts()
+        time.sleep(max(1.0 - (time.monotonic() - began), 0.0))
+    consumer.close()
+
+    assert row["retention_seconds"] == pytest.approx((at - 200) / row["velocity_per_second"])
+    assert "as things go retention deletes unread records in about" in row["reason"]
+    assert row["drain_seconds"] == float("inf")
+
+
 def test_a_member_that_never_committed_is_called_so(evkit_system, evkit_topic, evkit_group):
     topic, group = evkit_topic(), evkit_group()
     produce(evkit_system, topic, 7)

@@ -72,6 +72,42 @@ def test_group_that_reads_less_than_is_written_is_a_warning():
     assert found.evidence.drain.seconds == math.inf
 
 
+def test_a_lag_that_grows_names_when_retention_will_delete_unread_records():
+    """The log keeps 62,000 that are read, and each second 310 are written and 120 read: it will be 190 fewer."""
+    ends = [Ends(at(t), 10_000 if t > 300 else 0, 310 * t) for t in range(0, 601, 15)]
+
+    found = lag_status(read(120), ends, NOW)
+
+    assert found.evidence.retention_seconds == pytest.approx(62_000 / 190, rel=0.01)
+    assert found.reason.endswith("114,000 events wait; as things go retention deletes unread records in about 5 min")
+
+
+def test_of_a_group_that_stands_still_retention_comes_as_fast_as_is_written():
+    found = lag_status(read(100, until=300), written(100, start=12_000), NOW)
+
+    assert found.status == "stop"
+    assert found.evidence.retention_seconds == pytest.approx((30_000 - 12_000) / 100, rel=0.01)
+    assert "deletes unread records in about 3 min" in found.reason
+
+
+def test_where_nothing_was_deleted_yet_or_the_log_is_compacted_nobody_knows_when_retention_comes():
+    untouched = lag_status(read(120), written(310), NOW)
+    compacted = lag_status(read(120), written(310, start=10_000), NOW, compacted=True)
+
+    assert untouched.evidence.retention_seconds is compacted.evidence.retention_seconds is None
+    assert "retention" not in untouched.reason + compacted.reason
+
+
+def test_a_lag_that_shrinks_or_is_gone_is_never_reached_by_retention():
+    ends = [Ends(at(t), 20_000, 100 * t + (30_000 if t >= 480 else 0)) for t in range(0, 601, 15)]
+    catching_up = lag_status(read(100, until=480) + read(200, begin=485, first=48_500), ends, NOW)
+    done = lag_status(read(100), written(100, start=10_000), NOW)
+
+    assert (catching_up.status, catching_up.evidence.retention_seconds) == ("catching_up", math.inf)
+    assert (done.status, done.evidence.retention_seconds) == ("ok", math.inf)
+    assert "retention" not in catching_up.reason + done.reason
+
+
 def test_a_single_decrease_does_not_hide_a_climb():
     """One batch that was read at once, among nine minutes of falling behind."""
     climb = read(120, until=300) + read(120, begin=305, first=120 * 305 + 5_000)

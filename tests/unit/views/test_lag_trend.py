@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evkit.views.lag_trend import Slope, hot_partitions, slope, time_to_drain
+from evkit.views.lag_trend import Slope, hot_partitions, slope, time_to_drain, time_to_retention
 
 
 def test_slope_of_a_line_is_its_own_and_so_is_its_band():
@@ -70,6 +70,31 @@ def test_growing_lag_is_never_drained_and_an_unclear_one_is_not_known():
     assert time_to_drain(1_200, Slope(-10, -12, 8, 20)).seconds is None
     assert time_to_drain(1_200, None).seconds is None
     assert time_to_drain(0, None).seconds == 0
+
+
+@given(st.integers(1, 10**9), st.integers(1, 10**9), st.floats(1e-3, 1e6))
+def test_at_the_time_of_retention_the_lag_is_all_that_the_log_keeps(lag, more, growth):
+    seconds = time_to_retention(lag, lag + more, Slope(growth, growth, growth, 20))
+
+    assert lag + growth * seconds == pytest.approx(lag + more)
+
+
+@given(st.integers(-10, 100), st.integers(0, 100), st.none() | st.floats(-5, 5), st.floats(0, 5))
+def test_retention_takes_unread_records_now_later_never_or_nobody_can_say(lag, retained, growth, width):
+    velocity = None if growth is None else Slope(growth, growth - width, growth + width, 20)
+
+    seconds = time_to_retention(lag, retained, velocity)
+
+    if lag <= 0:
+        assert seconds == math.inf
+    elif lag >= retained:
+        assert seconds == 0
+    elif velocity is None or not velocity.significant:
+        assert seconds is None
+    elif growth < 0:
+        assert seconds == math.inf
+    else:
+        assert 0 < seconds < math.inf
 
 
 def test_one_of_four_partitions_can_be_hot():
