@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evkit.cli.output import Format, FormatOption, print_json, print_rows, print_text
+from evkit.cli.output import Format, FormatOption, print_json, print_rows, print_text, say
 from evkit.cli.view import GroupOption, SinceOption, UntilOption, window_given
 
 if TYPE_CHECKING:
@@ -67,6 +67,11 @@ def register(app: typer.Typer) -> None:
         columns = tuple(c.name for c in COLUMNS["audit"])
         worst = sorted(found.rows, key=lambda row: VERDICTS.index(row["verdict"]))
         sentence = sentence_of(found)
+        total = len(worst) + found.left_out
+        if found.left_out:
+            say(
+                f"only the worst {len(worst):,} of {total:,} findings are listed: --topic, --group or a shorter --window"
+            )
         if format is Format.json:
             print_json(
                 {
@@ -84,7 +89,7 @@ def register(app: typer.Typer) -> None:
         else:
             if found.unread:
                 print_text(f"{unread(found)}: --copies-within end reads them")
-            _print(counted(found), worst, sentence)
+            _print(counted(found), worst, total, sentence)
         raise typer.Exit(1 if found.rows else 0)
 
 
@@ -107,7 +112,7 @@ def sentence_of(found: Examined) -> str:
     return f"{said}nothing is lost, doubled or out of order{pending}"
 
 
-def _print(counts: list[dict[str, Any]], worst: list[dict[str, Any]], sentence: str) -> None:
+def _print(counts: list[dict[str, Any]], worst: list[dict[str, Any]], total: int, sentence: str) -> None:
     if counts:
         print_rows([row for row in counts if row["group"] is None], _TOPIC_COLUMNS)
         groups = [row for row in counts if row["group"] is not None]
@@ -117,7 +122,7 @@ def _print(counts: list[dict[str, Any]], worst: list[dict[str, Any]], sentence: 
         print_rows(worst[:_SHOWN_MAX], columns)
         if len(worst) > _SHOWN_MAX:
             print_text(
-                f"the worst {_SHOWN_MAX} of {len(worst):,} findings; the others: evkit audit --format csv, "
+                f"the worst {_SHOWN_MAX} of {total:,} findings; the others: evkit audit --format csv, "
                 "or views.audit in a notebook"
             )
         print_text(f"next: evkit journey {worst[0]['event_id']}")

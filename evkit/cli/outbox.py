@@ -69,7 +69,10 @@ def unpublishable(
     for one in states:
         if one not in _STATES:
             raise UsageError(f"'{one}' is no state of an unpublishable row: {', '.join(_STATES)}, or all")
-    found = table.rows(evkit.connect(), topic=topic, key=key, error_class=error, states=states, rows_max=limit)
+    found = table.rows(evkit.connect(), topic=topic, key=key, error_class=error, states=states, rows_max=limit + 1)
+    if len(found) > limit:
+        say(f"only the first {limit:,} are shown: --limit shows more")
+        found = found[:limit]
     print_rows([{c: getattr(row, c) for c in _COLUMNS} for row in found], list(_COLUMNS), format)
 
 

@@ -75,17 +75,18 @@ def journey(
     if event_id is not None and window is not None:
         raise InvalidParameter("the journey of one event is shown whole: leave the window away", name="window")
     seen = None if window is None else window_of(window, system)
+    wanted = rows_max + 1  # one more than is shown, of events too: of some there is one stop alone
     with system.reading() as connection:
         if event_id is not None:
             ids = [event_id]
         elif key is not None:
-            ids = _of_key(connection, key, seen, rows_max)
+            ids = _of_key(connection, key, seen, wanted)
         else:
             assert business_id is not None
-            ids = _of_business(connection, business_id, seen, rows_max, system.settings.masking)
+            ids = _of_business(connection, business_id, seen, wanted, system.settings.masking)
         cursor = connection.execute(
             named("journey")["journey"],
-            {"event_ids": ids, "groups": groups_of(system, connection), "rows_max": rows_max + 1},
+            {"event_ids": ids, "groups": groups_of(system, connection), "rows_max": wanted},
         )
         assert cursor.description is not None
         names = [column.name for column in cursor.description]

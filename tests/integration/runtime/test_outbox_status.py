@@ -240,3 +240,15 @@ def test_command_prints_one_fact_a_line_and_the_same_facts_as_json(evkit_system,
     assert ["waiting", "2"] in lines
     assert document["waiting"] == 2
     assert set(document) == set(outbox.status(evkit_system))
+
+
+def test_unpublishable_rows_that_are_left_out_are_told(database, streams):
+    for position in (1, 2, 3):
+        unpublishable(database, position, "parked")
+
+    _, two, said = streams("outbox", "unpublishable", "--limit", "2", "--format", "json")
+    _, three, said_of_all = streams("outbox", "unpublishable", "--limit", "3", "--format", "json")
+
+    assert (len(json.loads(two)), len(json.loads(three))) == (2, 3)
+    assert said == "only the first 2 are shown: --limit shows more\n"
+    assert said_of_all == ""

@@ -59,6 +59,19 @@ def test_what_was_found_is_listed_with_what_to_type_next_and_ends_with_1(audit, 
     assert audit("--format", "csv")[1].splitlines()[1].startswith("never,a.b,k,")
 
 
+def test_findings_that_are_left_out_are_told(streams, published, evkit_system, monkeypatch):
+    monkeypatch.setattr("evkit.cli.audit._ROWS_MAX", 1)
+    with evkit_system.writing() as connection:
+        connection.execute("UPDATE evkit.outbox SET id = 'never' || position")
+        connection.execute("DELETE FROM evkit.publication")
+
+    for format in ("table", "csv", "json"):
+        _, printed, said = streams("audit", "--topic", published, "--format", format)
+
+        assert "only the worst 1 of 3 findings are listed: --topic, --group or a shorter --window" in said
+    assert json.loads(printed)["events_left_out"] == 2
+
+
 def test_the_sentence_has_what_is_lost_before_what_is_only_wrong():
     found = Examined(0, None)
     found.counts["t", None]["written"] = 1200

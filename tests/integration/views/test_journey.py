@@ -159,6 +159,20 @@ def test_a_row_limit_keeps_the_newest_stops_and_says_so(evkit_system, past, capl
     assert frame["step"].to_list() == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("by", [{"key": "k"}, {"business_id": "c-1"}, {"business_id": "$.customer=1"}])
+def test_a_row_limit_is_told_where_each_event_has_one_stop_alone(by, evkit_system, past, caplog):
+    for i in range(3):
+        write(past, f"e{i}", 100 - i, correlation_id="c-1", payload={"customer": 1})
+
+    whole = views.journey(evkit_system, **by, rows_max=3)
+    told_of_all = caplog.text
+    cut = views.journey(evkit_system, **by, rows_max=2)
+
+    assert (whole["event_id"].to_list(), told_of_all) == (["e0", "e1", "e2"], "")
+    assert cut["event_id"].to_list() == ["e1", "e2"]
+    assert "only the newest 2 stops" in caplog.text
+
+
 def test_a_journey_is_of_one_thing_that_exists(evkit_system, past):
     write(past, "e1", 10, key="order-1", correlation_id="c-1")
 
