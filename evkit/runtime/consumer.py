@@ -5,9 +5,8 @@ a slow handler keeps its partitions. All events of one key are handled one after
 to be tried again keeps back its key and nobody else. An offset is stored when everything before it in its partition is
 committed in PostgreSQL (inbox.py), so killing the consumer at any point loses nothing and handles nothing twice.
 
-When partitions are taken away, nothing more of them begins, what is in hand is finished, the offsets are committed, and
-then they go. When they are lost (the group has moved on without us), nothing is committed, and what comes back late is
-dropped; the inbox keeps what both members would do from happening twice.
+What happens when partitions are taken away, or lost, is in membership.py; the inbox keeps what two members would do from
+happening twice.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from evkit.runtime.consumer_metrics import ConsumerMetrics, ConsumerReading
 from evkit.runtime.group_pause import PauseWatch
 from evkit.runtime.handler import Function, Handlers, Where
 from evkit.runtime.inbox import Inbox
-from evkit.runtime.joined import joined
 from evkit.runtime.key_version import KeyVersions, Version
 from evkit.runtime.lane import Lane
+from evkit.runtime.membership import Membership
 from evkit.runtime.mirror import Mirror, make_topics
 from evkit.runtime.outcome import Counts
 from evkit.runtime.parking import Parking
@@ -47,8 +46,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How long partitions that are being taken away may hold up a rebalance until what is in hand is done.
-DRAIN_SECONDS_MAX = 30.0
 # Unfinished records a partition may have: enough for the next batches while one is handled, and no more memory than that.
 BUFFER_BATCHES = 4
 # Bytes that the partitions together may have unfinished, so that neither large records nor many lanes fill the memory.
@@ -164,7 +161,7 @@ class Consumer:
         self._free = 0  # lanes that wait for a batch
         self._lanes: list[Lane] = []
         self._error: BaseException | None = None
-        self._epoch = 0
+        self._membership = Membership(self)
         self._paused: set[Place] = set()
         self._watchdog: Watchdog | None = None
         self._pause_watch = PauseWatch(self)
@@ -300,13 +297,8 @@ class Consumer:
             lane.start()
         self._watchdog = Watchdog(self.group, self.system.admin)
         self._memory.started(self.system, self.topics[0])
-        self._client = self._subscribed(self.protocol or "consumer")
+        self._client = self._membership.begin(self.system.settings, self.protocol or "consumer")
         return self._client
-
-    def _subscribed(self, protocol: str) -> Any:
-        assert self.system is not None
-        told = {"on_assign": self._on_assign, "on_revoke": self._on_revoke, "on_lost": self._on_lost}
-        return joined(self.system.settings, self.group, self.topics, protocol, **told)
 
     def inbox(self, system: System, **more: Any) -> Inbox:
         """An inbox for this group and these handlers; replay and redrive take theirs from here too."""
@@ -360,7 +352,7 @@ class Consumer:
                 log.warning("group %s: the broker does not know KIP-848 groups, so it joins a classic one", self.group)
                 self.protocol = "classic"
                 client.close()
-                self._client = self._subscribed("classic")
+                self._client = self._membership.begin(self.system.settings, "classic")  # type: ignore[union-attr]
                 return 0
             if polled.is_fatal(error):
                 raise kafka.failed(self.system.settings, kafka.KafkaException(error))  # type: ignore[union-attr]
@@ -446,53 +438,3 @@ class Consumer:
                 self._error = error
             self._ending = True
             self._changed.notify_all()
-
-    # --- rebalances ---------------------------------------------------------------------------------------------------
-
-    def _on_assign(self, _client: Any, partitions: list[TopicPartition]) -> None:
-        log.info("group %s is assigned %s", self.group, polled.names(partitions))
-        self.metrics.rebalances.add(1, "assigned")
-        self._memory.assigned(partitions)
-        with self._changed:
-            self._epoch += 1
-            self._assignment.assign([(tp.topic, tp.partition) for tp in partitions], self._epoch)
-        self.assigned.set()
-
-    def _on_revoke(self, client: Any, partitions: list[TopicPartition]) -> None:
-        """Begin nothing more of them, finish what is in hand, store and commit, and only then let them go."""
-        places, names = [(tp.topic, tp.partition) for tp in partitions], polled.names(partitions)
-        until = time.monotonic() + DRAIN_SECONDS_MAX
-        with self._changed:
-            self._assignment.wind_up(places)
-            # A lane that has ended inside a batch does not finish it: at the end of all, nothing is waited for.
-            while (
-                self._assignment.in_hand(places)
-                and any(lane.is_alive() for lane in self._lanes)
-                and self._error is None
-                and time.monotonic() < until
-            ):
-                self._changed.wait(0.1)
-                self._memory.beat()
-            if self._assignment.in_hand(places):
-                log.warning("group %s gives up %s with events in hand; they come again", self.group, names)
-        self._store(client)
-        try:
-            client.commit(asynchronous=False)
-        except kafka.KafkaException as error:
-            if error.args[0].code() != kafka.KafkaError._NO_OFFSET:
-                log.warning("group %s: offsets not committed before a rebalance: %s", self.group, error)
-        self._forget(places)
-        self.metrics.rebalances.add(1, "revoked")
-        log.info("group %s gave up %s", self.group, names)
-
-    def _on_lost(self, _client: Any, partitions: list[TopicPartition]) -> None:
-        """The group went on without us: commit nothing, forget what is in hand."""
-        self._forget([(tp.topic, tp.partition) for tp in partitions])
-        self.metrics.rebalances.add(1, "lost")
-        log.warning("group %s lost %s: another member has them", self.group, polled.names(partitions))
-
-    def _forget(self, places: list[Place]) -> None:
-        with self._changed:
-            self._assignment.give_up(places)
-            self._changed.notify_all()
-        self._paused -= set(places)

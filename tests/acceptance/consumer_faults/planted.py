@@ -10,7 +10,7 @@ import sys
 from evkit.cli import main
 from evkit.runtime import claims, release
 from evkit.runtime.assignment import Assignment
-from evkit.runtime.consumer import Consumer
+from evkit.runtime.membership import Membership
 from evkit.runtime.parking import Parking
 from evkit.runtime.retry import Retry
 from evkit.runtime.session import Session
@@ -43,13 +43,13 @@ def store_out_of_order() -> None:
 
 def epoch_before_the_drain() -> None:
     """Partitions that are taken away are forgotten first, so what is finished of them afterwards is not committed."""
-    original = Consumer._on_revoke
+    original = Membership.on_revoke
 
     def on_revoke(self, client, partitions):
         self._forget([(place.topic, place.partition) for place in partitions])
         original(self, client, partitions)
 
-    Consumer._on_revoke = on_revoke
+    Membership.on_revoke = on_revoke
 
 
 def inbox_outside_the_transaction() -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from evkit import Event, Retry, dead_letters, kafka
 from evkit.errors import BrokerUnreachable, UsageError
-from evkit.runtime import consumer as consumer_module
+from evkit.runtime import membership
 from evkit.runtime import retry as retry_module
 from evkit.runtime.dead_letters import Selection
 from evkit.settings import Settings
@@ -316,7 +316,7 @@ def test_consumer_that_waits_for_postgresql_inside_a_batch_stops_at_once_and_the
     evkit_system, evkit_topic, new_consumer, effects, published, consumed, monkeypatch
 ):
     """Nobody is left who could finish the batch, so leaving the group waits for nobody."""
-    monkeypatch.setattr(consumer_module, "DRAIN_SECONDS_MAX", 600.0)
+    monkeypatch.setattr(membership, "DRAIN_SECONDS_MAX", 600.0)
     topic = evkit_topic()
     ids = published(*[Event("a.b", "k", {"i": i}, topic=topic) for i in range(3)])
     with TcpProxy.to_dsn(evkit_system.settings.postgres_dsn) as proxy:

@@ -81,7 +81,7 @@ def test_message_from_before_a_rebalance_does_not_stand_before_what_it_comes_beh
     # Its batch, of up to ten events however they came, is in hand, and at least 60 to 69 are in line.
     until(lambda: reached.is_set() and consumer.counts.handled + consumer._assignment.unfinished == 70)
     client = consumer._client
-    told = {"on_assign": consumer._on_assign, "on_revoke": consumer._on_revoke, "on_lost": consumer._on_lost}
+    told = consumer._membership.told
 
     class Meanwhile:
         """The client; while it gives what is there besides a first message, it leaves its group and joins it again."""
