@@ -30,11 +30,11 @@ from evkit.runtime.group_pause import PauseWatch
 from evkit.runtime.handler import Function, Handlers, Where
 from evkit.runtime.inbox import Inbox
 from evkit.runtime.key_version import KeyVersions, Version
-from evkit.runtime.lane import Lane
+from evkit.runtime.lane import HUNG_SECONDS, Lane
 from evkit.runtime.membership import Membership
 from evkit.runtime.mirror import Mirror, make_topics
 from evkit.runtime.outcome import Counts
-from evkit.runtime.parking import Parking
+from evkit.runtime.parking import GROUP_EVENTS_MAX, KEY_EVENTS_MAX, Parking
 from evkit.runtime.redriver import Redriver
 from evkit.runtime.retry import Retry
 from evkit.runtime.standing import Memory, Standing
@@ -77,6 +77,8 @@ class Consumer:
         park_key          after a dead letter later events of its key wait in evkit.parked, in order, until somebody has
                           dealt with the letter; False where events of one key have no order among them. A handler may
                           say otherwise for its types
+        parked_key_events_max, parked_group_events_max
+                          most events that wait in evkit.parked behind one letter, and in the whole group; see parking.py
         breaker           when a handler is held because its events fail alike over many keys, instead of making dead
                           letters of them all; None: never
         version           what makes one event of a key newer than another: "offset", "sequence" (the CloudEvents extension)
@@ -86,6 +88,8 @@ class Consumer:
                           twice. Keys are not parked, and views know only the failures of such a group
         mirror            also write an event for each dead letter to topic `dlq.<group>.<topic>`, through the outbox; the
                           topics are made at the start where they are missing (mirror.py)
+        hung_seconds      how long a handler may take for an event, one with batch=True for its run, until health is red and
+                          its stack is in the log; it is not interrupted
         code_version      kept with each failure, to tell releases apart
         decode            record → Event, or None for a record to pass over; default: the formats of evkit.decoding
         unknown           events of a type without a handler: "skip" them (counted), or "dead" to make dead letters of them
@@ -106,10 +110,13 @@ class Consumer:
         batch_events_max: int = 500,
         retry: Retry | None = None,
         park_key: bool | None = None,
+        parked_key_events_max: int = KEY_EVENTS_MAX,
+        parked_group_events_max: int = GROUP_EVENTS_MAX,
         breaker: Breaker | None = DEFAULT_BREAKER,
         version: Version | None = None,
         inbox: bool = True,
         mirror: bool = False,
+        hung_seconds: float = HUNG_SECONDS,
         code_version: str | None = None,
         decode: Decode | None = None,
         unknown: Literal["skip", "dead"] = "skip",
@@ -124,6 +131,13 @@ class Consumer:
                 f"consumer '{group}' needs concurrency and batch_events_max of at least 1, "
                 f"not {concurrency} and {batch_events_max}"
             )
+        if parked_key_events_max < 1 or parked_group_events_max < 1:
+            raise UsageError(
+                f"consumer '{group}' needs parked_key_events_max and parked_group_events_max of at least 1, not "
+                f"{parked_key_events_max} and {parked_group_events_max}; park_key=False parks nothing"
+            )
+        if not hung_seconds > 0:
+            raise UsageError(f"consumer '{group}' needs hung_seconds above 0, not {hung_seconds}; math.inf: never")
         self.group = group
         self.topics = list(topics)
         self.system = system
@@ -135,6 +149,9 @@ class Consumer:
         if park_key and not inbox:
             raise UsageError(f"consumer '{group}' cannot park keys without an inbox: it would not know what waits")
         self.park_key = inbox if park_key is None else park_key
+        self.parked_key_events_max = parked_key_events_max
+        self.parked_group_events_max = parked_group_events_max
+        self.hung_seconds = hung_seconds
         self.breaker = breaker
         self.version = version
         self.dedupe = inbox
@@ -291,7 +308,8 @@ class Consumer:
         kafka.require_broker(self.system.settings, self.system.admin)
         if self.mirror:
             make_topics(self.system, self.group, self.topics)
-        self._lanes = [Lane(self, n, self.inbox(self.system, breakers=self.breakers)) for n in range(self.concurrency)]
+        inboxes = [self.inbox(self.system, breakers=self.breakers) for _ in range(self.concurrency)]
+        self._lanes = [Lane(self, n, inbox, self.hung_seconds) for n, inbox in enumerate(inboxes)]
         self._pause_watch.begin(self.system)
         for lane in self._lanes:
             lane.start()
@@ -304,10 +322,11 @@ class Consumer:
         """An inbox for this group and these handlers; replay and redrive take theirs from here too."""
         metrics.export(self)
         parks = self.park_key or self.handlers.any_parks_key
+        most = self.parked_key_events_max, self.parked_group_events_max
         ours = {
             "code_version": self.code_version,
             "stop": self._stop,
-            "parking": Parking(self.group, by_default=self.park_key) if parks else None,
+            "parking": Parking(self.group, *most, by_default=self.park_key) if parks else None,
             "versions": KeyVersions(self.group, self.version) if self.version is not None else None,
             "dedupe": self.dedupe,
             "metrics": self.metrics,

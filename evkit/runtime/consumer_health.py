@@ -23,7 +23,8 @@ class ConsumerHealth(Health):
 
     - it does not run, was stopped by an error, its poll loop is silent, or one of its lanes has ended
     - PostgreSQL or the broker has not answered for longer than ten seconds, or Kafka refuses the group or a topic
-    - a handler has not come back for longer than `lane.HUNG_SECONDS`: what it holds does not move, and offsets stand still
+    - a handler has not come back for longer than the consumer's `hung_seconds`: what it holds does not move, and offsets
+      stand still
     - no more events may be parked behind dead letters, so they stay in Kafka and their partitions pause
     - a partition gives no records although it has some and nothing is paused
     - the breaker holds a handler: its events wait in Kafka until one that is tried succeeds

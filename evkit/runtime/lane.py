@@ -15,7 +15,7 @@ from evkit.runtime.session import Stopped
 
 log = logging.getLogger(__name__)
 
-# A handler that takes longer is reported with its stack, once for each batch.
+# A handler that takes longer is reported with its stack, once for each batch, where its consumer does not say otherwise.
 HUNG_SECONDS = 60.0
 
 
@@ -40,10 +40,11 @@ class Owner(Protocol):
 class Lane(threading.Thread):
     """Handles one batch after the other, on a database connection of its own."""
 
-    def __init__(self, consumer: Owner, number: int, inbox: Inbox) -> None:
+    def __init__(self, consumer: Owner, number: int, inbox: Inbox, hung_seconds: float = HUNG_SECONDS) -> None:
         super().__init__(name=f"evkit-{consumer.group}-{number}", daemon=True)
         self._consumer = consumer
         self.inbox = inbox
+        self._hung_seconds = hung_seconds
         self._batch: list[Work] = []
         self._since: float | None = None
         self._mark = (0, 0)
@@ -79,7 +80,7 @@ class Lane(threading.Thread):
         if since is None:
             return None
         still = time.monotonic() - max(since, self._still_since)
-        if still < HUNG_SECONDS:
+        if still < self._hung_seconds:
             return None
         first, places = batch[0].record, sorted({(w.record.topic, w.record.partition) for w in batch})
         return (

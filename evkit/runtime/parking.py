@@ -28,7 +28,8 @@ _SQL = named("parking")
 
 log = logging.getLogger(__name__)
 
-# Beyond these, events stay in Kafka: their key waits in the consumer's memory, and its partition pauses when that is full.
+# Beyond these, where a consumer says nothing else, events stay in Kafka: their key waits in the consumer's memory, and its
+# partition pauses when that is full.
 KEY_EVENTS_MAX = 10_000
 GROUP_EVENTS_MAX = 100_000
 # A longer key fits into no index of PostgreSQL, whose entries have up to 2,704 bytes, names of group and topic included: it

@@ -217,7 +217,8 @@ class Runner:
         try:
             self._assignment.assign(self._stretches, epoch=self._orders.epoch)
             self._assign(client)
-            self._lanes = [Lane(self, n, self._inbox()) for n in range(self._consumer.concurrency)]
+            most = self._consumer.hung_seconds
+            self._lanes = [Lane(self, n, self._inbox(), most) for n in range(self._consumer.concurrency)]
             for lane in self._lanes:
                 lane.start()
             while not self._is_over():

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client.parser import text_string_to_metric_families
 
 from evkit import Event, Relay, Retry, dead_letters, kafka, replay
-from evkit.runtime import consumer_health, health, lane, metrics, parking, session
+from evkit.runtime import consumer_health, health, metrics, session
 from evkit.runtime.dead_letters import Selection
 from evkit.settings import Settings
 from evkit.system import System
@@ -331,13 +331,12 @@ def test_a_right_that_is_lacking_is_red_until_it_is_given(evkit_secured_kafka, e
 
 @PROTOCOLS
 def test_a_handler_that_hangs_is_red_with_what_it_holds_and_its_stack_is_in_the_log(
-    published, evkit_topic, running, gate, monkeypatch, caplog, protocol
+    published, evkit_topic, running, gate, caplog, protocol
 ):
-    monkeypatch.setattr(lane, "HUNG_SECONDS", 1.0)
     topic = evkit_topic()
     published(*events(topic, 3))
     gate.closed_for = {1}
-    one = running(topic, gate.handle, protocol=protocol).start()
+    one = running(topic, gate.handle, protocol=protocol, hung_seconds=1.0).start()
 
     _, document = until(one.health, lambda answer: answer[0] == 503 and answer[1]["hung"])
 
@@ -351,8 +350,7 @@ def test_a_handler_that_hangs_is_red_with_what_it_holds_and_its_stack_is_in_the_
     until(one.health, lambda answer: answer[1]["status"] == "ok")
 
 
-def test_a_slow_handler_does_not_hang(published, evkit_topic, running, monkeypatch):
-    monkeypatch.setattr(lane, "HUNG_SECONDS", 1.0)
+def test_a_slow_handler_does_not_hang(published, evkit_topic, running):
     topic = evkit_topic()
     published(*events(topic, 12))
     seen, called_at = [], []
@@ -361,7 +359,7 @@ def test_a_slow_handler_does_not_hang(published, evkit_topic, running, monkeypat
         called_at.append(time.monotonic())
         time.sleep(0.25)
 
-    one = running(topic, slow).start()
+    one = running(topic, slow, hung_seconds=1.0).start()
 
     def handled():
         seen.extend(one.health()[1]["hung"])
@@ -445,8 +443,7 @@ def test_keys_that_wait_for_another_attempt_are_a_reason_and_not_red(published, 
     assert one.metrics()["retry_keys",] == 2
 
 
-def test_full_parking_is_red(published, evkit_topic, running, monkeypatch):
-    monkeypatch.setattr(parking.Parking.__init__, "__defaults__", (1, 100))
+def test_full_parking_is_red(published, evkit_topic, running):
     topic = evkit_topic()
     published(*events(topic, 4, keys=1))
 
@@ -454,7 +451,7 @@ def test_full_parking_is_red(published, evkit_topic, running, monkeypatch):
         if event.payload["i"] == 0:
             raise ValueError("no such account")
 
-    one = running(topic, fails, batch_events_max=1).start()
+    one = running(topic, fails, batch_events_max=1, parked_key_events_max=1).start()
 
     _, document = until(one.health, lambda answer: answer[1]["parking_full"])
 

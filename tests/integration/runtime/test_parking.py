@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from evkit import Consumer, Event, Relay, Retry, dead_letters, kafka, outbox, views
 from evkit.cli import app
 from evkit.errors import RedriveRefused
-from evkit.runtime import parking, release
+from evkit.runtime import release
 from evkit.runtime.dead_letters import Selection
 from evkit.runtime.inbox import Inbox
 from evkit.runtime.release import parked_keys
@@ -351,12 +351,10 @@ def test_records_without_a_key_park_nothing(new_billing):
     assert billing.of("") == [1, 2, 3]
 
 
-@pytest.mark.parametrize("limit", ["KEY_EVENTS_MAX", "GROUP_EVENTS_MAX"])
+@pytest.mark.parametrize("limit", ["parked_key_events_max", "parked_group_events_max"])
 def test_at_the_cap_the_key_stays_in_kafka_and_says_so_and_others_go_on(new_billing, monkeypatch, limit):
-    monkeypatch.setattr(parking.Parking.__init__, "__defaults__",
-                        (3, 100_000) if limit == "KEY_EVENTS_MAX" else (10_000, 3))  # fmt: skip
     monkeypatch.setattr("evkit.runtime.inbox.FULL_SECONDS", 0.5)
-    billing = new_billing(batch_events_max=1)
+    billing = new_billing(batch_events_max=1, **{limit: 3})
     billing.bad = {("a", 0)}
     billing.write(*[(key, i) for i in range(6) for key in "ab"])
     thread = threading.Thread(target=billing.consumer.run)
