@@ -34,6 +34,7 @@ from evkit.runtime.lane import HUNG_SECONDS, Lane
 from evkit.runtime.membership import Membership
 from evkit.runtime.mirror import Mirror, make_topics
 from evkit.runtime.outcome import Counts
+from evkit.runtime.overflow import Overflow
 from evkit.runtime.parking import GROUP_EVENTS_MAX, KEY_EVENTS_MAX, Parking
 from evkit.runtime.redriver import Redriver
 from evkit.runtime.retry import Retry
@@ -179,6 +180,7 @@ class Consumer:
         self._lanes: list[Lane] = []
         self._error: BaseException | None = None
         self._membership = Membership(self)
+        self._overflow = Overflow(self.group)
         self._paused: set[Place] = set()
         self._watchdog: Watchdog | None = None
         self._pause_watch = PauseWatch(self)
@@ -336,8 +338,9 @@ class Consumer:
 
     @property
     def parking_full(self) -> list[str]:
-        """Why events stay in Kafka although their keys are parked: too many wait; [] when that is not so."""
-        return sorted({p.full for lane in self._lanes if (p := lane.inbox.parking) is not None and p.full})
+        """Why partitions are paused whose events can neither be handled nor parked; [] when that is not so."""
+        with self._changed:
+            return self._overflow.sentences()
 
     @property
     def stuck(self) -> list[str]:
@@ -345,8 +348,9 @@ class Consumer:
         return [] if self._watchdog is None else self._watchdog.sentences()
 
     def _look(self, client: Any, timeout_seconds: float) -> None:
-        """One turn of the poll loop: pause what is full, take in what came, store what is done."""
-        self._pause(client, polled.full(self._assignment, self._changed, self._paused, self._is_busy))
+        """One turn of the poll loop: pause what takes nothing more, take in what came, store what is done."""
+        full = polled.full(self._assignment, self._changed, self._paused, self._is_busy)
+        self._pause(client, full | self._overflow.places)
         self._take_in(client, self._poll(client, timeout_seconds))
         self._check()
         self._store(client)
@@ -443,6 +447,7 @@ class Consumer:
             again.append((batch[index], now + seconds))
         left = {*outcome.again, *outcome.untouched}
         with self._changed:
+            self._overflow.note(batch, outcome)
             self._assignment.finish(
                 [work for index, work in enumerate(batch) if index not in left],
                 again,

@@ -25,7 +25,7 @@ class ConsumerHealth(Health):
     - PostgreSQL or the broker has not answered for longer than ten seconds, or Kafka refuses the group or a topic
     - a handler has not come back for longer than the consumer's `hung_seconds`: what it holds does not move, and offsets
       stand still
-    - no more events may be parked behind dead letters, so they stay in Kafka and their partitions pause
+    - no more events may be parked behind dead letters, so they stay in Kafka and their partitions are paused
     - a partition gives no records although it has some and nothing is paused
     - the breaker holds a handler: its events wait in Kafka until one that is tried succeeds
 
@@ -47,7 +47,7 @@ class ConsumerHealth(Health):
         held               handlers whose events are held, because they fail alike on many keys
         waiting_keys       keys that wait for another attempt at a failed event
         parked             whether keys of its group were parked when it handled its last batch
-        parking_full       why events stay in Kafka although their keys are parked; a sentence each
+        parking_full       why partitions are paused whose events can neither be handled nor parked; a sentence each
     """
 
     group: str = ""

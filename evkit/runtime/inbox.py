@@ -199,7 +199,7 @@ class Inbox:
             elif isinstance(done, ParkingFull):
                 for i in part:
                     if records[i].key in done.keys:
-                        outcome.put_off(i, records[i], FULL_SECONDS, numbers.get(i, 0))
+                        outcome.put_off(i, records[i], FULL_SECONDS, numbers.get(i, 0), full=str(done))
                 parts.append([i for i in part if records[i].key not in done.keys])
             elif isinstance(done, HandlerHeld):
                 parts.append(part)
@@ -423,8 +423,8 @@ class Inbox:
 
     def _walk(
         self, delivery: Delivery, number: int = 0, tried: int = 0, failed: FailedAt | None = None
-    ) -> Counts | tuple[float, int]:
-        """One attempt at one event: its end, or how long to wait and the next attempt's number.
+    ) -> Counts | tuple[float, int] | ParkingFull:
+        """One attempt at one event: its end, how long to wait and the next attempt's number, or that it may not be parked.
 
         `tried` is above 0 for an event of a held handler: how often in a row its key was the one that was tried.
         `failed` is the attempt, when it was made in a batch.
@@ -442,8 +442,8 @@ class Inbox:
                 counts = self._attempt(delivery, attempt, tried=tried > 0)
             except (Stopped, *NOBODYS_FAULT):
                 raise
-            except ParkingFull:
-                return FULL_SECONDS, number
+            except ParkingFull as full:
+                return full
             except HandlerHeld:
                 return 0.0, number  # when it comes again, it waits as the breaker says
             except Exception as error:

@@ -20,6 +20,7 @@ from evkit.runtime.assignment import Assignment, Place
 from evkit.runtime.consumer_metrics import ConsumerMetrics
 from evkit.runtime.joined import joined
 from evkit.runtime.lane import Lane
+from evkit.runtime.overflow import Overflow
 from evkit.runtime.standing import Memory
 from evkit.settings import Settings
 
@@ -41,6 +42,7 @@ class Owner(Protocol):
     _error: BaseException | None
     _lanes: list[Lane]
     _memory: Memory
+    _overflow: Overflow
     _paused: set[Place]
 
     def _store(self, client: Any) -> None:
@@ -113,5 +115,6 @@ class Membership:
         consumer = self._consumer
         with consumer._changed:
             consumer._assignment.give_up(places)
+            consumer._overflow.forget(places)
             consumer._changed.notify_all()
         consumer._paused -= set(places)

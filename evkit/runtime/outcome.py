@@ -52,19 +52,26 @@ class Outcome:
         again      index → (seconds to wait, next attempt's number) of those that failed and are to be tried again
         untouched  indexes of those behind such a one that share its key
         waiting    those keys
+        full       index → why, of those in `again` that may not be parked now
     """
 
     counts: Counts = field(default_factory=Counts)
     again: dict[int, tuple[float, int]] = field(default_factory=dict)
     untouched: list[int] = field(default_factory=list)
     waiting: set[Key] = field(default_factory=set)
+    full: dict[int, str] = field(default_factory=dict)
 
-    def put_off(self, i: int, record: Record, seconds: float, number: int) -> None:
-        """This record is tried again after so many seconds, or, where one of its key is before it, left untouched."""
+    def put_off(self, i: int, record: Record, seconds: float, number: int, *, full: str | None = None) -> None:
+        """This record is tried again after so many seconds, or, where one of its key is before it, left untouched.
+
+        `full` is why it may not be parked.
+        """
         if self.waits(record):
             self.untouched.append(i)
             return
         self.again[i] = (seconds, number)
+        if full is not None:
+            self.full[i] = full
         if record.key is not None:
             self.waiting.add((record.topic, record.key))
 

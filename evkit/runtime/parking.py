@@ -28,8 +28,7 @@ _SQL = named("parking")
 
 log = logging.getLogger(__name__)
 
-# Beyond these, where a consumer says nothing else, events stay in Kafka: their key waits in the consumer's memory, and its
-# partition pauses when that is full.
+# Beyond these, where a consumer says nothing else, events stay in Kafka and their partitions pause (overflow.py).
 KEY_EVENTS_MAX = 10_000
 GROUP_EVENTS_MAX = 100_000
 # A longer key fits into no index of PostgreSQL, whose entries have up to 2,704 bytes, names of group and topic included: it
@@ -37,6 +36,8 @@ GROUP_EVENTS_MAX = 100_000
 KEY_BYTES_MAX = 2_000
 # How long a key whose events cannot be parked waits before it is tried again.
 FULL_SECONDS = 5.0
+# How often at most the log says why.
+_TOLD_SECONDS = 60.0
 
 
 class ParkingFull(Exception):
@@ -68,15 +69,8 @@ class Parking:
         self._by_default = by_default
         self._key_events_max = key_events_max
         self._group_events_max = group_events_max
-        self._full: tuple[float, str] | None = None
+        self._told_at = float("-inf")
         self._has_told_of_long_keys = False
-
-    @property
-    def full(self) -> str | None:
-        """The sentence to say while events stay in Kafka because too many are parked; None when that is not so."""
-        if self._full is None or time.monotonic() - self._full[0] > 3 * FULL_SECONDS:
-            return None
-        return self._full[1]
 
     def take(self, connection: postgres.Connection, new: Sequence[Delivery]) -> list[Delivery]:
         """Park those of newly claimed events whose key is parked; returns the others, which are to be handled.
@@ -128,8 +122,8 @@ class Parking:
             (topic, raw_key), (letter_id, events) = next(iter(full.items()))
             sentence = (
                 f"{events:,} events of key {readable(raw_key)} of topic '{topic}' wait behind dead letter {letter_id} of "
-                f"group '{self._group}', more than {most:,} may not: `evkit dlq redrive {letter_id}`, or archive it and "
-                "`evkit dlq release`"
+                f"group '{self._group}' and {come[topic, raw_key]:,} more came, but at most {most:,} may wait: "
+                f"`evkit dlq redrive {letter_id}`, or archive it and `evkit dlq release`"
             )
         else:
             row = connection.execute(_SQL["waiting"], {"group": self._group}).fetchone()
@@ -138,12 +132,12 @@ class Parking:
                 return
             full = {place: parked[place] for place in come}
             sentence = (
-                f"{events:,} events of group '{self._group}' wait behind dead letters of their keys, more than {most:,} "
-                "may not: `evkit dlq parked`, then redrive or release them"
+                f"{events:,} events of group '{self._group}' wait behind dead letters of their keys and {len(waiting):,} "
+                f"more came, but at most {most:,} may wait: `evkit dlq parked`, then redrive or release them"
             )
-        if self.full is None:
+        if time.monotonic() - self._told_at > _TOLD_SECONDS:
             log.error("group %s: %s", self._group, sentence)
-        self._full = (time.monotonic(), sentence)
+            self._told_at = time.monotonic()
         raise ParkingFull({raw_key for _, raw_key in full}, sentence)
 
     def _park(self, connection: postgres.Connection, waiting: list[Delivery]) -> None:

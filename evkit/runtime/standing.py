@@ -72,7 +72,7 @@ class Standing:
         stuck              a sentence for each partition that gives nothing although it has something
         held               handlers whose events are held by the breaker
         parked             whether keys of the group were parked when it handled its last batch
-        parking_full       why events stay in Kafka although their keys are parked; a sentence each
+        parking_full       why partitions are paused whose events can neither be handled nor parked; a sentence each
         paused_for         the replay for which the group pauses, so that nothing is handled
         refused            what Kafka does not let this group do, until it does; a sentence each
     """

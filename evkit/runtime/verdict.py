@@ -19,7 +19,7 @@ from evkit.runtime.failure import Failure
 from evkit.runtime.ledger import Ledger
 from evkit.runtime.mirror import Mirror
 from evkit.runtime.outcome import Counts
-from evkit.runtime.parking import FULL_SECONDS, Parking, ParkingFull
+from evkit.runtime.parking import Parking, ParkingFull
 from evkit.runtime.retry import Retry
 from evkit.runtime.session import Session
 from evkit.sql import named
@@ -55,8 +55,10 @@ class Verdict:
 
     def of(
         self, delivery: Delivery, error: Exception, attempt: int, seconds: float, *, lost: bool, tried: int
-    ) -> Counts | tuple[float, int]:
+    ) -> Counts | tuple[float, int] | ParkingFull:
         """Write down a failed attempt, and say what follows: its end, or how long to wait and the next attempt's number.
+
+        What may neither be parked nor be a dead letter now is not written down: it will be attempted again.
 
         Args:
             attempt  number of this attempt
@@ -75,8 +77,8 @@ class Verdict:
         disposition = "held" if held else "retry" if again else "dead"
         try:
             known = self._session.repeated(self._record, delivery, failure, attempt, seconds, disposition)
-        except ParkingFull:
-            return FULL_SECONDS, attempt
+        except ParkingFull as full:
+            return full
         if known is not None:
             return known
         self._metrics.failed(disposition, replay=self._who.replay_id is not None)

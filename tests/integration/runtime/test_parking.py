@@ -95,8 +95,8 @@ class Billing:
 def new_billing(evkit_system, evkit_topic, evkit_group):
     made = []
 
-    def make(**options):
-        made.append(Billing(evkit_system, evkit_group(), evkit_topic(partitions=1), **options))
+    def make(partitions=1, **options):
+        made.append(Billing(evkit_system, evkit_group(), evkit_topic(partitions=partitions), **options))
         return made[-1]
 
     yield make
@@ -364,8 +364,8 @@ def test_at_the_cap_the_key_stays_in_kafka_and_says_so_and_others_go_on(new_bill
         assert billing.of("b") == list(range(6))
         assert billing.outcomes() == {"handled": 6, "dead": 1, "parked": 3}
         (sentence,) = billing.consumer.parking_full
-        assert sentence.startswith("3 events of")
-        assert "may not" in sentence
+        assert sentence.startswith(f"{billing.topic}/0 is paused: 3 events of")
+        assert "at most 3 may wait" in sentence
         until(lambda: committed(billing) == 8)  # event 4 of a is the first that is not dealt with
 
         billing.bad.clear()
@@ -374,6 +374,56 @@ def test_at_the_cap_the_key_stays_in_kafka_and_says_so_and_others_go_on(new_bill
         assert billing.of("a") == list(range(6))
     finally:
         billing.consumer.stop()
+        thread.join()
+
+
+@pytest.mark.parametrize("way_out", ["redrive", "release"])
+def test_at_the_cap_the_partition_is_not_fetched_and_red_until_there_is_room(new_billing, monkeypatch, way_out):
+    monkeypatch.setattr("evkit.runtime.inbox.FULL_SECONDS", 0.5)
+    billing = new_billing(partitions=2, parked_key_events_max=3)
+    consumer = billing.consumer
+    keys = "abcdefgh"
+    billing.write(*[(key, 100) for key in keys])
+    partition = {record.key.decode(): record.partition for record in read_topic(billing.system, billing.topic)}
+    beside = next(key for key in keys[1:] if partition[key] == partition["a"])
+    elsewhere = next(key for key in keys if partition[key] != partition["a"])
+    place = (billing.topic, partition["a"])
+    billing.bad = {("a", 0)}
+    thread = threading.Thread(target=consumer.run)
+    thread.start()
+    try:
+        for parked, i in enumerate([0, 1, 2, 3]):  # one by one, so that the last one alone finds no room
+            billing.write(("a", i))
+            until(lambda: (consumer.counts.dead, consumer.counts.parked) == (1, parked))  # noqa: B023
+        billing.write(("a", 4))
+        until(lambda: [p.partition for p in consumer.standing().partitions if p.paused] == [partition["a"]])
+        came = consumer.standing().polled[place]
+        billing.write((beside, 1))
+        billing.write((elsewhere, 1))
+        until(lambda: billing.of(elsewhere) == [100, 1])
+
+        assert (consumer.standing().polled[place], billing.of(beside)) == (came, [100])
+        health = consumer.health()
+        assert not health.ok
+        (letter,) = billing.open_letters()
+        assert health.reasons[0].startswith(
+            f"{billing.topic}/{partition['a']} is paused: 3 events of key 'a' of topic '{billing.topic}' wait behind dead "
+            f"letter {letter} of group '{consumer.group}' and 1 more came, but at most 3 may wait: `evkit dlq redrive "
+            f"{letter}`, or archive it and `evkit dlq release`"
+        )
+
+        billing.bad.clear()
+        if way_out == "redrive":
+            billing.redrive()
+        else:
+            dead_letters.archive(billing.system, [letter], note="not needed")
+            plan = dead_letters.plan_release(billing.system, consumer.group, key="a")
+            dead_letters.redrive(billing.system, plan, consumer, reason="the letter needs no handling")
+        until(lambda: billing.of(beside) == [100, 1] and consumer.health().ok)
+        assert billing.of("a") == [100, *range(way_out == "release", 5)]
+        assert not any(p.paused for p in consumer.standing().partitions)
+    finally:
+        consumer.stop()
         thread.join()
 
 
