@@ -84,7 +84,8 @@ class Consumer:
                           letters of them all; None: never
         version           what makes one event of a key newer than another: "offset", "sequence" (the CloudEvents extension)
                           or a function of the event that gives a whole number or None. With it a handler is told by
-                          `tx.stale` that a newer event of the key was applied before; costs two statements a batch
+                          `tx.stale` that a newer event of the key was applied before; costs two statements a batch, so None
+                          (never stale) is the default. Which one is right when: key_version.py
         inbox             False: no inbox rows, so events are handled at least once; for handlers whose effect may happen
                           twice. Keys are not parked, and views know only the failures of such a group
         mirror            also write an event for each dead letter to topic `dlq.<group>.<topic>`, through the outbox; the
