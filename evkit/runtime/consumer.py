@@ -284,20 +284,24 @@ class Consumer:
         return came
 
     def close(self) -> None:
-        """Finish what is in hand, leave the group with what is stored committed, and close all connections."""
+        """Finish what is in hand, leave the group with what is stored committed, and close all connections.
+
+        It stays in its group meanwhile, `membership.DRAIN_SECONDS_MAX` at most; a handler that takes longer is waited for,
+        but its event comes again, to another member too, and is found in the inbox.
+        """
         with self._changed:
             self._ending = True
             self._changed.notify_all()
         self._stop.set()  # also for a lane that waits for PostgreSQL
+        self._redriver.end()
+        if self._client is not None:
+            client, self._client = self._client, None
+            self._membership.leave(client, self._is_at_work)
+            self._memory.closed()
         for lane in self._lanes:
             lane.join()
         self._redriver.join()
         self._pause_watch.close()
-        if self._client is not None:
-            client, self._client = self._client, None
-            self._store(client)
-            client.close()
-            self._memory.closed()
         self._stop.clear()
         self._begin()
 
@@ -413,6 +417,9 @@ class Consumer:
 
     def _is_busy(self) -> bool:
         return not self._free and not self._ending and not self._stop.is_set()
+
+    def _is_at_work(self) -> bool:
+        return self._redriver.is_alive or any(lane.is_alive() for lane in self._lanes)
 
     # --- lanes --------------------------------------------------------------------------------------------------------
 

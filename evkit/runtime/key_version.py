@@ -9,9 +9,9 @@ The consumer has to say it, because a record carries nothing that could be it by
 database (the relay publishes no header of it, which every event would pay for), and the order of ids or of `created_at` is
 that of the writers' clocks, not of their locks. What to say:
 
-- "offset" for what the relay publishes, when writers hold a lock on the key (`ordered=True`): the relay keeps the order of a
-  key, so a later offset is a newer event. It compares within one partition. After a topic was made anew its events count as
-  old until they pass the last offset of before: empty evkit.key_version for the group then.
+- "offset" for what the relay publishes, when writers hold a lock on the key (`ordered=True`): the relay keeps the order of
+  a key, so a later offset is a newer event. It compares within one partition. After a topic was made anew its events count
+  as old until they pass the last offset of before: empty evkit.key_version for the group then.
 - "sequence" or a function where the order of records is not that of events: several writers without a lock, another
   producer, a mirror of a topic. The function needs a number that the writer takes under its lock, like a row's version
   column that it puts into the payload.

@@ -2,6 +2,7 @@
 
 When partitions are revoked, nothing more of them begins, what is in hand is finished, the offsets are committed, and then
 they go. When they are lost (the group has moved on without us), nothing is committed, and what comes back late is dropped.
+A consumer that stops does the same with all that it has, and goes on polling until then.
 Killed anywhere in here, the next member gets again what was not committed, and its inbox knows what was done of it.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from evkit import kafka
@@ -110,6 +111,29 @@ class Membership:
         self._forget([(tp.topic, tp.partition) for tp in partitions])
         consumer.metrics.rebalances.add(1, "lost")
         log.warning("group %s lost %s: another member has them", consumer.group, polled.names(partitions))
+
+    def leave(self, client: Any, is_at_work: Callable[[], bool]) -> None:
+        """Stay until what is in hand is done, but no longer than DRAIN_SECONDS_MAX; then go, with what is stored committed.
+
+        It polls meanwhile: who does not for `max.poll.interval.ms` is put out of the group, and could commit nothing of it.
+        """
+        consumer, until = self._consumer, time.monotonic() + DRAIN_SECONDS_MAX
+        while is_at_work() and time.monotonic() < until:
+            try:
+                client.pause(client.assignment())
+            except kafka.KafkaException as error:  # taken away just now
+                log.info("group %s: %s", consumer.group, error)
+            client.poll(0.05)  # what comes in spite of that is nobody's: its offset is never stored
+            consumer._store(client)
+            consumer._memory.beat()
+        consumer._store(client)
+        with consumer._changed:
+            places = consumer._assignment.places
+            in_hand = consumer._assignment.in_hand(places)
+        if in_hand and is_at_work():
+            log.warning("group %s leaves with %s events in hand; they come again", consumer.group, in_hand)
+            self._forget(places)
+        client.close()
 
     def _forget(self, places: list[Place]) -> None:
         consumer = self._consumer

@@ -78,9 +78,18 @@ class Redriver:
             self._thread = threading.Thread(target=self._run_all, args=(system,), name=name, daemon=True)
             self._thread.start()
 
-    def join(self) -> None:
-        """End between two transactions; what is unfinished waits for another consumer. May be taken up again."""
+    def end(self) -> None:
+        """End between two transactions; what is unfinished waits for another consumer."""
         self._ended.set()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def join(self) -> None:
+        """End, and wait for it. May be taken up again."""
+        self.end()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
