@@ -6,8 +6,9 @@ then the handlers, one commit. When one event fails the batch is rolled back and
 between them: it costs its neighbours nothing but time, and the guarantee does not depend on the size of a batch.
 
 What ends as a dead letter is marked in the inbox in the same transaction that writes the letter (P5). A PostgreSQL that
-went away is nobody's fault: the work is done again on a new connection and no attempt is counted. If it went away during
-a commit, the inbox row tells on the second try whether that commit had happened.
+went away, or that asks to repeat, is nobody's fault: the work is done again and no attempt is counted, but a row says so
+("held"). If it went away during a commit, the inbox row tells on the second try whether that commit had happened; there is
+no row for that, nor for a batch that failed as a whole and is taken again in parts: no event of it is known to have failed.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from evkit.runtime.look_ahead import LookAhead
 from evkit.runtime.mirror import Mirror
 from evkit.runtime.outcome import Counts, HandlerRaised, Outcome
 from evkit.runtime.parking import FULL_SECONDS, Parking, ParkingFull
+from evkit.runtime.repeats import LOSSES_MAX, Repeats
 from evkit.runtime.retry import NOBODYS_FAULT, Retry
 from evkit.runtime.session import Session, Stopped
 from evkit.runtime.verdict import Verdict
@@ -48,12 +50,6 @@ log = logging.getLogger(__name__)
 
 _SQL = named("inbox")
 
-# Serialization failures and deadlocks are repeated at once, without counting, up to here: a handler that deadlocks with
-# itself must not do so for ever.
-_TRANSIENT_REPEATS_MAX = 20
-# So often in a row a session may be lost under the same work before that is put aside for a while: an event that brings
-# PostgreSQL's backend down whenever it comes must not hold up the others, and is still no dead letter.
-_LOSSES_MAX = 3
 # Rows are claimed before their handlers run, with the processed_at that the pace of the last batch promises. A batch that
 # comes out further off writes it once more: end-to-end latency is to the effect, not to the claim.
 _OFF_SECONDS_MAX = 0.05
@@ -67,6 +63,17 @@ class FailedAt(HandlerRaised):
     def __init__(self, index: int, seconds: float) -> None:
         self.index = index
         self.seconds = seconds
+
+    def raised(self) -> Exception:
+        """What the handler raised.
+
+        Raises: that, when it ends the batch or the consumer.
+        """
+        error = self.__cause__
+        assert isinstance(error, Exception)
+        if isinstance(error, (Stopped, *NOBODYS_FAULT)):
+            raise error from None
+        return error
 
 
 @dataclass
@@ -298,25 +305,24 @@ class Inbox:
             except claims.Known:  # before any handler was called
                 continue
             except FailedAt as failure:
-                failed = failure
-                error = failure.__cause__
-                assert isinstance(error, Exception)
-                if isinstance(error, (Stopped, *NOBODYS_FAULT)):
-                    raise error from None
+                failed, error = failure, failure.raised()
             except (Stopped, *NOBODYS_FAULT):
                 raise
             except Exception as raised:
                 error = raised
-            if self._session.lost(error) and losses < _LOSSES_MAX:
+            lost = self._session.lost(error)
+            repeated = isinstance(failed, FailedAt) and (lost or postgres.is_transient(error))
+            if lost:
                 losses += 1
                 self._session.renew(error)
+            if isinstance(failed, FailedAt) and repeated:
+                self._verdict.repeats(batch[failed.index], error, failed.seconds)
+            if lost and losses <= LOSSES_MAX:
                 batch = self._anew(batch)
                 continue
             log.info("batch of %s for %s is taken again in parts: %s", len(batch), self.name, error)
             # What PostgreSQL asks to repeat is no failure of the event: it is walked, and repeated.
-            if isinstance(failed, FailedAt) and (postgres.is_transient(error) or self._session.lost(error)):
-                return failed.index
-            return failed
+            return failed.index if isinstance(failed, FailedAt) and repeated else failed
 
     def _batch(self, batch: list[Delivery]) -> Counts:
         connection = self._session.connected()
@@ -433,10 +439,10 @@ class Inbox:
         if failed is not None:
             assert isinstance(failed.__cause__, Exception)
             return self._verdict.of(delivery, failed.__cause__, attempt, failed.seconds, lost=False, tried=tried)
-        transient = losses = 0
+        repeats = Repeats(self._session, self._verdict)
         while True:
             started = time.monotonic()
-            if transient or losses:
+            if repeats:
                 (delivery,) = self._anew([delivery])
             try:
                 counts = self._attempt(delivery, attempt, tried=tried > 0)
@@ -446,24 +452,24 @@ class Inbox:
                 return full
             except HandlerHeld:
                 return 0.0, number  # when it comes again, it waits as the breaker says
-            except Exception as error:
-                lost = self._session.lost(error)
-                if lost:
-                    losses += 1
-                    self._session.renew(error)
-                    if losses < _LOSSES_MAX:
-                        continue
-                elif postgres.is_transient(error) and transient < _TRANSIENT_REPEATS_MAX:
-                    transient += 1
-                    self._session.wait(0.01 * transient)
-                    continue
-                return self._verdict.of(delivery, error, attempt, time.monotonic() - started, lost=lost, tried=tried)
-            self._session.works()
-            if self.breakers is not None and delivery.handler is not None and counts.handled:
-                self.breakers.count(delivery.handler.name, done=1)
-                if tried:
-                    self._session.repeated(self.breakers.succeeded, delivery.handler.name)
-            return counts
+            except FailedAt as failure:
+                error, in_handler = failure.raised(), True
+            except Exception as raised:
+                error, in_handler = raised, False
+            else:
+                break
+            seconds, lost = time.monotonic() - started, self._session.lost(error)
+            if not repeats.again(delivery, error, seconds, attempt, lost=lost, in_handler=in_handler):
+                return self._verdict.of(delivery, error, attempt, seconds, lost=lost, tried=tried)
+        self._through(delivery, counts, tried)
+        return counts
+
+    def _through(self, delivery: Delivery, counts: Counts, tried: int) -> None:
+        self._session.works()
+        if self.breakers is not None and delivery.handler is not None and counts.handled:
+            self.breakers.count(delivery.handler.name, done=1)
+            if tried:
+                self._session.repeated(self.breakers.succeeded, delivery.handler.name)
 
     def _attempt(self, delivery: Delivery, attempt: int, *, tried: bool) -> Counts:
         connection = self._session.connected()
@@ -480,7 +486,8 @@ class Inbox:
                 raise delivery.problem
             wanted, skipped, parked = self._wanted(connection, new, tried=tried)
             if delivery.handler is not None and wanted:
-                self.call(connection, delivery.handler, [delivery], attempt, self.stale(connection, wanted))
+                stale = self.stale(connection, wanted)
+                self.call(connection, delivery.handler, [delivery], attempt, stale, in_batch=True)
                 self.processed(connection, [delivery], started)
             counts.add(Counts(len(wanted), skipped=skipped, parked=parked))
         return counts

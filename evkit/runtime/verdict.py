@@ -93,6 +93,15 @@ class Verdict:
         )  # fmt: skip
         return Counts(dead=1)
 
+    def repeats(self, delivery: Delivery, error: Exception, seconds: float, attempt: int = 0) -> None:
+        """Write down an attempt that is repeated and does not count: PostgreSQL asked for it, or went away under it.
+
+        `attempt` is its number; 0: the database has to say.
+        """
+        attempt = attempt or 1 + self._session.repeated(claims.before, self._who, delivery)[0]
+        self._session.repeated(self._record, delivery, Failure.of(error), attempt, seconds, "held")
+        self._metrics.failed("held", replay=self._who.replay_id is not None)
+
     def _held(
         self, delivery: Delivery, error: Exception, failure: Failure, attempt: int, *, lost: bool, tried: int
     ) -> tuple[bool, float]:

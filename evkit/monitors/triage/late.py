@@ -14,6 +14,8 @@ _STILL = 0.75
 _MOST = 0.7
 # One key has, when it has so much of what is unread, and so many events at least.
 _KEY, _KEY_EVENTS = 0.5, 20
+# Of attempts that transactions in each other's way cost, and nothing that is away.
+_ASKED_TO_REPEAT = frozenset({"psycopg.errors.DeadlockDetected", "psycopg.errors.SerializationFailure"})
 
 
 def relay(evidence: Evidence) -> list[Cause]:
@@ -163,7 +165,11 @@ def dependency_down(evidence: Evidence) -> list[Cause]:
                 command("breaker", "list"),
                 {"handler": row["handler"], "keys": row["keys"], "seconds": row["open_seconds"]},
             )
-    held = [r for r in evidence.rows("errors") if r["disposition"] == "held" and not r["replay"]]
+    held = [
+        r
+        for r in evidence.rows("errors")
+        if r["disposition"] == "held" and not r["replay"] and r["error_class"] not in _ASKED_TO_REPEAT
+    ]
     for group in sorted({r["group"] for r in held} - causes.keys()):
         own = [r for r in held if r["group"] == group]
         if unread.get(group, 0) and len(own) >= evidence.bounds_of(group).attempts_min:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from pydantic import BaseModel
 
-from evkit import Event, Retry, dead_letters, kafka
+from evkit import Event, Retry, dead_letters, kafka, views
 from evkit.errors import BrokerUnreachable, UsageError
 from evkit.runtime import membership
 from evkit.runtime import retry as retry_module
@@ -309,7 +309,39 @@ def test_lost_database_burns_no_attempt_and_makes_no_dead_letter(
     assert counts.dead == 0
     assert effects(consumer.group) == [(i, 1) for i in ids]
     with evkit_system.reading() as connection:
-        assert connection.execute("SELECT count(*) FROM evkit.attempt").fetchone() == (0,)
+        (row,) = connection.execute("SELECT event_id, attempt, disposition FROM evkit.attempt").fetchall()
+        assert row == (ids[15], 1, "held")
+        assert connection.execute("SELECT max(attempts) FROM evkit.inbox").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("batch_events_max", [1, 10])
+@pytest.mark.parametrize("state", ["40001", "40P01"])
+def test_each_attempt_that_postgresql_asks_to_repeat_is_a_row_and_none_is_counted(
+    state, batch_events_max, evkit_system, evkit_topic, new_consumer, effects, published, consumed
+):
+    topic = evkit_topic()
+    ids = published(*[Event("a.b", f"k{i}", {"i": i}, topic=topic) for i in range(3)])
+    consumer = new_consumer(topic, batch_events_max=batch_events_max, code_version="7")
+    calls = []
+
+    @consumer.handler("a.b")
+    def bill(event, tx):
+        effect(event, tx)
+        if event.payload["i"] == 1:
+            calls.append(1)
+            if len(calls) <= 4:  # more than there are attempts
+                tx.execute(f"DO $$ BEGIN RAISE 'once more' USING ERRCODE = '{state}'; END $$")
+
+    counts = consumed(consumer, 3)
+
+    assert (counts.handled, counts.dead) == (3, 0)
+    assert sorted(effects(consumer.group)) == sorted((i, 1) for i in ids)
+    with evkit_system.reading() as connection:
+        rows = connection.execute("SELECT event_id, attempt, disposition FROM evkit.attempt").fetchall()
+        assert rows == [(ids[1], 1, "held")] * 4
+        assert connection.execute("SELECT max(attempts) FROM evkit.inbox").fetchone() == (1,)
+    (rate,) = views.error_rate(evkit_system, group=consumer.group).to_dicts()
+    assert (rate["events"], rate["attempts"], rate["failures"], rate["held"], rate["dead"]) == (3, 7, 4, 4, 0)
 
 
 def test_consumer_that_waits_for_postgresql_inside_a_batch_stops_at_once_and_the_batch_comes_again(
