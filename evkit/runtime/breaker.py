@@ -5,6 +5,9 @@ handler fail alike, on many keys, a dependency is away, and no event is to blame
 Kafka (their keys wait, and their partitions pause when the buffers are full), no attempt is counted, and one event after
 the other is tried until one succeeds. All other handlers go on.
 
+On a quiet topic there are never many. There it opens when everything fails: for a while no event of the handler has
+succeeded, and some have failed alike, on a few keys. One key alone is a poison event however often it comes.
+
 The state is a row in PostgreSQL: a restart does not forget it, and all members of the group see it. What part of the
 events failed lately each process counts by itself, in memory.
 """
@@ -55,6 +58,9 @@ class Breaker:
         share_min          and at least so much of the handler's events in it (of the group's, where the error is the code's
                            or the data's own: TypeError, ValueError, IntegrityError and the like)
         window_seconds     how far back
+        streak_keys_min    or: so many keys have failed in the same way, and nothing else became of the handler's events,
+                           for as long as the window and until now. For topics too quiet for `keys_min`, and not for errors
+                           that are the code's or the data's own. None: not at all
         probe_seconds      how long it waits until an event is tried; doubles with each that fails
         probe_seconds_max  where the doubling ends
     """
@@ -62,6 +68,7 @@ class Breaker:
     keys_min: int = 10
     share_min: float = 0.5
     window_seconds: float = 60.0
+    streak_keys_min: int | None = 3
     probe_seconds: float = 1.0
     probe_seconds_max: float = 30.0
 
@@ -71,11 +78,28 @@ class Breaker:
                 f"a breaker needs keys_min >= 2, 0 < share_min <= 1 and window_seconds > 0, not {self.keys_min}, "
                 f"{self.share_min} and {self.window_seconds}"
             )
+        if self.streak_keys_min is not None and self.streak_keys_min < 2:
+            raise ValueError(f"a breaker needs streak_keys_min >= 2 or None, not {self.streak_keys_min}")
         if not 0 < self.probe_seconds <= self.probe_seconds_max:
             raise ValueError(
                 f"a breaker needs 0 < probe_seconds <= probe_seconds_max, not {self.probe_seconds} and "
                 f"{self.probe_seconds_max}"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """What would open a breaker, as far as one process has seen: the database knows how many keys there are.
+
+    Attributes:
+        keys_min  so many must have failed alike
+        seconds   in this time
+        streak    and no member of the group may have had a success in the policy's window
+    """
+
+    keys_min: int
+    seconds: float
+    streak: bool = False
 
 
 class HandlerHeld(Exception):
@@ -91,6 +115,10 @@ class Breakers:
         self._lock = threading.Lock()
         self._look_at: dict[str, float] = {}  # handler that is held → when to ask the database again
         self._lately: dict[str, deque[list[float]]] = {}  # handler → [second, events done, events failed]
+        self._streaks: dict[
+            str, tuple[str, float]
+        ] = {}  # handler → fingerprint of all since its last success, since when
+        self._opened_by_streak: dict[str, str] = {}  # handler that is held → fingerprint; "": by many keys
 
     # --- what this process has seen -----------------------------------------------------------------------------------
 
@@ -105,15 +133,30 @@ class Breakers:
                     lately.popleft()
             lately[-1][1] += done
             lately[-1][2] += failed
+            if done:
+                self._streaks.pop(handler, None)
 
-    def is_suspicious(self, handler: str, error: BaseException) -> bool:
+    def failed_alike(self, handler: str, fingerprint: str) -> None:
+        """An attempt failed in this way, also one that is not the first of its event."""
+        with self._lock:
+            if self._streaks.get(handler, ("", 0.0))[0] != fingerprint:
+                self._streaks[handler] = fingerprint, time.monotonic()
+
+    def suspicion(self, handler: str, error: BaseException) -> Suspicion | None:
         """Whether so much of what this process did lately has failed that the database is worth a question."""
+        policy, now = self.policy, time.monotonic()
         own = any(isinstance(e, _ITS_OWN) for e in chain(error))
-        since = time.monotonic() - self.policy.window_seconds
+        since = now - policy.window_seconds
         with self._lock:
             counted = [b for h, lately in self._lately.items() if own or h == handler for b in lately if b[0] >= since]
+            streak = self._streaks.get(handler)
         done, failed = sum(b[1] for b in counted), sum(b[2] for b in counted)
-        return failed >= self.policy.keys_min and failed >= self.policy.share_min * (done + failed)
+        if failed >= policy.keys_min and failed >= policy.share_min * (done + failed):
+            return Suspicion(policy.keys_min, policy.window_seconds)
+        if own or policy.streak_keys_min is None or streak is None or streak[1] > since:
+            return None
+        # A second more: attempts have been written down a moment after they were seen here.
+        return Suspicion(policy.streak_keys_min, now - streak[1] + 1.0, streak=True)
 
     # --- who is held --------------------------------------------------------------------------------------------------
 
@@ -153,22 +196,28 @@ class Breakers:
         if seconds <= 0:
             tried = connection.execute(_SQL["probe"], self._values(handler) | {"key": key}).fetchone()
             if tried is not None:
-                return int(tried[0])
+                times, fingerprint, keys = tried
+                self._opened_by_streak[handler] = fingerprint if keys < self.policy.keys_min else ""
+                return int(times)
             seconds = self.policy.probe_seconds  # another member tries one at this moment
         with self._lock:
             self._look_at[handler] = time.monotonic() + seconds
         return None
 
-    def opens(self, connection: postgres.Connection, handler: str, failure: Failure) -> bool:
-        """Whether this failure is one of many; the handler is held from now on."""
+    def opens(self, connection: postgres.Connection, handler: str, failure: Failure, suspicion: Suspicion) -> bool:
+        """Whether this failure is one of many, or of all; the handler is held from now on."""
         values = self._values(handler) | {
             "fingerprint": failure.fingerprint,
-            "window_seconds": self.policy.window_seconds,
-            "keys_max": self.policy.keys_min,
+            "window_seconds": suspicion.seconds,
+            "keys_max": suspicion.keys_min,
         }
         row = connection.execute(_SQL["failing_keys"], values).fetchone()
-        if row is None or row[0] < self.policy.keys_min:
+        if row is None or row[0] < suspicion.keys_min:
             return False
+        if suspicion.streak:
+            values["window_seconds"] = self.policy.window_seconds
+            if connection.execute(_SQL["has_succeeded"], values).fetchone() is not None:
+                return False
         values |= {"keys": row[0], "error_class": failure.error_class, "error_message": failure.error_message}
         if connection.execute(_SQL["open"], values).fetchone() is not None:
             log.error(
@@ -187,15 +236,19 @@ class Breakers:
         if closed is not None:
             log.warning("group %s lets handler %s go on: an event that was tried is through", self._group, handler)
 
-    @staticmethod
-    def is_lonely(tried: int) -> bool:
-        """Whether this key alone was tried so often that its own event may be what fails."""
-        return tried > _LONELY_PROBES
+    def is_lonely(self, handler: str, tried: int, failure: Failure) -> bool:
+        """Whether this key alone was tried so often that its own event may be what fails.
+
+        On a quiet topic there is often only one: it goes on failing as all did, and is judged when it fails in another way.
+        """
+        return tried > _LONELY_PROBES and self._opened_by_streak.get(handler) != failure.fingerprint
 
     def _forget(self, handler: str) -> None:
         with self._lock:
             self._look_at.pop(handler, None)
             self._lately.pop(handler, None)  # what failed until now tells nothing about what comes
+            self._streaks.pop(handler, None)
+            self._opened_by_streak.pop(handler, None)
 
     def _values(self, handler: str) -> dict[str, Any]:
         return {

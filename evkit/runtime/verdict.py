@@ -109,14 +109,15 @@ class Verdict:
         if self._breakers is not None and delivery.handler is not None:
             if attempt == 1:  # an event that fails three times is still one event of those that fail
                 self._breakers.count(delivery.handler.name, failed=1)
+            self._breakers.failed_alike(delivery.handler.name, failure.fingerprint)
             seconds = self._breakers.policy.probe_seconds
-            if tried and not self._breakers.is_lonely(tried):
+            if tried and not self._breakers.is_lonely(delivery.handler.name, tried, failure):
                 # Twice the time until the next is tried, so that it is another one's turn then.
                 return True, 2 * (self._breakers.wait_seconds(delivery.handler.name) or seconds)
             if (
                 not tried
-                and self._breakers.is_suspicious(delivery.handler.name, error)
-                and self._session.repeated(self._breakers.opens, delivery.handler.name, failure)
+                and (suspicion := self._breakers.suspicion(delivery.handler.name, error)) is not None
+                and self._session.repeated(self._breakers.opens, delivery.handler.name, failure, suspicion)
             ):
                 return True, seconds
         if lost or self._retry.is_nobodys_fault(error):

@@ -9,6 +9,13 @@ SELECT count(*) FROM (
        AND (handler = %(handler)s) AND replay_id IS NULL
      LIMIT %(keys_max)s) AS failing;
 
+-- name: has_succeeded
+-- Whether any member of the group has handled an event of this handler lately.
+SELECT 1 FROM evkit.inbox
+ WHERE processed_at > clock_timestamp() - %(window_seconds)s * interval '1 second' AND consumer_group = %(group)s
+   AND handler = %(handler)s AND outcome = 'handled' AND replay_id IS NULL
+ LIMIT 1;
+
 -- name: open
 -- One of several members opens it; nothing comes back for the others.
 INSERT INTO evkit.breaker (consumer_group, handler, state, fingerprint, error_class, error_message, keys, probe_at)
@@ -35,7 +42,7 @@ UPDATE evkit.breaker
        probed_times = CASE WHEN probed_key IS NOT DISTINCT FROM %(key)s THEN probed_times + 1 ELSE 1 END,
        probed_key = %(key)s
  WHERE consumer_group = %(group)s AND handler = %(handler)s AND state = 'open' AND probe_at <= clock_timestamp()
-RETURNING probed_times;
+RETURNING probed_times, fingerprint, keys;
 
 -- name: close
 UPDATE evkit.breaker SET state = 'closed', closed_at = clock_timestamp(), closed_by = %(by)s

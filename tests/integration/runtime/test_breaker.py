@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -12,6 +13,7 @@ from evkit.cli import app
 from evkit.errors import UnknownGroup, UsageError
 from evkit.runtime import breaker
 from evkit.runtime.breaker import breakers
+from evkit.runtime.failure import Failure
 from evkit.testing.waiting import until
 
 QUICK = Breaker(keys_min=5, probe_seconds=0.05, probe_seconds_max=0.2)
@@ -80,12 +82,70 @@ def test_dependency_that_is_away_costs_no_attempt_and_no_dead_letter(
     assert {d for (d,) in rows("SELECT DISTINCT disposition FROM evkit.attempt")} <= {"held", "retry"}
 
 
-def test_poison_of_one_key_goes_to_its_dead_letter_and_holds_nobody(
+def test_dependency_of_a_quiet_topic_that_is_away_holds_its_handler_after_a_few_keys(
+    evkit_system, evkit_topic, published, new_consumer, dependency, rows
+):
+    """One event after the other, each on a key of its own, as an hour brings them; far fewer than keys_min."""
+    topic = evkit_topic()
+    quiet = Breaker(keys_min=1000, window_seconds=0.5, probe_seconds=0.02, probe_seconds_max=0.05)
+    consumer = new_consumer(topic, breaker=quiet)
+    consumer.handler("a.b")(dependency.use)
+    thread = threading.Thread(target=consumer.run)
+    thread.start()
+
+    def held():
+        return breakers(evkit_system, consumer.group, only_open=True)
+
+    written = 0
+    while not held():
+        published(Event("a.b", f"k{written}", {"n": written}, topic=topic))
+        written += 1
+        until(lambda: held() or consumer.counts.dead == written)  # noqa: B023
+    dead = consumer.counts.dead
+    until(lambda: held()[0].probes > 10)  # also of one that waits alone
+    published(Event("a.b", "more", {"n": written}, topic=topic))
+
+    assert 2 <= dead == written - 1
+    assert (held()[0].keys, consumer.counts.dead) == (3, dead)
+    dependency.away = False
+    until(lambda: consumer.counts.handled == 2)
+    consumer.stop()
+    thread.join(60)
+    assert [key for key, _ in sorted(dependency.handled)] == [f"k{written - 1}", "more"]
+    assert held() == []
+
+
+def test_few_keys_hold_no_handler_of_which_another_member_has_a_success(
     evkit_system, evkit_topic, published, new_consumer, consumed
 ):
     topic = evkit_topic()
+    published(*[Event("a.b", f"k{n}", {"n": n}, topic=topic) for n in range(4)])
+    consumer = new_consumer(topic, breaker=None)
+
+    @consumer.handler("a.b")
+    def handle(event, tx):
+        if event.payload["n"]:
+            raise RuntimeError("no answer")
+
+    consumed(consumer, 4)
+    name = f"{handle.__module__}.{handle.__qualname__}"
+    with evkit_system.writing(autocommit=True) as connection:
+        fingerprint = connection.execute("SELECT fingerprint FROM evkit.attempt LIMIT 1").fetchone()[0]
+        failure = Failure("RuntimeError", "no answer", "", fingerprint)
+        member = breaker.Breakers(consumer.group, Breaker())
+
+        assert not member.opens(connection, name, failure, breaker.Suspicion(3, 60.0, streak=True))
+        connection.execute("UPDATE evkit.inbox SET processed_at = processed_at - interval '1 hour'")
+        assert member.opens(connection, name, failure, breaker.Suspicion(3, 60.0, streak=True))
+
+
+@pytest.mark.parametrize("window_seconds", [60.0, 0.01])
+def test_poison_of_one_key_goes_to_its_dead_letter_and_holds_nobody(
+    window_seconds, evkit_system, evkit_topic, published, new_consumer, consumed
+):
+    topic = evkit_topic()
     published(*[Event("a.b", "bad", {"n": n}, topic=topic) for n in range(15)])
-    consumer = new_consumer(topic, breaker=QUICK, park_key=False)
+    consumer = new_consumer(topic, breaker=replace(QUICK, window_seconds=window_seconds), park_key=False)
 
     @consumer.handler("a.b")
     def handle(event, tx):
