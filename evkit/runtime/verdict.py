@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 
+import psycopg
+
 from evkit import postgres
 from evkit.errors import TryLater
 from evkit.runtime import claims
@@ -15,7 +17,7 @@ from evkit.runtime.attempt import attempt_values, letter_values
 from evkit.runtime.breaker import Breakers
 from evkit.runtime.consumer_metrics import ConsumerMetrics
 from evkit.runtime.delivery import Delivery
-from evkit.runtime.failure import Failure
+from evkit.runtime.failure import Failure, chain
 from evkit.runtime.ledger import Ledger
 from evkit.runtime.mirror import Mirror
 from evkit.runtime.outcome import Counts
@@ -96,8 +98,11 @@ class Verdict:
     def repeats(self, delivery: Delivery, error: Exception, seconds: float, attempt: int = 0) -> None:
         """Write down an attempt that is repeated and does not count: PostgreSQL asked for it, or went away under it.
 
-        `attempt` is its number; 0: the database has to say.
+        An error of the handler's own, under which the session was lost besides, is nobody else's fault: the event is tried
+        again, and judged then. `attempt` is its number; 0: the database has to say.
         """
+        if not any(isinstance(e, psycopg.Error) for e in chain(error)):
+            return
         attempt = attempt or 1 + self._session.repeated(claims.before, self._who, delivery)[0]
         self._session.repeated(self._record, delivery, Failure.of(error), attempt, seconds, "held")
         self._metrics.failed("held", replay=self._who.replay_id is not None)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from types import SimpleNamespace
 
+import psycopg
 import pytest
 from pydantic import BaseModel
 
@@ -342,6 +344,33 @@ def test_each_attempt_that_postgresql_asks_to_repeat_is_a_row_and_none_is_counte
         assert connection.execute("SELECT max(attempts) FROM evkit.inbox").fetchone() == (1,)
     (rate,) = views.error_rate(evkit_system, group=consumer.group).to_dicts()
     assert (rate["events"], rate["attempts"], rate["failures"], rate["held"], rate["dead"]) == (3, 7, 4, 4, 0)
+
+
+@pytest.mark.parametrize("events", [1, 3])
+def test_failure_of_its_own_is_not_held_for_a_session_that_was_lost_besides(
+    events, evkit_system, evkit_topic, new_consumer, published, consumed
+):
+    topic = evkit_topic()
+    published(*[Event("a.b", f"k{i}", {"i": i}, topic=topic) for i in range(events)])
+    consumer = new_consumer(topic)
+    calls = []
+
+    @consumer.handler("a.b")
+    def bill(event, tx):
+        if event.payload["i"] == 0:
+            calls.append(1)
+            if len(calls) == 1:
+                with contextlib.suppress(psycopg.Error):
+                    tx.connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+            if len(calls) <= 2:
+                raise ValueError("its own")
+
+    counts = consumed(consumer, events)
+
+    assert (counts.handled, counts.dead) == (events, 0)
+    with evkit_system.reading() as connection:
+        rows = connection.execute("SELECT error_class, attempt, disposition FROM evkit.attempt").fetchall()
+        assert rows == [("ValueError", 1, "retry")]
 
 
 def test_consumer_that_waits_for_postgresql_inside_a_batch_stops_at_once_and_the_batch_comes_again(
