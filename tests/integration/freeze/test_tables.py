@@ -17,8 +17,6 @@ from evkit.system import System
 from evkit.window import Window
 from tests.integration.views.test_journey import FROM_KAFKA
 
-# What nothing in the scene is in.
-EMPTY = {"annotations", "breakers", "change_points", "differs", "timeline", "code_versions"}
 # The audit reads the topics, a comparison wants two windows, a journey an event.
 FROM_TABLES = sorted(set(views.COLUMNS) - FROM_KAFKA - {"journey", "audit", "audit_counts", "compare"})
 
@@ -51,6 +49,18 @@ def shop(past):
         " VALUES ('r-1', 'billing', ARRAY['order', 'pay, ment'], now(), 'honour', 0, '[]', 'ada')"
     )
     past.sql("INSERT INTO evkit.relay (name, settled_position) VALUES ('default', 55)")
+    past.sql("UPDATE evkit.attempt SET code_version = CASE WHEN failed_at > %s THEN 'v2' ELSE 'v1' END", past.at(300))
+    past.sql("INSERT INTO evkit.annotation (kind, at, text, version, actor, source) VALUES ('deploy', %s, 'v2', 'v2',"
+             " 'ada', 'cli')", past.at(310))  # fmt: skip
+    past.sql("INSERT INTO evkit.breaker (consumer_group, handler, state, fingerprint, error_class, error_message, keys,"
+             " opened_at, probe_at, closed_at)"
+             " VALUES ('shipping', 'shop.bill', 'closed', 'f1', 'KeyError', 'x', 12, %s, %s, %s)", past.at(200), past.at(190), past.at(180))  # fmt: skip
+    # A rate that changes, and a key that failures have in common.
+    for n in range(120):
+        past.write(f"b-{n:03}", 120 - n, published=119.9 - n, topic="refund", key="hot" if n % 2 else f"cold-{n}")
+        past.handle("shipping", f"b-{n:03}", 119.5 - n, written=120 - n, topic="refund")
+        if n % 2:
+            past.fail("shipping", f"b-{n:03}", 119.7 - n, topic="refund", fingerprint="f2")
     return past
 
 
@@ -62,12 +72,21 @@ def test_every_view_of_tables_is_the_same_frozen_also_when_the_live_data_is_gone
         name: getattr(views, name)(live, **({"window": window} if name in takes_window else {})) for name in FROM_TABLES
     }
 
+    halves = (
+        Window(window.start, window.end - (window.end - window.start) / 2),
+        Window(window.end - (window.end - window.start) / 2, window.end),
+    )
+    compared = views.compare(live, *halves), views.compare(live, b=window, versions=["v1", "v2"])
     shop.sql("TRUNCATE evkit.outbox, evkit.publication, evkit.inbox, evkit.attempt, evkit.dead_letter, evkit.audit")
+    shop.sql("TRUNCATE evkit.annotation, evkit.breaker")
 
-    assert {name for name, frame in shown.items() if frame.is_empty()} <= EMPTY
+    assert {name for name, frame in shown.items() if frame.is_empty()} == set()
     for name, frame in shown.items():
         for given in ({"window": window}, {"window": "10m"}) if name in takes_window else ({},):
             assert_frame_equal(getattr(views, name)(system, **given), frame)
+    assert all(len(frame) > 0 for frame in compared)
+    assert_frame_equal(views.compare(system, *halves), compared[0])
+    assert_frame_equal(views.compare(system, b=window, versions=["v1", "v2"]), compared[1])
 
 
 def test_every_event_of_the_window_and_of_its_letters_has_its_whole_journey(shop, evkit_system, frozen):
