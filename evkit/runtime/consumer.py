@@ -316,7 +316,9 @@ class Consumer:
         if self.mirror:
             make_topics(self.system, self.group, self.topics)
         inboxes = [self.inbox(self.system, breakers=self.breakers) for _ in range(self.concurrency)]
-        self._lanes = [Lane(self, n, inbox, self.hung_seconds) for n, inbox in enumerate(inboxes)]
+        self._lanes = [
+            Lane(self, n, inbox, self.hung_seconds, lambda: self._redriver.at_it) for n, inbox in enumerate(inboxes)
+        ]
         self._pause_watch.begin(self.system)
         for lane in self._lanes:
             lane.start()

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from typing import Protocol
 
 from evkit.runtime.assignment import Work
@@ -38,13 +39,26 @@ class Owner(Protocol):
 
 
 class Lane(threading.Thread):
-    """Handles one batch after the other, on a database connection of its own."""
+    """Handles one batch after the other, on a database connection of its own.
 
-    def __init__(self, consumer: Owner, number: int, inbox: Inbox, hung_seconds: float = HUNG_SECONDS) -> None:
+    Args:
+        hung_seconds  how long a handler may take until it is reported
+        redrive       the thread of a redrive whose turn it is, when the batch has to wait for that
+    """
+
+    def __init__(
+        self,
+        consumer: Owner,
+        number: int,
+        inbox: Inbox,
+        hung_seconds: float = HUNG_SECONDS,
+        redrive: Callable[[], threading.Thread | None] = lambda: None,
+    ) -> None:
         super().__init__(name=f"evkit-{consumer.group}-{number}", daemon=True)
         self._consumer = consumer
         self.inbox = inbox
         self._hung_seconds = hung_seconds
+        self._redrive = redrive
         self._batch: list[Work] = []
         self._since: float | None = None
         self._mark = (0, 0)
@@ -83,6 +97,12 @@ class Lane(threading.Thread):
         if still < self._hung_seconds:
             return None
         first, places = batch[0].record, sorted({(w.record.topic, w.record.partition) for w in batch})
+        if self._redrive() is not None:
+            return (
+                f"a handler of a redrive has not come back for {still:.0f} s: a batch of {len(batch)} from "
+                f"{first.topic}/{first.partition} offset {first.offset} on waits for its turn, and holds "
+                f"{', '.join(f'{topic}/{partition}' for topic, partition in places)}; its stack is in the log"
+            )
         return (
             f"a handler has not come back for {still:.0f} s: it is at a batch of {len(batch)} from "
             f"{first.topic}/{first.partition} offset {first.offset} on, and holds "
@@ -97,6 +117,6 @@ class Lane(threading.Thread):
         if self._reported or self.ident is None or (sentence := self.hung()) is None:
             return
         self._reported = True
-        frame = sys._current_frames().get(self.ident)
+        frame = sys._current_frames().get((self._redrive() or self).ident or 0)
         where = "".join(traceback.format_stack(frame)) if frame is not None else "(ended)"
         log.warning("group %s: %s; it is at\n%s", self._consumer.group, sentence, where)

@@ -44,17 +44,23 @@ class Turns(AbstractContextManager[None]):
     """A lock that two threads get in turns: whoever gives it back and wants it again waits for the other, if that waits.
 
     A plain lock goes to whoever asks first, and that is the one who has just given it back.
+
+    Attributes:
+        owner  the thread that has it; None: nobody
     """
 
     def __init__(self) -> None:
+        self.owner: threading.Thread | None = None
         self._next = threading.Lock()
         self._now = threading.Lock()
 
     def __enter__(self) -> None:
         with self._next:
             self._now.acquire()
+        self.owner = threading.current_thread()
 
     def __exit__(self, *_: object) -> None:
+        self.owner = None
         self._now.release()
 
 
@@ -86,6 +92,11 @@ class Redriver:
     def is_alive(self) -> bool:
         """Whether it has not ended yet."""
         return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def at_it(self) -> threading.Thread | None:
+        """Its thread while a lane would have to wait for a handler in here; None: no lane has to."""
+        return self._thread if isinstance(self.turn, Turns) and self.turn.owner is self._thread else None
 
     def join(self) -> None:
         """End, and wait for it. May be taken up again."""

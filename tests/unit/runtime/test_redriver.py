@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
-from evkit.runtime.redriver import Turns
+from evkit.runtime.redriver import Redriver, Turns
 from evkit.testing.waiting import until
 
 
@@ -34,3 +35,15 @@ def test_nobody_waits_for_a_turn_that_nobody_has():
         with turns:
             assert turns._now.locked()
     assert not turns._now.locked()
+
+
+def test_a_redrive_is_at_it_while_its_own_thread_has_the_turn():
+    redriver = Redriver(SimpleNamespace(group="billing"), lanes=1)
+    with redriver.turn:  # a lane
+        assert redriver.at_it is None
+    redriver._thread = threading.current_thread()
+
+    with redriver.turn:
+        assert redriver.at_it is threading.current_thread()
+    assert redriver.at_it is None
+    assert Redriver(SimpleNamespace(group="billing"), lanes=2).at_it is None, "lanes do not wait for it"

@@ -218,6 +218,20 @@ def test_a_handler_that_does_not_come_back_is_told_with_what_it_holds(clock):
     )
 
 
+def test_a_redrives_handler_that_does_not_come_back_is_told_and_not_the_batch_that_waits_for_its_turn(clock, caplog):
+    hanging = busy(clock)
+    hanging._redrive = threading.current_thread
+    hanging._ident = 1  # it was started
+    clock.seconds += lane_module.HUNG_SECONDS + 1
+
+    assert hanging.hung() == (
+        "a handler of a redrive has not come back for 61 s: a batch of 2 from order/1 offset 3 on waits for its turn, and "
+        "holds order/0, order/1; its stack is in the log"
+    )
+    hanging.report_if_hung()
+    assert "test_a_redrives_handler_that_does_not_come_back" in caplog.text
+
+
 def test_a_handler_that_takes_its_time_for_each_event_does_not_hang(clock):
     slow = busy(clock)
     for _ in range(10):
