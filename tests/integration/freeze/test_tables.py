@@ -54,7 +54,8 @@ def shop(past):
              " 'ada', 'cli')", past.at(310))  # fmt: skip
     past.sql("INSERT INTO evkit.breaker (consumer_group, handler, state, fingerprint, error_class, error_message, keys,"
              " opened_at, probe_at, closed_at)"
-             " VALUES ('shipping', 'shop.bill', 'closed', 'f1', 'KeyError', 'x', 12, %s, %s, %s)", past.at(200), past.at(190), past.at(180))  # fmt: skip
+             " VALUES ('shipping', 'shop.bill', 'closed', 'f1', 'KeyError', 'x', 12, %s, %s, %s)",
+             past.at(200), past.at(190), past.at(180))  # fmt: skip
     # A rate that changes, and a key that failures have in common.
     for n in range(120):
         past.write(f"b-{n:03}", 120 - n, published=119.9 - n, topic="refund", key="hot" if n % 2 else f"cold-{n}")
