@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -118,7 +119,8 @@ class Rows:
 
         with ThreadPoolExecutor(_SESSIONS, thread_name_prefix="evkit-audit") as pool:
             try:
-                yield Copying([pool.submit(copy, n) for n in range(_SESSIONS)])
+                # Threads do not inherit that this is a view, and so how long its snapshots may last.
+                yield Copying([pool.submit(copy_context().run, copy, n) for n in range(_SESSIONS)])
             finally:
                 is_over.set()
 

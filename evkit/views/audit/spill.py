@@ -63,6 +63,8 @@ class Spill:
 
     def throw(self, what: str, group: int, heaps: Any, records: Any) -> None:
         """Put each record onto the heap of its number, behind those that are there."""
+        if not len(records):
+            return  # of a batch without one that is wanted; NumPy would make a piece of nothing
         order = np.argsort(heaps, kind="stable")
         numbers, begins = np.unique(heaps[order], return_index=True)
         for number, piece in zip(numbers.tolist(), np.split(records[order], begins[1:]), strict=True):
