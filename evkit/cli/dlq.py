@@ -38,7 +38,7 @@ _TABLE_COLUMNS = (
     "letter_id", "consumer_group", "state", "event_type", "key", "error_class", "error_message", "retry_count", "failed_at",
 )  # fmt: skip
 _GROUP_COLUMNS = (
-    "group", "fingerprint", "title", "error_class", "error_message", "handler", "n_letters", "n_open", "n_new",
+    "group", "fingerprint", "title", "error_class", "error_message", "handler", "n_letters", "n_open", "n_held", "n_new",
     "n_resolved", "n_archived", "n_keys", "n_event_types", "spread", "letters_per_minute", "first_seen_at", "last_seen_at",
     "oldest_open_seconds", "first_code_version", "last_code_version", "regressed", "replay", "sample_letter_id",
 )  # fmt: skip

@@ -16,7 +16,9 @@ def dead_letters(frame: Any, thresholds: Thresholds | None = None) -> list[Findi
 
     Any open letter is a warning. Critical: many of one fingerprint, letters of more keys than one poison event has (the
     code or a dependency fails, and every further event will), or one that waits longer than
-    `open_letter_age_seconds_critical`. Resolved, archived and purged letters do not alarm: somebody has decided.
+    `open_letter_age_seconds_critical`. Resolved, archived and purged letters do not alarm: somebody has decided. Those on
+    hold (`evkit dlq hold`) are counted and do not alarm either; keys and age are those of all open letters all the same,
+    as long as one is not on hold.
     """
     bounds = thresholds or Thresholds()
     given = rows_of(frame, "dead_letter_groups", "dead_letters")
@@ -33,9 +35,11 @@ def dead_letters(frame: Any, thresholds: Thresholds | None = None) -> list[Findi
 
 def _failure(row: dict[str, Any], bounds: Thresholds) -> Finding:
     n, keys, age = row["n_open"], row["n_keys"], row["oldest_open_seconds"]
-    severity = level(n, bounds.open_letters_warning, bounds.open_letters_critical)
+    held = row["n_held"]
+    severity = level(n - held, bounds.open_letters_warning, bounds.open_letters_critical)
     threshold = bounds.open_letters_critical if severity is Severity.critical else bounds.open_letters_warning
-    if keys >= bounds.open_letter_keys_critical or (age or 0) >= bounds.open_letter_age_seconds_critical:
+    is_bad = keys >= bounds.open_letter_keys_critical or (age or 0) >= bounds.open_letter_age_seconds_critical
+    if is_bad and n > held:
         severity = Severity.critical
     sentence = f"{row['group']}: {count(n, 'open dead letter')} of {count(keys, 'key')}, {row['title']}"
     if row["error_message"]:
@@ -43,7 +47,9 @@ def _failure(row: dict[str, Any], bounds: Thresholds) -> Finding:
     sentence += "; many keys: look at the code" if row["spread"] == "systemic" else "; few keys: look at the data"
     if age is not None:
         sentence += f"; the oldest waits for {seconds(age)}"
-    names = ("fingerprint", "title", "n_open", "n_new", "n_keys", "spread", "first_seen_at", "last_seen_at",
+    if held:
+        sentence += "; all are on hold" if held == n else f"; {held:,} of them are on hold"
+    names = ("fingerprint", "title", "n_open", "n_held", "n_new", "n_keys", "spread", "first_seen_at", "last_seen_at",
              "sample_letter_id")  # fmt: skip
     return Finding(
         MONITOR,

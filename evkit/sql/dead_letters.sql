@@ -298,10 +298,15 @@ WITH part AS MATERIALIZED (
                             WHERE l.state = ANY (f.states) AND l.consumer_group = f.consumer_group
                               AND l.fingerprint = f.fingerprint) END AS n_keys
       FROM folded f
+), held AS (
+    SELECT consumer_group, fingerprint, count(*) AS n_held FROM evkit.dead_letter
+     WHERE held_at IS NOT NULL AND state IN ('open', 'retrying') AND state = ANY (%(states)s::text[])
+     GROUP BY consumer_group, fingerprint
 )
 SELECT k.consumer_group AS "group", k.fingerprint, newest.error_class || coalesce(' in ' || newest.handler, '') AS title,
-       newest.error_class, newest.error_message, newest.handler, k.n_letters, k.n_open, k.n_new, k.n_resolved, k.n_archived,
-       k.n_keys, k.n_event_types, k.first_seen_at, k.last_seen_at, k.letters_per_minute::float8 AS letters_per_minute,
+       newest.error_class, newest.error_message, newest.handler, k.n_letters, k.n_open,
+       coalesce(held.n_held, 0) AS n_held, k.n_new, k.n_resolved, k.n_archived, k.n_keys,
+       k.n_event_types, k.first_seen_at, k.last_seen_at, k.letters_per_minute::float8 AS letters_per_minute,
        extract(epoch FROM clock_timestamp() - k.oldest_open_at)::float8 AS oldest_open_seconds,
        oldest.code_version AS first_code_version, newest.code_version AS last_code_version,
        EXISTS (SELECT FROM evkit.dead_letter r
@@ -313,6 +318,7 @@ SELECT k.consumer_group AS "group", k.fingerprint, newest.error_class || coalesc
   FROM keyed k
   JOIN evkit.dead_letter oldest ON oldest.letter_id = k.first_id
   JOIN evkit.dead_letter newest ON newest.letter_id = k.last_id
+  LEFT JOIN held ON held.consumer_group = k.consumer_group AND held.fingerprint = k.fingerprint
  ORDER BY k.n_open DESC, k.n_letters DESC, k.last_seen_at DESC, "group", k.fingerprint COLLATE "C";
 
 -- name: known_ids
@@ -331,8 +337,8 @@ SELECT letter_id, consumer_group AS "group",
 -- include: state_now
      , event_type, event_id, key, topic, partition, "offset", handler,
        error_class, error_message, fingerprint, retry_count, created_at, first_failed_at, failed_at,
-       extract(epoch FROM clock_timestamp() - first_failed_at)::float8 AS age_seconds, state_changed_at, note,
-       code_version, schema_version, octet_length(raw_value)::bigint AS value_bytes,
+       extract(epoch FROM clock_timestamp() - first_failed_at)::float8 AS age_seconds, state_changed_at, note, ticket,
+       assignee, held_at, hold_reason, code_version, schema_version, octet_length(raw_value)::bigint AS value_bytes,
        generation > 0 OR (replay_id IS NOT NULL AND state = 'open') AS replay, replay_id
   FROM evkit.dead_letter l
  WHERE (%(group)s::text IS NULL OR consumer_group = %(group)s)
@@ -355,6 +361,7 @@ SELECT letter_id, raw_value, header_names, header_values, stack_trace, edited_fr
 -- Groups that have letters, and groups that have none but are known: 0 is a measurement.
 SELECT g.consumer_group AS "group",
        count(l.letter_id) FILTER (WHERE l.state IN ('open', 'retrying')) AS open,
+       count(l.letter_id) FILTER (WHERE l.state IN ('open', 'retrying') AND l.held_at IS NOT NULL) AS held,
        count(l.letter_id) FILTER (WHERE l.first_failed_at >= %(since)s AND l.first_failed_at < %(until)s) AS new,
        count(l.letter_id) FILTER (WHERE l.state = 'resolved' AND l.state_changed_at >= %(since)s
                             AND l.state_changed_at < %(until)s) AS resolved,

@@ -286,6 +286,7 @@ CREATE INDEX dead_letter_list ON evkit.dead_letter (first_failed_at, letter_id)
   INCLUDE (state, consumer_group, topic, fingerprint, retry_count, held_at, key_hash, event_type_hash, error_class_hash);
 CREATE INDEX dead_letter_groups ON evkit.dead_letter (state, consumer_group, fingerprint, event_type_hash, key_hash)
   INCLUDE (letter_id, first_failed_at, failed_at, state_changed_at, generation);
+CREATE INDEX dead_letter_held ON evkit.dead_letter (consumer_group, fingerprint) INCLUDE (state) WHERE held_at IS NOT NULL;
 -- A record of a dead-letter topic is one letter, however often the topic is imported.
 CREATE UNIQUE INDEX dead_letter_source ON evkit.dead_letter (source_topic, source_topic_id, source_partition, source_offset)
  WHERE source_topic IS NOT NULL;

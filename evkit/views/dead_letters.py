@@ -244,6 +244,7 @@ def _fold(letters: list[dict[str, Any]]) -> dict[str, Any]:
         "error_message": newest["error_message"],
         "handler": newest["handler"],
         "n_open": len(still_open),
+        "n_held": sum(x.get("held_at") is not None for x in still_open),
         "n_new": None,
         "n_resolved": sum(x["state"] == "resolved" for x in letters),
         "n_archived": sum(x["state"] in ("archived", "purged") for x in letters),

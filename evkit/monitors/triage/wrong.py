@@ -16,7 +16,7 @@ def dead_letters(evidence: Evidence) -> list[Cause]:
     """Open letters, by group and by what killed them: schema_break, poison, bad_release or failing_handler."""
     by_kind: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in evidence.rows("dead_letters"):
-        if row["n_open"] >= evidence.bounds_of(row["group"]).open_letters_warning:
+        if row["n_open"] - row["n_held"] >= evidence.bounds_of(row["group"]).open_letters_warning:
             by_kind[row["group"], _kind(evidence, row)].append(row)
     return [_letters(group, kind, rows) for (group, kind), rows in by_kind.items()]
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from evkit import views
+from evkit import dead_letters, monitors, views
 from evkit.error_texts import HIDDEN, HIDDEN_STACK
 from evkit.errors import InvalidParameter, UnknownGroup
 from evkit.masking import Policy
@@ -26,6 +26,30 @@ def test_a_letter_is_a_row_without_its_payload_unless_asked(evkit_system, past):
     assert full["value"].to_list() == ['{"iban": "secret"}', "\\xff\x00", None]
     assert json.loads(full["headers"][0]) == [["ce_id", "e"], ["x", None]]
     assert full["stack_trace"][0] == "Traceback"
+
+
+def test_letters_say_who_looks_after_them_and_which_are_on_hold(evkit_system, past):
+    ids = [past.letter("billing", f"e{n}", 100 - n) for n in range(4)]
+    past.letter("billing", "done", 50, state="archived")
+    dead_letters.annotate(evkit_system, ids[:1], ticket="OPS-17", assignee="zofie")
+    dead_letters.hold(evkit_system, ids[:3], reason="after the release")
+
+    frame = views.dead_letters(evkit_system, "billing", "open")
+    (group,) = views.dead_letter_groups(evkit_system).to_dicts()
+    (count,) = views.dead_letter_count(evkit_system).to_dicts()
+
+    assert frame.select("ticket", "assignee", "hold_reason").rows() == [
+        ("OPS-17", "zofie", "after the release"),
+        (None, None, "after the release"),
+        (None, None, "after the release"),
+        (None, None, None),
+    ]
+    assert frame["held_at"].null_count() == 1
+    assert (group["n_open"], group["n_held"], count["open"], count["held"]) == (4, 3, 4, 3)
+    assert folded(rows_of(frame))[0]["n_held"] == 3
+    dead_letters.hold(evkit_system, ids, reason="after the release")
+    (found,) = monitors.dead_letters(views.dead_letter_groups(evkit_system))
+    assert (found.severity, found.value) == ("ok", 4)
 
 
 def test_what_a_policy_hides_of_a_letter_is_not_in_its_error_either(evkit_system, past):

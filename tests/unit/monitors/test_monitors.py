@@ -443,7 +443,7 @@ def test_failures_of_a_replay_are_not_the_live_groups():
 def failure_row(**more):
     row = {"group": "billing", "fingerprint": "f1", "title": "KeyError in shop.bill", "error_class": "KeyError",
            "error_message": "'total'", "handler": "shop.bill", "n_open": 2, "n_new": 2, "n_resolved": 0,
-           "n_archived": 0, "n_keys": 1, "n_event_types": 1, "first_seen_at": NOW, "last_seen_at": NOW,
+           "n_archived": 0, "n_held": 0, "n_keys": 1, "n_event_types": 1, "first_seen_at": NOW, "last_seen_at": NOW,
            "oldest_open_seconds": 60.0, "sample_letter_id": 7, "spread": "poison", "replay": False}  # fmt: skip
     return row | more
 
@@ -478,6 +478,17 @@ def test_letters_that_were_redriven_or_archived_do_not_alarm():
     assert found.severity == "ok"
     assert found.value == 0
     assert found.sentence == "no open dead letter; 42 letters resolved or archived"
+
+
+@pytest.mark.parametrize(
+    ("n_held", "severity", "words"),
+    [(20, "ok", "; all are on hold"), (19, "warning", "; 19 of them are on hold"), (0, "critical", "waits for 60 s")],
+)
+def test_letters_on_hold_are_counted_and_do_not_alarm(n_held, severity, words):
+    (found,) = judged(monitors.dead_letters, "dead_letter_groups", [failure_row(n_open=20, n_held=n_held)])
+
+    assert (found.severity, found.value) == (severity, 20)
+    assert found.sentence.endswith(words)
 
 
 def test_single_letters_are_judged_as_their_groups_are():

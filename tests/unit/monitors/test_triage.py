@@ -43,7 +43,7 @@ def flow(*buckets, group="billing"):
 
 def letters(**more):
     return {"group": "billing", "fingerprint": "44f2", "title": "KeyError in bill", "error_class": "builtins.KeyError",
-            "error_message": "'total'", "n_open": 30, "n_keys": 30, "spread": "systemic", "first_seen_at": NOW,
+            "error_message": "'total'", "n_open": 30, "n_held": 0, "n_keys": 30, "spread": "systemic", "first_seen_at": NOW,
             "sample_letter_id": 7} | more  # fmt: skip
 
 
@@ -138,6 +138,7 @@ def test_letters_are_told_apart_by_what_killed_them():
     assert names(causes(dead_letters=[released], code_versions=versions)) == ["bad_release"]
     assert names(causes(dead_letters=[released], code_versions=versions[1:])) == ["failing_handler"]
     assert causes(dead_letters=[letters(n_open=0)]) == []
+    assert causes(dead_letters=[letters(n_held=30)]) == []
 
 
 def test_a_relay_that_hangs_one_that_is_gone_and_one_that_says_why_are_three_things():
