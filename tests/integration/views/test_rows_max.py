@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from evkit import kafka, views
 from evkit.cli import app
-from evkit.offsets_log import Part
 from tests.integration.views.rows import deal, fail, letter, write
 
 # What of a view is asked so that it has several rows.
@@ -23,10 +22,8 @@ CUT = {
 
 
 @pytest.fixture
-def topic(past, evkit_system, evkit_topic, monkeypatch):
+def topic(past, evkit_system, evkit_topic):
     """A topic, and three of everything."""
-    # The log of offsets is shared: whether transactions of other tests have left holes in it is chance.
-    monkeypatch.setattr(Part, "has_all_before", lambda *_: True)
     topic = evkit_topic("order")
     producer = kafka.producer(evkit_system.settings)
     for n in range(3):
@@ -71,7 +68,9 @@ def test_a_view_that_leaves_rows_out_warns_and_one_that_shows_all_does_not(name,
 
 
 def warnings(caplog):
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    # The log of offsets is shared: whether it was compacted, or others' transactions left holes in it, is chance.
+    return [text for text in told if "compacted away" not in text]
 
 
 @pytest.mark.parametrize("name", CUT)
