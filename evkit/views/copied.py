@@ -111,19 +111,24 @@ def paged(
     left = rows_max
     with _Reader(columns) as reader:
 
-        def read(first: Any, last: Any) -> list[pl.DataFrame]:
-            reader.taken()  # of a page that was cut off
+        def read(first: Any, last: Any) -> list[_Part]:
+            reader.page()  # of one that was cut off
             asked = {**parameters, ends[0]: first, ends[1]: last, "rows_max": left}
             postgres.copy_text(connection, script, asked, wanted, reader.take)
-            return reader.taken()
+            return reader.page()
 
+        before: list[_Part] = []
         for page in pages(system, connection, *stretch, read, newest_first=newest_first):
-            if page:
-                yield page
+            # The one before: the last rows of a page become a frame while the server sends the next.
+            if before:
+                yield [part.result() for part, _ in before]
+            before = page
             if left is not None:
-                left -= sum(part.height for part in page)
+                left -= sum(rows for _, rows in page)
                 if left <= 0:
                     break
+        if before:
+            yield [part.result() for part, _ in before]
 
 
 def ends_of(connection: postgres.Connection, bounds: bytes | None, parameters: dict[str, Any]) -> tuple[Any, Any]:
@@ -135,13 +140,17 @@ def ends_of(connection: postgres.Connection, bounds: bytes | None, parameters: d
     return row[0], row[1] + (1 if isinstance(row[1], int) else timedelta(microseconds=1))
 
 
+# A frame in the making, and how many rows it has.
+_Part = tuple[Future[pl.DataFrame], int]
+
+
 class _Reader:
     """Chunks of rows as text → frames, in a thread of its own while more arrive."""
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self._dtypes = {c.name: c.dtype for c in columns}
         self._waiting: deque[Future[pl.DataFrame]] = deque()
-        self._parts: list[pl.DataFrame] = []
+        self._page: list[_Part] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="evkit-rows")
 
     def __enter__(self) -> _Reader:
@@ -151,16 +160,16 @@ class _Reader:
         self._thread.shutdown(cancel_futures=True)
 
     def take(self, chunk: bytes) -> None:
-        self._waiting.append(self._thread.submit(rows_in, chunk, self._dtypes))
+        part = self._thread.submit(rows_in, chunk, self._dtypes)
+        self._page.append((part, chunk.count(b"\n")))
+        self._waiting.append(part)
         while len(self._waiting) > _WAITING_MAX:
-            self._parts.append(self._waiting.popleft().result())
+            self._waiting.popleft().result()
 
-    def taken(self) -> list[pl.DataFrame]:
-        """The frames of all chunks since the last time."""
-        parts = self._parts + [part.result() for part in self._waiting]
-        self._waiting.clear()
-        self._parts = []
-        return parts
+    def page(self) -> list[_Part]:
+        """All parts since the last time; they may still be in the making."""
+        page, self._page = self._page, []
+        return page
 
 
 # What COPY writes for characters that would end a field or a line.

@@ -54,7 +54,7 @@ def _both(system, view, noun, query, given):
             given = {**given, "groups": groups_of(system, connection, given["group"])}
         columns = [(c.name, c.dtype) for c in COLUMNS[view]]
         postgres.copy_text(connection, named(noun)[query], given, columns, reader.take)
-        return rows, pl.concat([pl.DataFrame(schema=rows.schema), *reader.taken()])
+        return rows, pl.concat([pl.DataFrame(schema=rows.schema), *[part.result() for part, _ in reader.page()]])
 
 
 def test_every_view_is_the_same_frame_by_rows_and_by_copy(evkit_system, past, monkeypatch):
