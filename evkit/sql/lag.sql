@@ -42,13 +42,16 @@ WITH RECURSIVE one AS (
 SELECT consumer_group, topic FROM one;
 
 -- name: sampled_partitions
--- Of these, the partitions that were sampled in the last hour.
+-- Of these, the partitions that were sampled in the last hour: two looks into the primary key for each, however many samples.
 SELECT of.consumer_group, of.topic, numbered.partition
   FROM unnest(%(groups)s::text[], %(topics)s::text[]) AS of (consumer_group, topic)
  CROSS JOIN LATERAL (
        SELECT max(s.partition) AS partition FROM evkit.lag_sample s
         WHERE s.cluster_id = %(cluster_id)s AND s.consumer_group = of.consumer_group AND s.topic = of.topic) AS last
  CROSS JOIN LATERAL generate_series(0, last.partition) AS numbered (partition)
- WHERE EXISTS (SELECT FROM evkit.lag_sample s
-                WHERE s.cluster_id = %(cluster_id)s AND s.consumer_group = of.consumer_group AND s.topic = of.topic
-                  AND s.partition = numbered.partition AND s.sampled_at >= %(now)s::timestamptz - interval '1 hour');
+ CROSS JOIN LATERAL (
+       SELECT s.sampled_at FROM evkit.lag_sample s
+        WHERE s.cluster_id = %(cluster_id)s AND s.consumer_group = of.consumer_group AND s.topic = of.topic
+          AND s.partition = numbered.partition
+        ORDER BY s.sampled_at DESC LIMIT 1) AS newest
+ WHERE newest.sampled_at >= %(now)s::timestamptz - interval '1 hour';
