@@ -296,8 +296,19 @@ def judge_order(events: dict[str, Expected], tables: Tables, *, parks: bool, fou
     found.problem("keys went on past an event that was not handled", overtaken)
 
 
-def judge_letters(events: dict[str, Expected], tables: Tables, topic: str, found: Found) -> None:
-    """Who died was to die, and is kept as it was."""
+def in_zombie(zombies: list[tuple[float, float]], at: datetime) -> bool:
+    """Whether a member was stopped then, or had just woken up."""
+    return any(start <= at.timestamp() <= end for start, end in zombies)
+
+
+def judge_letters(
+    events: dict[str, Expected], tables: Tables, topic: str, zombies: list[tuple[float, float]], found: Found
+) -> None:
+    """Who died was to die, and is kept as it was.
+
+    An event that two members had in hand at once (`judge_attempts`) may have failed once more than it was told to, and so
+    have used up its attempts.
+    """
     innocent, alive, differ = [], [], []
     for letter in tables.letters.values():
         event = events.get(letter.event_id)
@@ -308,7 +319,9 @@ def judge_letters(events: dict[str, Expected], tables: Tables, topic: str, found
         if event.kind in ("good", "ignored"):
             innocent.append(why)
         elif event.kind == "unlucky" and tables.attempts[event.id][0].replay_id is None:
-            innocent.append(why)  # it gets over it; only a redrive of what is parked gives it no second attempt
+            live = [r for r in tables.attempts[event.id] if r.replay_id is None and r.disposition != "held"]
+            if len(live) < ATTEMPTS or not any(in_zombie(zombies, row.failed_at) for row in live):
+                innocent.append(why)  # it gets over it; only a redrive of what is parked gives it no second attempt
         elif event.kind in MEANT and letter.error_class not in MEANT[event.kind]:
             innocent.append(why)
         for record in (event.first, *event.copies):
@@ -336,9 +349,6 @@ def judge_attempts(
     A failure that is nobody's fault is 'held', and no attempt. Two members that have an event in hand at once, because one
     hung and woke up, may both fail at it.
     """
-
-    def in_zombie(at: datetime) -> bool:
-        return any(start <= at.timestamp() <= end for start, end in zombies)
 
     innocent, wrong, other = [], [], []
     held = [(event_id, row) for event_id, rows in tables.attempts.items() for row in rows if row.disposition == "held"]
@@ -370,7 +380,7 @@ def judge_attempts(
         said = tables.inbox[event.id].attempts if event.id in tables.inbox and effect is not None else None
         if numbers == due and said in (None, 1, event.fails + 1):
             continue
-        if not any(in_zombie(at) for at in [row.failed_at for row in rows] + ([effect.at] if effect else [])):
+        if not any(in_zombie(zombies, at) for at in [row.failed_at for row in rows] + ([effect.at] if effect else [])):
             wrong.append(f"{event}: {numbers} for {due}, inbox says {said}")
     found.problem("attempts are of events that were not meant to fail", innocent)
     found.problem("attempts failed in another way than was meant", other)
@@ -485,7 +495,7 @@ def main() -> int:
         short = "parking" if group["parks"] else "loose"
         judge_effects(events, tables, set(group["put_away"]), of_group)
         judge_order(events, tables, parks=group["parks"], found=of_group)
-        judge_letters(events, tables, given.topic, of_group)
+        judge_letters(events, tables, given.topic, run["zombies"], of_group)
         judge_attempts(events, tables, run["zombies"], of_group)
         judge_inbox(events, ends, tables, short, of_group)
         judge_commits(events, ends, tables, commits[group["name"]], run["broker_outages"], of_group)
