@@ -62,7 +62,7 @@ def test_a_topic_that_may_not_be_read_ends_the_scan_with_the_brokers_words(evkit
 def test_a_broker_that_falls_silent_ends_the_scan_with_a_sentence(evkit_stack, evkit_settings, evkit_topic):
     topic = evkit_topic()
     send(evkit_settings, topic, *[b"x" * 200] * 100_000)  # more than the client fetches ahead
-    impatient = evkit_settings.model_copy(update={"kafka_timeout_seconds": 2.0})
+    impatient = evkit_settings.model_copy(update={"kafka_timeout_seconds": 5.0})
     scan = records.scan(impatient, topic)
     next(scan)
 
