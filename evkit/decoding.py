@@ -56,6 +56,8 @@ _Raw = dict[str, bytes | None]
 ID_BYTES_MAX = 512
 # Of a PostgreSQL integer.
 _VERSION_MAX = 2**31 - 1
+# Headers that say which event a record is, in each of the formats.
+NAMING_HEADERS = frozenset({CE_ID, CE_TYPE, CONTENT_TYPE, "id", "type", "eventType"})
 
 
 def decode(record: Record) -> Event:
@@ -66,11 +68,7 @@ def decode(record: Record) -> Event:
     """
     raw: _Raw = dict(record.headers)
     content_type = raw.get(CONTENT_TYPE)
-    if (
-        content_type is not None
-        and content_type != b"application/json"
-        and content_type[:23].lower() == b"application/cloudevents"
-    ):
+    if content_type is not None and content_type != b"application/json" and is_structured(content_type):
         return _structured(record, raw, content_type)
     if CE_ID in raw or CE_TYPE in raw or CE_SPECVERSION in raw:
         return _binary(record, raw)
@@ -80,6 +78,11 @@ def decode(record: Record) -> Event:
         f"no header says how to read this record: evkit looks for '{CONTENT_TYPE}: application/cloudevents+json', "
         f"'{CE_ID}' (CloudEvents) and 'id' (Debezium's outbox router); give the consumer decode=... for another format"
     )
+
+
+def is_structured(content_type: bytes | None) -> bool:
+    """Whether a record with this content type is a CloudEvents event whose attributes are in its value."""
+    return content_type is not None and content_type[:23].lower() == b"application/cloudevents"
 
 
 def debezium(event_type: str | None = None, *, json_key: bool = False) -> Decode:

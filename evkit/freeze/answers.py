@@ -182,7 +182,7 @@ class Answers:
         """Second step: read the log and the topics up to the ends of the first, and write everything down."""
         if not self._is_there:
             return {}
-        told = self._told
+        told, since = self._told, window.start - records.LOOKBACK
         files = {
             "groups": told.states.items(),
             "members": (
@@ -203,9 +203,9 @@ class Answers:
         with self._missing_otherwise(_LOG):
             written |= self._log(folder)
         with self._missing_otherwise("ends of topics over time"):
-            written |= self._ends(folder, window, at)
+            written |= self._ends(folder, since, at)
         with self._missing_otherwise("records of topics"):
-            written |= self._records(folder, window, payloads=payloads)
+            written |= self._records(folder, since, payloads=payloads)
         return written
 
     def _topic(self, name: str, partitions: int) -> tuple[Any, ...]:
@@ -237,34 +237,33 @@ class Answers:
         )
         return {"log": log, "log_bounds": parquet.write(folder, "log_bounds", bounds)}
 
-    def _ends(self, folder: Path, window: Window, at: datetime) -> dict[str, File]:
-        starts, ends = self._told.places.get("earliest", {}), self._told.places.get("latest", {})
+    def _ends(self, folder: Path, since: datetime, at: datetime) -> dict[str, File]:
+        starts, ends = self._told.places["earliest"], self._told.places["latest"]
         asked = {place: ends[place] for place in sorted(ends) if place in starts}
         found: dict[Place, Steps] = {}
         missing: dict[Place, str] = {}
         ahead: dict[Place, tuple[int, datetime]] = {}
         if asked:
-            found, missing = steps_of(self._system, asked, window.start - records.LOOKBACK, at, self._progress)
+            found, missing = steps_of(self._system, asked, since, at, self._progress)
             ahead = stamped_ahead(self._system, asked)
         self._not_of_topics("ends of topic {} over time", missing)
         steps = ((*place, *step) for place, of in found.items() for step in of.steps)
         of = ((*p, starts[p], ends[p], *ahead.get(p, (None, None)), missing.get(p)) for p in asked)
         return {"ends": parquet.write(folder, "ends", steps), "ends_of": parquet.write(folder, "ends_of", of)}
 
-    def _records(self, folder: Path, window: Window, *, payloads: bool) -> dict[str, File]:
+    def _records(self, folder: Path, since: datetime, *, payloads: bool) -> dict[str, File]:
         """The records up to where the topics were stable, with what the groups had not read of them."""
         told = self._told.places
         unread_from: dict[Place, int] = {}
         for of in self._told.commits.values():
             for place, offset in of.items():
                 unread_from[place] = min(offset, unread_from.get(place, offset))
-        since = window.start - records.LOOKBACK
-        found = records.chosen(self._system, told.get("earliest", {}), told.get("stable", {}), unread_from, since)
+        found = records.chosen(self._system, told["earliest"], told["stable"], unread_from, since)
         hidden = frozenset(p.header for p in self._system.settings.masking if p.header is not None)
         copied = records.rows(self._system, found, payloads=payloads, hidden=hidden, progress=self._progress)
         files = {"records": parquet.write(folder, "records", copied)}
         self._not_of_topics("records of topic {}", found.missing)
-        of_places = ((*p, *found.ranges.get(p, (0, 0)), found.missing.get(p)) for p in sorted(told.get("stable", {})))
+        of_places = ((*p, *found.ranges.get(p, (0, 0)), found.missing.get(p)) for p in sorted(told["stable"]))
         return files | {"records_of": parquet.write(folder, "records_of", of_places)}
 
     def _not_of_topics(self, what: str, missing: Mapping[Place, str]) -> None:

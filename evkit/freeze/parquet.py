@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +102,3 @@ def read(folder: Path, name: str, where: Sequence[tuple[str, str, Any]] | None =
         return
     for page in pa.parquet.ParquetFile(path).iter_batches():
         yield from page.to_pylist()
-
-
-def facts(rows: Iterable[Mapping[str, Any]], *names: str) -> Iterator[tuple[Any, ...]]:
-    """Of each row the values of these columns."""
-    return (tuple(row[n] for n in names) for row in rows)

@@ -67,18 +67,16 @@ class Playback:
         records = pyarrow.dataset.dataset(self._path, format="parquet")
         # One page ahead: of records with their values a page has some ten megabytes.
         for page in records.to_batches(filter=wanted, batch_size=_BATCH, batch_readahead=1, fragment_readahead=1):
-            names = page["header_names"].to_pylist()
-            values = page["header_values"].to_pylist()
-            for n, row in enumerate(page.drop_columns(["header_names", "header_values"]).to_pylist()):
+            for row in page.to_pylist():
                 place = (row["topic"], row["partition"])
                 if row["offset"] >= self._from.get(place, row["offset"] + 1):
-                    yield _message(row, list(zip(names[n], values[n], strict=True)))
+                    yield _message(row)
         for place in sorted(self._from):
             end = KafkaError(KafkaError._PARTITION_EOF)
             yield Message(topic=place[0], partition=place[1], offset=self._kept[place]["end_offset"], error=end)
 
 
-def _message(row: Mapping[str, Any], headers: list[Any]) -> Message:
+def _message(row: Mapping[str, Any]) -> Message:
     value = row["value"]
     if value is None and row["value_bytes"] is not None:
         value = _zeros(row["value_bytes"])
@@ -88,7 +86,7 @@ def _message(row: Mapping[str, Any], headers: list[Any]) -> Message:
         offset=row["offset"],
         key=row["key"],
         value=value,
-        headers=headers or None,
+        headers=list(zip(row["header_names"], row["header_values"], strict=True)) or None,
         timestamp=(row["stamp_kind"], row["stamped_millis"]),
     )
 

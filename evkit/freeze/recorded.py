@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from evkit import offsets_log
+from evkit.decoding import NAMING_HEADERS
 from evkit.errors import NotInFreeze
 from evkit.freeze import parquet
 from evkit.freeze.manifest import Manifest, path_of
 from evkit.freeze.playback import Playback
-from evkit.freeze.records import NAMING
 from evkit.kafka import Record
 from evkit.kafka_admin import Member, TopicFacts
 from evkit.offsets_log import OFFSETS_TOPIC, Bounds, Part
@@ -165,12 +165,10 @@ class Recorded:
     def reader(self, name: str, **properties: Any) -> Playback:
         del name, properties
         kept = {(row["topic"], row["partition"]): row for row in self._rows("records_of", _RECORDS)}
-        self._require(_RECORDS, "records")
         return Playback(path_of(self._folder, "kafka", "records"), kept)
 
     def require_seen(self, headers: Iterable[str], *, payload: bool) -> None:
-        unseen = sorted(set(headers) - NAMING)
-        if not self._manifest.payloads and (payload or unseen):
+        if not self._manifest.payloads and (payload or set(headers) - NAMING_HEADERS):
             raise NotInFreeze("payloads and headers of events (it was made without --payloads)")
 
     @cached_property

@@ -17,20 +17,18 @@ from typing import Any
 
 from evkit import decoding, kafka
 from evkit.errors import BrokerRefused, Undecodable
-from evkit.event import CE_ID, CE_TYPE, CONTENT_TYPE
+from evkit.event import CONTENT_TYPE
 from evkit.kafka import Message
 from evkit.system import System
+from evkit.views.audit.examine import SKEW
 from evkit.views.end_offsets import after
 from evkit.views.offsets import Place
 from evkit.views.scan.reader import Reader
 
-# How long before the window records are copied: an audit looks for a window's events a minute before it.
-LOOKBACK = timedelta(minutes=2)
+# How long before the window records are copied: an audit looks for a window's events so much before it, for clocks differ.
+LOOKBACK = 2 * SKEW
 # Of all topics together: some minutes of reading, and some hundred megabytes without payloads.
 RECORDS_MAX = 5_000_000
-
-# What says which event a record is, in each of the formats that are decoded (evkit.decoding).
-NAMING = frozenset({CE_ID, CE_TYPE, CONTENT_TYPE, "id", "type", "eventType"})
 
 # Rows of the file `records`.
 Row = tuple[str, int, int, int, int, bytes | None, bytes | None, int | None, list[str], list[bytes | None]]
@@ -101,7 +99,7 @@ def rows(
         if stretch[0] < stretch[1]:
             of_topic[topic][p] = stretch
     done, total = 0, sum(last - first for of in of_topic.values() for first, last in of.values())
-    shown = NAMING - hidden
+    shown = decoding.NAMING_HEADERS - hidden
     for topic, ranges in of_topic.items():
         reader = Reader(system, topic, ranges, seconds_max=math.inf)
         try:
@@ -132,8 +130,7 @@ def _row(topic: str, partition: int, offset: int, message: Message, shown: froze
 
 def _naming(message: Message, headers: Any) -> bytes | None:
     """Of an event whose id and type are in its value (CloudEvents, structured mode) a value as long that has no more."""
-    raw = dict(headers)
-    if (raw.get(CONTENT_TYPE) or b"")[:23].lower() != b"application/cloudevents":
+    if not decoding.is_structured(dict(headers).get(CONTENT_TYPE)):
         return None
     try:
         event = decoding.decode(kafka.record_of(message, datetime.now(UTC)))

@@ -82,8 +82,8 @@ def plan(system: System, window: Window, out: Path | str, *, payloads: bool = Fa
     except (Unreachable, NotMigrated) as error:
         found.missing.append(Missing(what="PostgreSQL", why=str(error)))
     try:
-        for name, (records, size) in answers.estimated(system, window, payloads=payloads).items():
-            found.parts.append(Part(name, records, size))
+        for name, (count, size) in answers.estimated(system, window, payloads=payloads).items():
+            found.parts.append(Part(name, count, size))
     except (Unreachable, BrokerRefused) as error:
         found.missing.append(Missing(what="Kafka", why=str(error)))
     return found

@@ -241,8 +241,7 @@ def _headers(letter: FullLetter, record: Record, event: Event | None, event_id: 
         kept = [(name, value) for name, value in record.headers if name not in ours | {"id", kind}]
         return [("id", event_id.encode()), (kind, event_type.encode()), *kept, *cause]
     ours |= {CE_ID, CE_TYPE, CE_SPECVERSION, CONTENT_TYPE}
-    structured = dict(record.headers).get(CONTENT_TYPE) or b""
-    if event is not None and structured.lower().startswith(b"application/cloudevents"):
+    if event is not None and decoding.is_structured(dict(record.headers).get(CONTENT_TYPE)):
         # Its attributes are in the value, which is to be the payload alone.
         kept = [
             (name, text.encode("utf-8", "surrogatepass")) for name, text in event.headers.items() if name not in ours

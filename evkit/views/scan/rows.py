@@ -191,17 +191,13 @@ def _identity(message: Message, raw: dict[str, bytes | None]) -> tuple[str | Non
     if not raw:
         return None, None
     record = record_of(message, datetime.now(UTC))
-    if _is_structured(raw):
+    if decoding.is_structured(raw.get(CONTENT_TYPE)):
         try:
             event = decoding.decode(record)
             return event.id, event.type
         except Undecodable:
             pass
     return decoding.identity(record)
-
-
-def _is_structured(raw: dict[str, bytes | None]) -> bool:
-    return (raw.get(CONTENT_TYPE) or b"")[:23].lower() == b"application/cloudevents"
 
 
 def document_of(message: Message) -> dict[str, Any] | None:
@@ -214,7 +210,7 @@ def document_of(message: Message) -> dict[str, Any] | None:
         return {}
     raw: Any = dict(message.headers() or ())
     try:
-        if _is_structured(raw) or ("id" in raw and CE_ID not in raw):
+        if decoding.is_structured(raw.get(CONTENT_TYPE)) or ("id" in raw and CE_ID not in raw):
             return dict(decoding.decode(record_of(message, datetime.now(UTC))).payload)
     except Undecodable:
         pass
