@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,6 +39,8 @@ from evkit.event import (
     CE_TIME,
     CE_TYPE,
     CONTENT_TYPE,
+    TARGET_GROUP,
+    Draft,
     Event,
     unread,
 )
@@ -54,6 +56,7 @@ _Raw = dict[str, bytes | None]
 
 # The inbox has ids in an index, whose entries PostgreSQL limits to 2,704 bytes; a NUL takes four of them there.
 ID_BYTES_MAX = 512
+_JSON = b"application/json"
 # Of a PostgreSQL integer.
 _VERSION_MAX = 2**31 - 1
 # Headers that say which event a record is, in each of the formats.
@@ -78,6 +81,64 @@ def decode(record: Record) -> Event:
         f"no header says how to read this record: evkit looks for '{CONTENT_TYPE}: application/cloudevents+json', "
         f"'{CE_ID}' (CloudEvents) and 'id' (Debezium's outbox router); give the consumer decode=... for another format"
     )
+
+
+def plain(
+    records: Iterable[tuple[str, bytes | None, bytes | None, Any]],
+) -> list[Event | None]:
+    """Events of records (topic, key, value, headers) in CloudEvents' binary mode, as `decode` gives them, in half its time.
+
+    None where `decode` has to be asked: a record is in another format, is not as it should be, or names the group that it
+    is for. The events' payloads are not read yet.
+    """
+    found: list[Event | None] = []
+    for topic, key, value, headers in records:
+        raw: Any = dict(headers or ())
+        take = raw.pop
+        raw_id, raw_type, written = take(CE_ID, None), take(CE_TYPE, None), take(CE_TIME, None)
+        take(CE_SOURCE, None)
+        take(CE_SPECVERSION, None)
+        if (
+            not raw_id
+            or not raw_type
+            or value is None
+            or value[:1] != b"{"
+            or take(CONTENT_TYPE, _JSON) != _JSON
+            or len(raw_id) > ID_BYTES_MAX
+            or b"\0" in raw_id
+            or b"\0" in raw_type
+            or (key is not None and b"\0" in key)
+            or TARGET_GROUP in raw
+        ):
+            found.append(None)
+            continue
+        try:
+            event_id, event_type = raw_id.decode(), raw_type.decode()
+            text_key = "" if key is None else key.decode()
+            created_at = None if written is None else datetime.fromisoformat(written.decode())
+            version, correlation, cause, more = _extensions(raw) if raw else (1, None, None, {})
+        except (ValueError, Undecodable):
+            found.append(None)
+            continue
+        if created_at is not None and created_at.tzinfo is not UTC:
+            found.append(None)
+            continue
+        event: Any = Draft()
+        event._unread = (json_object, value)
+        event.type = event_type
+        event.key = text_key
+        event.topic = topic
+        event.id = event_id
+        event.headers = more
+        event.ordered = False
+        event.schema_version = version
+        event.created_at = created_at
+        event.correlation_id = correlation
+        event.causation_id = cause
+        event.due_at = None
+        event.__class__ = Event
+        found.append(event)
+    return found
 
 
 def is_structured(content_type: bytes | None) -> bool:
@@ -116,6 +177,24 @@ def json_object(value: bytes | None) -> dict[str, Any]:
         raise Undecodable("the record's value is empty; events have a JSON object")
     found = _json(value)
     return found if type(found) is dict else _object(found)
+
+
+def json_objects(values: Sequence[bytes | None]) -> list[dict[str, Any] | None]:
+    """Of each value what `json_object` gives, many in less time; None where that raises."""
+    if _orjson is not None:
+        try:
+            if b"".join(values).translate(_DIGITS).find(_LONG_NUMBER) < 0:  # type: ignore[arg-type]
+                return [found if type(found) is dict else None for found in map(_orjson, values)]  # type: ignore[arg-type]
+        except (TypeError, ValueError):  # one of them has no value, or is broken
+            pass
+    return [_object_or_none(value) for value in values]
+
+
+def _object_or_none(value: bytes | None) -> dict[str, Any] | None:
+    try:
+        return json_object(value)
+    except Undecodable:
+        return None
 
 
 def require_readable(event: Event) -> None:
@@ -292,30 +371,27 @@ def _event(
     raw: _Raw,
 ) -> Event:
     """The event, its payload not read yet; `raw` are the headers that nobody has taken."""
-    take = raw.pop
-    written = take(CE_TIME, None)
+    written = raw.pop(CE_TIME, None)
     created_at = None if written is None else _time(written)
-    version = correlation = cause = None
-    headers: dict[str, str] = {}
-    if raw:
-        version, cause, correlation = (
-            take(CE_SCHEMA_VERSION, None), take(CE_CAUSATION_ID, None), take(CE_CORRELATION_ID, None),
-        )  # fmt: skip
-        headers = {name: _shown(text) for name, text in raw.items()}
+    version, correlation, cause, headers = _extensions(raw)
     if written is not None and created_at is None:
         headers[CE_TIME] = _shown(written)
     return unread(
-        read,
-        value,
-        event_type,
-        key,
-        record.topic,
-        event_id,
-        headers,
+        read, value, event_type, key, record.topic, event_id, headers, version, created_at, correlation, cause
+    )
+
+
+def _extensions(raw: _Raw) -> tuple[int, str | None, str | None, dict[str, str]]:
+    """Schema version, correlation id, causation id, and what is left, from the headers that nobody has taken."""
+    take = raw.pop
+    version, cause, correlation = (
+        take(CE_SCHEMA_VERSION, None), take(CE_CAUSATION_ID, None), take(CE_CORRELATION_ID, None),
+    )  # fmt: skip
+    return (
         1 if version is None else _version(version),
-        created_at,
         None if correlation is None else _text(CE_CORRELATION_ID, correlation),
         None if cause is None else _text(CE_CAUSATION_ID, cause),
+        {name: _shown(text) for name, text in raw.items()},
     )
 
 

@@ -102,7 +102,7 @@ class Event(_Unread):
             return payload
 
 
-class _Draft(_Unread):
+class Draft(_Unread):
     """Laid out as an event is, so that it can become one."""
 
     __slots__ = tuple(f.name for f in fields(Event))
@@ -127,7 +127,7 @@ def unread(
     """
     # Made as a draft, which is not frozen, and then turned into an event: a third of the time that the frozen class's own
     # __init__ takes, and of the slots' setters. A topic is read event by event.
-    event: Any = _Draft()
+    event: Any = Draft()
     event._unread = (read, value)
     event.type = type
     event.key = key
@@ -170,6 +170,11 @@ def look(event: Event) -> None:
 def _setter(name: str) -> Callable[[Event, Any], None]:
     setter: Callable[[Event, Any], None] = getattr(Event, name).__set__
     return setter
+
+
+def fill(event: Event, payload: Mapping[str, Any]) -> None:
+    """The payload of an `unread` event, read by somebody who read many at once."""
+    _set_payload(event, payload)
 
 
 _set_payload, _set_ordered, _set_due_at = map(_setter, ("payload", "ordered", "due_at"))

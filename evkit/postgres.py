@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 import select
+import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 from psycopg import IsolationLevel, generators
 from psycopg.abc import PQGen
+from psycopg.adapt import Dumper
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.sql import SQL, Composable, Identifier
 from psycopg.types.string import ByteaBinaryLoader
@@ -41,7 +44,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     def wait(self, gen: PQGen[Any], *args: Any, **kwargs: Any) -> Any:
         """See psycopg: consume a generator that works on the connection."""
-        if self.meanwhile is None:
+        if self.meanwhile is None or self.pgconn.pipeline_status:
             return super().wait(gen, *args, **kwargs)
         try:
             state = next(gen)
@@ -172,6 +175,63 @@ def text_array(values: Sequence[str | None]) -> str:
 def integer_array(values: Iterable[int]) -> str:
     """The literal of an integer[] or bigint[], to be sent as one parameter; see `text_array`."""
     return "{" + ",".join(map(str, values)) + "}"
+
+
+class Array:
+    """A bigint[], to be sent as one parameter (`%b`), of whole numbers and None: in half the time of `integer_array`."""
+
+    __slots__ = ("of",)
+
+    def __init__(self, of: Iterable[int | None]) -> None:
+        self.of = list(of)
+
+
+class Times(Array):
+    """A timestamptz[], of `micros` and None; psycopg takes eight times as long for a list of times."""
+
+    __slots__ = ()
+
+
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+
+
+def micros(at: datetime) -> int:
+    """Microseconds since 1970 of a time with a zone."""
+    return (at - _EPOCH) // _MICROSECOND
+
+
+class _ArrayDumper(Dumper):
+    """PostgreSQL's binary form of an array: its head, and each element behind its length (array_recv, int8recv)."""
+
+    format = psycopg.pq.Format.BINARY
+    element = psycopg.adapters.types["int8"].oid
+    oid = psycopg.adapters.types["int8"].array_oid
+    zero = 0
+
+    def dump(self, array: Array) -> bytes:
+        of, zero = array.of, self.zero
+        if not of:
+            return struct.pack("!iiI", 0, 0, self.element)
+        head = struct.pack("!iiIii", 1, None in of, self.element, len(of), 1)
+        if None in of:
+            return head + b"".join(
+                b"\xff\xff\xff\xff" if value is None else struct.pack("!iq", 8, value - zero) for value in of
+            )
+        values: list[Any] = [8] * (2 * len(of))
+        values[1::2] = [value - zero for value in of] if zero else of  # type: ignore[operator]
+        return head + struct.pack("!" + "iq" * len(of), *values)
+
+
+class _TimesDumper(_ArrayDumper):
+    """The same (timestamptz_recv): PostgreSQL counts from 2000."""
+
+    element = psycopg.adapters.types["timestamptz"].oid
+    oid = psycopg.adapters.types["timestamptz"].array_oid
+    zero = micros(datetime(2000, 1, 1, tzinfo=UTC))
+
+
+psycopg.adapters.register_dumper(Array, _ArrayDumper)
+psycopg.adapters.register_dumper(Times, _TimesDumper)
 
 
 # By the dtype of a view's column: what is written of it. Moments are microseconds since 1970, which nobody has to parse;

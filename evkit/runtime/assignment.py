@@ -20,35 +20,44 @@ go in, batches that may be handled come out, outcomes go back in, and the offset
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict, deque
-from collections.abc import Hashable, Iterable, Sequence, Set
+from collections import deque
+from collections.abc import Hashable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
-from itertools import islice
+from datetime import datetime
+from itertools import groupby, islice, repeat
+from operator import attrgetter, lt
 from typing import NamedTuple
 
-from evkit.kafka import Record
-from evkit.runtime.fetched import Fetched
+from evkit import kafka
+from evkit.kafka import Message, Record
+from evkit.runtime.fetched import Place, Stretch
 
-Place = tuple[str, int]  # topic and partition
+__all__ = ["Anew", "Assignment", "Look", "Place", "Work"]
+
+# Of what was fetched, so many are made Work at a time where nobody knows how many are wanted.
+_SOME = 64
+_PARTITION = attrgetter("partition")
 
 
 @dataclass(eq=False, slots=True)
 class Work:
     """One record on its way; `attempt` is the next attempt's number, 0 when the database has to say."""
 
-    source: Record | Fetched
+    source: Message | Record
     partition: _Partition
     offset: int
-    key: Hashable
+    key: Hashable  # of a record without a key its offset
     size: int  # bytes
+    received_at: datetime
     attempt: int = 0
 
     @property
     def record(self) -> Record:
-        """Made of what the client has fetched at the first look: a buffer of thousands is better off without."""
-        if type(self.source) is Fetched:
-            self.source = self.source.record()
-        return self.source  # type: ignore[return-value]
+        """Made of what the client has fetched at the first look."""
+        source = self.source
+        if type(source) is Message:
+            source = self.source = kafka.record_of(source, self.received_at)
+        return source  # type: ignore[return-value]
 
     @property
     def epoch(self) -> int:
@@ -63,6 +72,7 @@ class _Partition:
     place: Place
     epoch: int
     is_ours: bool = True
+    fetched: deque[Iterator[Work]] = field(default_factory=deque)  # behind the queue, made Work when it is asked for
     queue: deque[Work] = field(default_factory=deque)  # not taken yet, by offset
     again: deque[Work] = field(default_factory=deque)  # before the queue: what had waited behind its key
     busy: dict[Hashable, deque[Work] | None] = field(default_factory=dict)  # key → what waits behind what is in hand
@@ -80,6 +90,24 @@ class _Partition:
     def position(self) -> int | None:
         """Next offset to be done; None while nothing has come."""
         return self.received[0] if self.received else self.next
+
+    def line_up(self, most: int) -> deque[Work]:
+        """The queue, with so many in it, or all that there are."""
+        queue, fetched = self.queue, self.fetched
+        while fetched and len(queue) < most:
+            queue.extend(islice(fetched[0], most - len(queue)))
+            if len(queue) < most:
+                fetched.popleft()
+        return queue
+
+    def next_in_line(self) -> deque[Work]:
+        """Where its next one stands in front; empty when there is none."""
+        return self.again or self.queue or self.line_up(_SOME)
+
+    def clear_line(self) -> None:
+        """Nothing that was not taken stands in line any more."""
+        for line in (self.fetched, self.queue, self.again):
+            line.clear()
 
 
 class Look(NamedTuple):
@@ -132,8 +160,9 @@ class Assignment:
         if (partition := self._partitions.pop(place, None)) is not None:
             partition.is_ours = False
             self._polled[place] = self._polled.get(place, 0) + partition.gone + len(partition.received)
-            for left in (partition.queue, partition.again, partition.busy):
-                left.clear()  # they point at each other, and would stay until the garbage collector comes
+            # They point at each other, and would stay until the garbage collector comes.
+            partition.clear_line()
+            partition.busy.clear()
 
     def give_up(self, places: Iterable[Place]) -> None:
         """These are not ours any more: everything of them is forgotten, and what comes back later is dropped."""
@@ -146,8 +175,7 @@ class Assignment:
         """These will be given up: nothing more of them begins; what is in hand may still be finished."""
         for place in places:
             if (partition := self._partitions.get(place)) is not None:
-                partition.queue.clear()
-                partition.again.clear()
+                partition.clear_line()
                 partition.winds_up = True
 
     def in_hand(self, places: Iterable[Place]) -> int:
@@ -177,31 +205,45 @@ class Assignment:
 
     # --- records in, work out -----------------------------------------------------------------------------------------
 
-    def add(self, records: Iterable[Record | Fetched]) -> list[Anew]:
-        """Polled records, each partition's in order; those of partitions that are not ours are dropped. Returns where a log
-        went back."""
+    def add(self, stretches: Iterable[Stretch]) -> list[Anew]:
+        """What was polled; of partitions that are not ours it is dropped. Returns where a log went back."""
         anew: list[Anew] = []
-        place: Place | None = None
-        partition: _Partition | None = None
-        for record in records:
-            if place is None or record.partition != place[1] or record.topic != place[0]:  # they come in stretches
-                place = record.topic, record.partition
-                partition = self._partitions.get(place)
+        for stretch in stretches:
+            partition = self._partitions.get(stretch.place)
             if partition is None:
                 continue  # not ours
-            offset, key, value = record.offset, record.key, record.value
-            if partition.received and offset <= partition.received[-1]:
-                if offset > partition.received[0]:
-                    continue  # fetched a second time
-                anew.append(Anew(place, offset, len(partition.received) - len(partition.done)))
-                partition = self._begin_anew(partition)
-            if offset < partition.end:
-                partition.end = -1  # the topic was made anew, or somebody has moved us back
-            size = (0 if value is None else len(value)) + (0 if key is None else len(key))
-            partition.received.append(offset)
-            partition.size += size
-            partition.queue.append(Work(record, partition, offset, offset if key is None else key, size))
+            offsets = stretch.offsets
+            before = partition.received[-1] if partition.received else -1
+            if offsets[0] > before and offsets[0] >= partition.end and all(map(lt, offsets, islice(offsets, 1, None))):
+                self._line_up(partition, stretch)
+            else:
+                for one in stretch.one_by_one():
+                    self._add_one(self._partitions[stretch.place], one, anew)
         return anew
+
+    def _add_one(self, partition: _Partition, stretch: Stretch, anew: list[Anew]) -> None:
+        """A record that may have come before, or from a log that went back."""
+        (offset,) = stretch.offsets
+        if partition.received and offset <= partition.received[-1]:
+            if offset > partition.received[0]:
+                return  # fetched a second time
+            anew.append(Anew(stretch.place, offset, len(partition.received) - len(partition.done)))
+            partition = self._begin_anew(partition)
+        if offset < partition.end:
+            partition.end = -1  # the topic was made anew, or somebody has moved us back
+        self._line_up(partition, stretch)
+
+    @staticmethod
+    def _line_up(partition: _Partition, stretch: Stretch) -> None:
+        offsets, keys, sizes = stretch.offsets, stretch.keys, stretch.sizes
+        own: Iterable[Hashable] = keys
+        if None in keys:
+            own = [offset if key is None else key for offset, key in zip(offsets, keys, strict=True)]
+        partition.received.extend(offsets)
+        partition.size += sum(sizes)
+        partition.fetched.append(
+            map(Work, stretch.sources, repeat(partition), offsets, own, sizes, repeat(stretch.received_at))
+        )
 
     def _begin_anew(self, before: _Partition) -> _Partition:
         fresh = _Partition(before.place, before.epoch, winds_up=before.winds_up)
@@ -245,8 +287,9 @@ class Assignment:
         nothing is taken."""
         found: list[Work] = []
         for partition in self._in_turn(self._turn + 1):
-            for source in (partition.again, partition.queue):
-                found += islice(source, records_max - len(found))
+            found += islice(partition.again, records_max - len(found))
+            left = records_max - len(found)
+            found += islice(partition.line_up(left), left)
         return found
 
     def _in_turn(self, turn: int) -> list[_Partition]:
@@ -259,11 +302,7 @@ class Assignment:
         """A batch of no more keys than fall to one of the takers."""
         ready: list[Work] = []
         for partition in partitions:
-            while (
-                not partition.winds_up
-                and len(ready) < records_max * takers
-                and (source := partition.again or partition.queue)
-            ):
+            while not partition.winds_up and len(ready) < records_max * takers and (source := partition.next_in_line()):
                 work = source.popleft()
                 if work.key in partition.busy:
                     self._put_behind(partition, work)
@@ -290,20 +329,26 @@ class Assignment:
     def _take_from(self, partition: _Partition, batch: list[Work], records_max: int) -> None:
         if partition.winds_up:
             return
-        busy = partition.busy
+        busy, before = partition.busy, len(batch)
+        if not busy and not partition.again:  # all that is in line may go
+            room = records_max - before
+            queue = partition.line_up(room)
+            works = [queue.popleft() for _ in range(min(room, len(queue)))]
+            busy.update(dict.fromkeys([work.key for work in works]))
+            partition.in_hand += len(works)
+            batch += works
+            return
         mine: set[Hashable] = set()  # keys that this batch itself has made busy
-        before = len(batch)
-        for source in (partition.again, partition.queue):
-            while source and len(batch) < records_max:
-                work = source.popleft()
-                key = work.key
-                if key not in busy:
-                    busy[key] = None
-                    mine.add(key)
-                elif key not in mine:
-                    self._put_behind(partition, work)
-                    continue
-                batch.append(work)
+        while len(batch) < records_max and (source := partition.next_in_line()):
+            work = source.popleft()
+            key = work.key
+            if key not in busy:
+                busy[key] = None
+                mine.add(key)
+            elif key not in mine:
+                self._put_behind(partition, work)
+                continue
+            batch.append(work)
         partition.in_hand += len(batch) - before
 
     @staticmethod
@@ -330,7 +375,6 @@ class Assignment:
         self, done: Sequence[Work], again: Sequence[tuple[Work, float]] = (), untouched: Sequence[Work] = ()
     ) -> None:
         """What became of a batch: done, to be tried again at a time, or untouched (in order, behind what failed)."""
-        done = [work for work in done if self._is_ours(work)]
         again = [(work, at) for work, at in again if self._is_ours(work)]
         untouched = [work for work in untouched if self._is_ours(work)]
         for work, at in again:
@@ -343,23 +387,39 @@ class Assignment:
                 work.partition.busy[work.key] = deque([work])
             else:
                 behind.appendleft(work)
-        for work in done:
-            partition = work.partition
-            partition.in_hand -= 1
-            partition.size -= work.size
-            partition.done.add(work.offset)
         # A key with a failed event stays busy until that is tried again; any other may go on with what waits behind.
         waiting = {(work.partition, work.key) for work, _ in again}
         # Before all that is there: of its key it is the oldest, and what another taker has put back may hold newer ones.
-        first: dict[_Partition, list[Work]] = defaultdict(list)
-        for work in (*done, *untouched):
-            partition, key = work.partition, work.key
-            if not (waiting and (partition, key) in waiting) and (behind := partition.busy.pop(key, None)):
-                first[partition] += behind
+        first: dict[_Partition, list[Work]] = {}
+        changed: dict[_Partition, None] = {}
+        for partition, stretch in groupby(done, _PARTITION):
+            if not partition.is_ours:
+                continue
+            works = list(stretch)
+            changed[partition] = None
+            partition.in_hand -= len(works)
+            partition.size -= sum([work.size for work in works])
+            partition.done.update([work.offset for work in works])
+            self._release(partition, works, waiting, first)
+        for work in untouched:
+            self._release(work.partition, [work], waiting, first)
         for partition, released in first.items():
             partition.again.extendleft(reversed(released))
-        for partition in {work.partition for work in done}:
+        for partition in changed:
             self._advance(partition)
+
+    @staticmethod
+    def _release(
+        partition: _Partition,
+        works: Iterable[Work],
+        waiting: Set[tuple[_Partition, Hashable]],
+        first: dict[_Partition, list[Work]],
+    ) -> None:
+        """These keys are not busy any more, unless an event of theirs waits; what is behind them is `first` in line."""
+        busy = partition.busy
+        for key in dict.fromkeys([work.key for work in works]):
+            if not (waiting and (partition, key) in waiting) and (behind := busy.pop(key, None)):
+                first.setdefault(partition, []).extend(behind)
 
     @staticmethod
     def _is_ours(work: Work) -> bool:

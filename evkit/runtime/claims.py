@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Protocol
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 
 import psycopg
 
 from evkit import postgres
-from evkit.postgres import integer_array, text_array
+from evkit.kafka import Message
+from evkit.postgres import Array, Times, micros, text_array
+from evkit.runtime.assignment import Place, Work
 from evkit.runtime.delivery import Delivery
+from evkit.runtime.fetched import appended_at
 from evkit.sql import named
 
 log = logging.getLogger(__name__)
@@ -112,7 +117,7 @@ def claim(
 def _values(
     who: Who, batch: list[Delivery], attempts: int, outcome: str | None, ahead_seconds: float
 ) -> dict[str, Any]:
-    records = [d.record for d in batch]
+    columns = _columns(batch)
     return {
         "group": who.group,
         "generation": who.generation,
@@ -122,17 +127,48 @@ def _values(
         "code_version": who.code_version,
         "event_id": text_array([d.event_id for d in batch]),
         "event_type": text_array([d.event_type for d in batch]),
-        "topic": text_array([record.topic for record in records]),
-        "partition": integer_array([record.partition for record in records]),
-        "offset": integer_array([record.offset for record in records]),
+        "topic": text_array([topic for topic, _ in columns.places]),
+        "partition": Array([partition for _, partition in columns.places]),
+        "offset": Array([d.source.offset for d in batch]),
         "key": text_array([d.key for d in batch]),
         "outcome": text_array([outcome or ("skipped" if d.handler is None else "handled") for d in batch]),
-        "created_at": [d.event.created_at if d.event else None for d in batch],
-        "appended_at": [record.timestamp for record in records],
-        "received_at": [record.received_at for record in records],
-        "payload_crc32": integer_array([crc32(record.value or b"") for record in records]),
+        "created_at": Times([_micros(d.event.created_at) if d.event is not None else None for d in batch]),
+        "appended_at": columns.appended_at,
+        "received_at": Times([_micros(d.source.received_at) for d in batch]),
+        "payload_crc32": Array(map(crc32, columns.values)),
         "handler": text_array([d.handler.name if d.handler else None for d in batch]),
     }
+
+
+@lru_cache(1000)  # events come many in a moment
+def _micros(at: datetime | None) -> int | None:
+    return None if at is None else micros(at)
+
+
+class _Columns(NamedTuple):
+    """What an inbox row has of its record."""
+
+    places: list[Place]
+    appended_at: Times
+    values: list[bytes]
+
+
+def _columns(batch: list[Delivery]) -> _Columns:
+    works: list[Any] = [d.source for d in batch if type(d.source) is Work and type(d.source.source) is Message]
+    if len(works) < len(batch):
+        records = [d.record for d in batch]
+        return _Columns(
+            [(record.topic, record.partition) for record in records],
+            Times([_micros(record.timestamp) for record in records]),
+            [record.value or b"" for record in records],
+        )
+    messages = [work.source for work in works]
+    values = list(map(Message.value, messages))
+    return _Columns(
+        [work.partition.place for work in works],
+        Times(map(appended_at, messages)),
+        [value or b"" for value in values] if None in values else values,  # type: ignore[arg-type]
+    )
 
 
 def reclaim(

@@ -8,15 +8,21 @@ meant for another group is skipped, readable or not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from evkit import decoding, kafka
 from evkit.errors import NoHandler, RedriveRefused, Undecodable
-from evkit.event import TARGET_GROUP, Event, look
-from evkit.kafka import Record
+from evkit.event import TARGET_GROUP, Event, fill, look
+from evkit.kafka import Message, Record
 from evkit.masking import PASSED_OVER, UNKNOWN_TYPE
+from evkit.runtime.assignment import Place, Work
 from evkit.runtime.failure import storable
 from evkit.runtime.handler import Handler, Handlers
+
+# One on its way through a consumer, or read from elsewhere.
+Source = Record | Work
 
 
 @dataclass(slots=True)
@@ -29,13 +35,60 @@ class Delivery:
                  None when it is to be handled, or skipped for want of a handler
     """
 
-    record: Record
+    source: Source
     event_id: str
     event_type: str
     key: str | None
     event: Event | None
     problem: Exception | None
     handler: Handler | None
+
+    @property
+    def record(self) -> Record:
+        """Where it comes from, with all that is in it."""
+        source = self.source
+        return source.record if type(source) is Work else source  # type: ignore[return-value]
+
+    @property
+    def place(self) -> Place:
+        """Topic and partition of its record."""
+        source = self.source
+        if type(source) is Work:
+            return source.partition.place
+        return source.topic, source.partition  # type: ignore[union-attr,return-value]
+
+    @property
+    def offset(self) -> int:
+        """Of its record."""
+        return self.source.offset
+
+    @classmethod
+    def of_all(cls, sources: Sequence[Source], handlers: Handlers) -> list[Delivery]:
+        """What becomes of these records, as `of` says it of each; those that a client has just fetched in half the time."""
+        works: list[Any] = [source for source in sources if type(source) is Work and type(source.source) is Message]
+        if handlers.decode is not None or len(works) < len(sources):
+            return [cls.of(source.record if type(source) is Work else source, handlers) for source in sources]  # type: ignore[arg-type]
+        messages = [work.source for work in works]
+        values = list(map(Message.value, messages))
+        topics = [work.partition.place[0] for work in works]
+        events = decoding.plain(
+            zip(topics, map(Message.key, messages), values, map(Message.headers, messages), strict=True)
+        )
+        who: dict[str, Handler | Literal["ask"] | None] = {}
+        for event_type in {event.type for event in events if event is not None}:
+            who[event_type] = handlers.always(event_type)
+        # A type that nobody handles is not parsed.
+        parsed: list[Any] = decoding.json_objects(values) if None not in who.values() else [None] * len(values)
+        found = []
+        for work, event, payload in zip(works, events, parsed, strict=True):
+            if event is None or (handler := who[event.type]) == "ask" or (payload is None and handler is not None):
+                found.append(cls.of(work.record, handlers))
+                continue
+            if handler is not None:
+                fill(event, payload)
+            key = None if type(work.key) is int else event.key
+            found.append(cls(work, event.id, event.type, key, event, None, handler))
+        return found
 
     @classmethod
     def of(cls, record: Record, handlers: Handlers) -> Delivery:
@@ -66,7 +119,7 @@ class Delivery:
     ) -> Delivery:
         event_id, event_type = claimed
         return cls(
-            record=record,
+            source=record,
             event_id=storable(event_id) if event_id else kafka.fallback_event_id(record),
             event_type=storable(event_type) if event_type else otherwise,
             key=None if record.key is None else storable(record.key.decode("utf-8", errors="backslashreplace")),

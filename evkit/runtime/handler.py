@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 from evkit.decoding import Decode
 from evkit.errors import UsageError
@@ -21,7 +21,35 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Where = Callable[[Event], bool]
 
 
+class Source(Protocol):
+    """What an event in hand came from: a delivery."""
+
+    @property
+    def record(self) -> Record:
+        """All of it."""
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Topic and partition."""
+
+    @property
+    def offset(self) -> int:
+        """Of the record."""
+
+
 @dataclass(slots=True)
+class Around:
+    """What the events of one transaction and handler have in common; see `Tx`."""
+
+    connection: psycopg.Connection[Any]
+    group: str
+    attempt: int
+    replay_id: str | None
+    stale_ids: frozenset[str] = frozenset()
+    dry: bool = False
+    statements: Statements | None = None
+
+
 class Tx:
     """The transaction that a handler writes in; the inbox row of its event is in it, so the effect happens once.
 
@@ -35,33 +63,57 @@ class Tx:
         stale_ids   ids of those events of this transaction that came after a newer one of their key was applied; empty
                     unless the consumer says what a version is (`Consumer(version=...)`)
         dry         this transaction will be rolled back (a dry replay): whatever reaches out of it is better left out
-        statements  what `execute` runs on; None: on the connection
     """
 
-    connection: psycopg.Connection[Any]
-    group: str
-    event: Event
-    record: Record
-    attempt: int
-    replay_id: str | None
-    stale_ids: frozenset[str] = frozenset()
-    dry: bool = False
-    statements: Statements | None = None
+    __slots__ = ("_around", "_delivery", "event")
+
+    def __init__(self, around: Around, event: Event, delivery: Source) -> None:
+        self._around = around
+        self.event = event
+        self._delivery = delivery
+
+    @property
+    def connection(self) -> psycopg.Connection[Any]:
+        return self._around.connection
+
+    @property
+    def group(self) -> str:
+        return self._around.group
+
+    @property
+    def record(self) -> Record:
+        return self._delivery.record
+
+    @property
+    def attempt(self) -> int:
+        return self._around.attempt
+
+    @property
+    def replay_id(self) -> str | None:
+        return self._around.replay_id
+
+    @property
+    def stale_ids(self) -> frozenset[str]:
+        return self._around.stale_ids
+
+    @property
+    def dry(self) -> bool:
+        return self._around.dry
 
     @property
     def topic(self) -> str:
         """Where the event in hand comes from."""
-        return self.record.topic
+        return self._delivery.place[0]
 
     @property
     def partition(self) -> int:
         """Where the event in hand comes from."""
-        return self.record.partition
+        return self._delivery.place[1]
 
     @property
     def offset(self) -> int:
         """Where the event in hand comes from."""
-        return self.record.offset
+        return self._delivery.offset
 
     @property
     def stale(self) -> bool:
@@ -75,9 +127,10 @@ class Tx:
 
     def execute(self, query: Any, params: Any = None) -> psycopg.Cursor[Any]:
         """Run one statement in this transaction; returns what psycopg's `connection.execute` does, or what acts like it."""
-        if self.statements is None:
-            return self.connection.execute(query, params)
-        return cast("psycopg.Cursor[Any]", self.statements.run(query, params))
+        around = self._around
+        if around.statements is None:
+            return around.connection.execute(query, params)
+        return cast("psycopg.Cursor[Any]", around.statements.run(query, params))
 
     def cursor(self) -> psycopg.Cursor[Any]:
         """A cursor in this transaction, for `executemany` and `copy`."""
@@ -191,6 +244,13 @@ class Handlers:
             if handler.where is None or handler.where(event):
                 return handler
         return None
+
+    def always(self, event_type: str) -> Handler | Literal["ask"] | None:
+        """Who handles every event of this type, None when nobody does; "ask": that depends on the event, or is an error."""
+        candidates = self._by_type.get(event_type) or self._by_type.get(None) or []
+        if not candidates:
+            return None if self.unknown == "skip" else "ask"
+        return "ask" if candidates[0].where is not None else candidates[0]
 
     @property
     def any_parks_key(self) -> bool:

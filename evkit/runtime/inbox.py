@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
+from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -31,8 +32,8 @@ from evkit.runtime import claims
 from evkit.runtime.answer import Statements
 from evkit.runtime.breaker import Breakers, HandlerHeld
 from evkit.runtime.consumer_metrics import ConsumerMetrics
-from evkit.runtime.delivery import Delivery
-from evkit.runtime.handler import Handler, Handlers, Tx
+from evkit.runtime.delivery import Delivery, Source
+from evkit.runtime.handler import Around, Handler, Handlers, Tx
 from evkit.runtime.key_version import KeyVersions
 from evkit.runtime.ledger import Ledger
 from evkit.runtime.look_ahead import LookAhead
@@ -164,7 +165,7 @@ class Inbox:
             work = [(work[i][0], outcome.again[i][1] if i in outcome.again else 0) for i in rest]
         return counts
 
-    def attempt(self, records: Sequence[Record], attempts: Sequence[int] = ()) -> Outcome:
+    def attempt(self, sources: Sequence[Source], attempts: Sequence[int] = ()) -> Outcome:
         """Try each record once, in the given order; what fails and may be tried again is told, not waited for.
 
         After a failure that is to be tried again, later records of its key are left untouched; all others go on.
@@ -175,14 +176,13 @@ class Inbox:
         Raises: see `handle`.
         """
         outcome = Outcome()
-        numbers = dict(enumerate(attempts)) if any(attempts) else {}
-        deliveries = self.look_ahead.deliveries(records)
+        numbers = {i: number for i, number in enumerate(attempts) if number} if any(attempts) else {}
+        deliveries = self.look_ahead.deliveries(sources)
         parts: list[list[int]] = []
-        for together, stretch in groupby(
-            range(len(deliveries)), key=lambda i: deliveries[i].problem is None and not numbers.get(i)
-        ):
+        alone = {i for i, delivery in enumerate(deliveries) if delivery.problem is not None} | numbers.keys()
+        for by_itself, stretch in groupby(range(len(deliveries)), key=alone.__contains__):
             indexes = list(stretch)
-            parts += [indexes] if together else [[i] for i in indexes]
+            parts += [[i] for i in indexes] if by_itself else [indexes]
         parts.reverse()  # a stack: what is split comes next
         # Halved by each failure and doubled by each success, so that a batch of which every event fails is not claimed
         # and rolled back once for each of them.
@@ -196,18 +196,18 @@ class Inbox:
             if len(part) == 1:
                 done = self._walk(deliveries[part[0]], numbers.get(part[0], 0), tried, failures.pop(part[0], None))
             else:
-                done = self._try_batch([deliveries[i] for i in part])
+                done = self._try_batch([deliveries[i] for i in part] if len(part) < len(deliveries) else deliveries)
             if isinstance(done, Counts):
                 outcome.counts += done
                 self.metrics.ended(done, replay=self.replay_id is not None)
                 together_max = min(2 * together_max, len(deliveries))
             elif isinstance(done, tuple):
-                outcome.put_off(part[0], records[part[0]], *done)
+                outcome.put_off(part[0], deliveries[part[0]].record, *done)
             elif isinstance(done, ParkingFull):
                 for i in part:
-                    if records[i].key in done.keys:
-                        outcome.put_off(i, records[i], FULL_SECONDS, numbers.get(i, 0), full=str(done))
-                parts.append([i for i in part if records[i].key not in done.keys])
+                    if deliveries[i].record.key in done.keys:
+                        outcome.put_off(i, deliveries[i].record, FULL_SECONDS, numbers.get(i, 0), full=str(done))
+                parts.append([i for i in part if deliveries[i].record.key not in done.keys])
             elif isinstance(done, HandlerHeld):
                 parts.append(part)
             else:
@@ -370,23 +370,25 @@ class Inbox:
         Raises:
             FailedAt: in a batch, from what the handler raised, when it is known at which event that was.
         """
-        group, replay_id, dry = self.group, self.replay_id, self.ledger.dry
+        replay_id = self.replay_id
+        around = Around(connection, self.group, attempt, replay_id, stale, self.ledger.dry)
+        as_it_is = replay_id is None and handler.model is None
         self.calls, self.at, started = self.calls + 1, 0, time.monotonic()
         try:
             if handler.batch:
-                events = [handler.prepared(d.event, replay_id) for d in run if d.event is not None]
-                handler.function(
-                    events, Tx(connection, group, events[0], run[0].record, attempt, replay_id, stale, dry)
-                )
+                events = [d.event for d in run if d.event is not None]
+                if not as_it_is:
+                    events = [handler.prepared(event, replay_id) for event in events]
+                handler.function(events, Tx(around, events[0], run[0]))
             else:
-                function, prepared, statements = handler.function, handler.prepared, Statements(connection)
+                function, prepared, around.statements = handler.function, handler.prepared, Statements(connection)
                 # Statements go out without waiting for their answers; an error shows with a later one, or at the end.
                 with connection.pipeline() if handler.pipeline else nullcontext():
                     for self.at, delivery in enumerate(run):
-                        event = prepared(delivery.event, replay_id)  # type: ignore[arg-type]
-                        record = delivery.record
-                        tx = Tx(connection, group, event, record, attempt, replay_id, stale, dry, statements)
-                        function(event, tx)
+                        event: Any = delivery.event
+                        if not as_it_is:
+                            event = prepared(event, replay_id)
+                        function(event, Tx(around, event, delivery))
         except Exception as error:
             known = not (handler.batch or (handler.pipeline and isinstance(error, psycopg.Error))) or len(run) == 1
             if in_batch and known:

@@ -96,16 +96,16 @@ class Lane(threading.Thread):
         still = time.monotonic() - max(since, self._still_since)
         if still < self._hung_seconds:
             return None
-        first, places = batch[0].record, sorted({(w.record.topic, w.record.partition) for w in batch})
+        (topic, partition), places = batch[0].partition.place, sorted({work.partition.place for work in batch})
         if self._redrive() is not None:
             return (
                 f"a handler of a redrive has not come back for {still:.0f} s: a batch of {len(batch)} from "
-                f"{first.topic}/{first.partition} offset {first.offset} on waits for its turn, and holds "
+                f"{topic}/{partition} offset {batch[0].offset} on waits for its turn, and holds "
                 f"{', '.join(f'{topic}/{partition}' for topic, partition in places)}; its stack is in the log"
             )
         return (
             f"a handler has not come back for {still:.0f} s: it is at a batch of {len(batch)} from "
-            f"{first.topic}/{first.partition} offset {first.offset} on, and holds "
+            f"{topic}/{partition} offset {batch[0].offset} on, and holds "
             f"{', '.join(f'{topic}/{partition}' for topic, partition in places)}; its stack is in the log"
         )
 

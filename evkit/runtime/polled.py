@@ -1,18 +1,18 @@
-"""client → messages → records, ends, errors: take what its broker has given it, and sort it."""
+"""client → messages → stretches of records, ends, errors: take what its broker has given it, and sort it."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any
 
 from evkit import kafka
 from evkit.kafka import TopicPartition
 from evkit.runtime.assignment import Anew, Assignment, Place
-from evkit.runtime.fetched import Fetched
+from evkit.runtime.fetched import Stretch, stretches
 
 log = logging.getLogger(__name__)
 
@@ -76,22 +76,24 @@ def paused(client: Any, wanted: set[Place], before: set[Place]) -> set[Place]:
 
 
 def read(
-    messages: Iterable[Any],
-) -> tuple[list[Fetched], list[tuple[Place, int]], list[tuple[str | None, kafka.KafkaError]]]:
+    messages: Sequence[Any],
+) -> tuple[list[Stretch], list[tuple[Place, int]], list[tuple[str | None, kafka.KafkaError]]]:
     """Records in the order in which they came; where partitions ended; and what the client says of topics, or of none."""
     now = datetime.now(UTC)
-    records: list[Fetched] = []
     ends: list[tuple[Place, int]] = []
     errors: list[tuple[str | None, kafka.KafkaError]] = []
-    for message in messages:
-        error = message.error()
+    told = list(map(kafka.Message.error, messages))
+    if not any(told):
+        return stretches(messages, now), ends, errors
+    records: list[Any] = []
+    for message, error in zip(messages, told, strict=True):
         if error is None:
-            records.append(Fetched.of(message, now))
+            records.append(message)
         elif error.code() == kafka.KafkaError._PARTITION_EOF:
             ends.append(((message.topic(), message.partition()), message.offset()))
         else:
             errors.append((message.topic(), error))
-    return records, ends, errors
+    return stretches(records, now), ends, errors
 
 
 # A fatal error comes from a poll under a code of its own, and what it is stands in its words alone.

@@ -38,6 +38,7 @@ from evkit.error_texts import message_of
 from evkit.errors import EvkitError, ReplayRefused, UnknownReplay, UsageError
 from evkit.event import new_id
 from evkit.runtime import audit, group_pause
+from evkit.runtime.collector import at_ease
 from evkit.runtime.consumer import Consumer
 from evkit.runtime.emission import Emit
 from evkit.runtime.outcome import Counts
@@ -329,7 +330,8 @@ def _run(
         if orders.paused:
             why = _pause(system, heart, group, replay_id, stop, drain_seconds_max)
         if not orders.paused or why is None:
-            why = runner.run(progress)
+            with at_ease():
+                why = runner.run(progress)
     except EvkitError as error:
         why = str(error)
         raise

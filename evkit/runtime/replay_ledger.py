@@ -16,7 +16,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from evkit import postgres
-from evkit.kafka import Record
 from evkit.runtime.assignment import Place
 from evkit.runtime.delivery import Delivery
 from evkit.runtime.emission import Emission, Emit, emitting
@@ -54,33 +53,33 @@ class Shares:
     reader, read by the lanes."""
 
     def __init__(self) -> None:
-        self._of: dict[tuple[str, int, int], Share] = {}
+        self._of: dict[tuple[Place, int], Share] = {}
 
     def put(self, place: Place, offset: int, share: Share) -> None:
-        self._of[place[0], place[1], offset] = share
+        self._of[place, offset] = share
 
-    def of(self, records: Iterable[Record]) -> tuple[dict[Place, list[Piece]], int]:
+    def of(self, spots: Iterable[tuple[Place, int]]) -> tuple[dict[Place, list[Piece]], int]:
         """The offsets that these stand for, and how many records among them were passed over."""
         offsets: dict[Place, list[int]] = {}
         pieces: dict[Place, list[Piece]] = {}
         filtered = 0
-        for record in records:
-            if self._of and (share := self._of.get((record.topic, record.partition, record.offset))) is not None:
-                pieces.setdefault((record.topic, record.partition), []).extend(share.pieces)
+        for place, offset in spots:
+            if self._of and (share := self._of.get((place, offset))) is not None:
+                pieces.setdefault(place, []).extend(share.pieces)
                 filtered += share.filtered
             else:
-                offsets.setdefault((record.topic, record.partition), []).append(record.offset)
+                offsets.setdefault(place, []).append(offset)
         for place, alone in offsets.items():
             first, last = min(alone), max(alone)
             whole = last - first == len(alone) - 1  # as most batches are: no record of it comes twice
             pieces.setdefault(place, []).extend([(first, last + 1)] if whole else [(n, n + 1) for n in alone])
         return pieces, filtered
 
-    def forget(self, records: Sequence[Record]) -> int:
+    def forget(self, spots: Sequence[tuple[Place, int]]) -> int:
         """They have come to their end; returns how many offsets that were."""
         if not self._of:  # as where nothing is passed over
-            return len(records)
-        shares = [self._of.pop((record.topic, record.partition, record.offset), None) for record in records]
+            return len(spots)
+        shares = [self._of.pop(spot, None) for spot in spots]
         return sum(1 if share is None else sum(last - first for first, last in share.pieces) for share in shares)
 
 
@@ -164,7 +163,7 @@ class ReplayLedger(Ledger):
     ) -> None:
         if not counts.total:
             return  # it comes again
-        by_place, filtered = self._shares.of(delivery.record for delivery in batch)
+        by_place, filtered = self._shares.of((delivery.place, delivery.offset) for delivery in batch)
         try:
             counted = progress(
                 connection,
@@ -191,9 +190,9 @@ class ReplayLedger(Ledger):
             "error_message": failure.error_message,
             "handler": delivery.handler.name if delivery.handler else None,
             "event_id": delivery.event_id,
-            "topic": delivery.record.topic,
-            "partition": delivery.record.partition,
-            "offset": delivery.record.offset,
+            "topic": delivery.place[0],
+            "partition": delivery.place[1],
+            "offset": delivery.offset,
         }
 
 

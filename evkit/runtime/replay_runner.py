@@ -24,7 +24,7 @@ from evkit.runtime import look_ahead, polled
 from evkit.runtime.assignment import Assignment, Place, Work
 from evkit.runtime.consumer import BUFFER_BATCHES, BUFFER_BYTES_MAX, RECORD_BYTES, Consumer
 from evkit.runtime.emission import Emit
-from evkit.runtime.fetched import Fetched
+from evkit.runtime.fetched import stretches
 from evkit.runtime.inbox import Inbox
 from evkit.runtime.lane import Lane
 from evkit.runtime.outcome import Counts
@@ -302,7 +302,7 @@ class Runner:
 
     def _take_in(self, client: Any, messages: list[Any]) -> None:
         now = datetime.now(UTC)
-        records = []
+        taken = []
         for message in messages:
             stretch = self._stretches[message.topic(), message.partition()]
             if message.error() is not None:
@@ -311,17 +311,16 @@ class Runner:
                 stretch.reach(stretch.end)
             elif (offset := message.offset()) >= stretch.at:
                 if stretch.step(offset):
-                    fetched = Fetched.of(message, now)
-                    if not self._orders.wanted.takes(fetched, self._naming):
+                    if not self._orders.wanted.takes(message, now, self._naming):
                         stretch.passed_over()
                     else:
                         if (share := stretch.handed_over()) is not None:
                             self._shares.put(stretch.place, offset, share)
-                        records.append(fetched)
+                        taken.append(message)
                 stretch.ended = stretch.at >= stretch.end
-        if records:
+        if taken:
             with self._changed:
-                self._assignment.add(records)
+                self._assignment.add(stretches(taken, now))
                 self._changed.notify_all()
 
     def _fault(self, client: Any, stretch: Stretch, message: Any) -> None:
@@ -463,7 +462,7 @@ class Runner:
 
     def _handle(self, batch: list[Work], inbox: Inbox) -> None:
         """For a lane: handle a batch, and tell what became of it."""
-        outcome = inbox.attempt([work.record for work in batch], [work.attempt for work in batch])
+        outcome = inbox.attempt(batch, [work.attempt for work in batch])
         now = time.monotonic()
         again = []
         for index, (seconds, number) in outcome.again.items():
@@ -474,7 +473,7 @@ class Runner:
         with self._changed:
             self._assignment.finish(done, again, [batch[index] for index in sorted(outcome.untouched)])
             self._counts += outcome.counts
-            self._offsets_done += self._shares.forget([work.record for work in done])
+            self._offsets_done += self._shares.forget([(work.partition.place, work.offset) for work in done])
             if done:
                 self._moved_at = time.monotonic()
             self._changed.notify_all()

@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 
 from evkit import kafka, postgres
 from evkit.decoding import Decode
-from evkit.kafka import Record, TopicPartition
+from evkit.kafka import Message, Record, TopicPartition
 from evkit.letter_states import OPEN
 from evkit.runtime.assignment import Place
 from evkit.runtime.delivery import Delivery
-from evkit.runtime.fetched import Fetched
+from evkit.runtime.fetched import time_of
 from evkit.runtime.handler import Handlers
 from evkit.sql import named
 from evkit.system import System
@@ -55,22 +55,21 @@ class Wanted:
             None if types is None else frozenset(types),
         )
 
-    def takes(self, record: Record | Fetched, naming: Naming) -> bool:
+    def takes(self, message: Message, received_at: datetime, naming: Naming) -> bool:
         """Whether a replay hands it over."""
-        if not self.takes_place(record):
+        if not self._takes(time_of(message), message.key()):
             return False
-        if self.types is None:
-            return True
-        whole = record.record() if isinstance(record, Fetched) else record
-        return naming.of(whole).event_type in self.types
+        return self.types is None or naming.of(kafka.record_of(message, received_at)).event_type in self.types
 
-    def takes_place(self, record: Record | Fetched) -> bool:
+    def takes_place(self, record: Record) -> bool:
         """By time and key. Offsets are found by the first record of a time; where producers give the time, later records
         may be older."""
-        at = record.timestamp
+        return self._takes(record.timestamp, record.key)
+
+    def _takes(self, at: datetime | None, key: bytes | None) -> bool:
         if at is not None and (at < self.from_time or (self.until_time is not None and at >= self.until_time)):
             return False
-        return self.keys is None or record.key in self.keys
+        return self.keys is None or key in self.keys
 
 
 class Naming:

@@ -18,7 +18,7 @@ from evkit import kafka
 from evkit.kafka import KafkaError, TopicPartition
 from evkit.runtime.assignment import Assignment, Place
 from evkit.runtime.breaker import Breakers
-from evkit.runtime.fetched import Fetched
+from evkit.runtime.fetched import Stretch
 from evkit.runtime.pulse import Pulse
 from evkit.system import System
 
@@ -200,10 +200,10 @@ class Memory:
         for topic in (None, *(tp.topic for tp in partitions)):
             self._refusals.pop(topic, None)
 
-    def heard(self, records: Sequence[Fetched], ends: Sequence[tuple[Place, int]]) -> None:
+    def heard(self, stretches: Sequence[Stretch], ends: Sequence[tuple[Place, int]]) -> None:
         """These came, so their topics may be read."""
         if self._refusals:
-            for topic in {*(r.topic for r in records), *(place[0] for place, _ in ends)}:
+            for topic in {*(stretch.place[0] for stretch in stretches), *(place[0] for place, _ in ends)}:
                 self._refusals.pop(topic, None)
 
     def beat(self) -> None:

@@ -7,9 +7,9 @@ INSERT INTO evkit.inbox (consumer_group, event_id, generation, event_type, topic
 SELECT %(group)s, event_id, %(generation)s, event_type, topic, partition, "offset", key, outcome, %(attempts)s,
        created_at, appended_at, received_at, clock_timestamp() + %(ahead)s * interval '1 second', %(replay_id)s,
        payload_crc32, handler, %(code_version)s
-  FROM unnest(%(event_id)s::text[], %(event_type)s::text[], %(topic)s::text[], %(partition)s::integer[],
-              %(offset)s::bigint[], %(key)s::text[], %(outcome)s::text[], %(created_at)b::timestamptz[],
-              %(appended_at)b::timestamptz[], %(received_at)b::timestamptz[], %(payload_crc32)s::bigint[],
+  FROM unnest(%(event_id)s::text[], %(event_type)s::text[], %(topic)s::text[], %(partition)b::bigint[],
+              %(offset)b::bigint[], %(key)s::text[], %(outcome)s::text[], %(created_at)b::timestamptz[],
+              %(appended_at)b::timestamptz[], %(received_at)b::timestamptz[], %(payload_crc32)b::bigint[],
               %(handler)s::text[])
        AS e (event_id, event_type, topic, partition, "offset", key, outcome, created_at, appended_at, received_at,
              payload_crc32, handler)
@@ -29,8 +29,8 @@ RETURNING event_id;
 -- record (which an older or newer decode function may have called by another name).
 WITH other AS (
     SELECT e.event_id, e.event_type, e.topic, e.partition, e."offset", e.key
-      FROM unnest(%(event_id)s::text[], %(event_type)s::text[], %(topic)s::text[], %(partition)s::integer[],
-                  %(offset)s::bigint[], %(key)s::text[], %(payload_crc32)s::bigint[])
+      FROM unnest(%(event_id)s::text[], %(event_type)s::text[], %(topic)s::text[], %(partition)b::bigint[],
+                  %(offset)b::bigint[], %(key)s::text[], %(payload_crc32)b::bigint[])
            AS e (event_id, event_type, topic, partition, "offset", key, payload_crc32)
      CROSS JOIN LATERAL ( -- LIMIT keeps it a look-up for each id; as a join it may read all rows of the group
            SELECT topic, partition, "offset", event_type, payload_crc32 FROM evkit.inbox

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from datetime import UTC
 
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evkit.postgres import copy_text, integer_array, text_array
+from evkit.postgres import Array, Times, copy_text, integer_array, micros, text_array
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00")) | st.sampled_from(
     ['"', "\\", '\\"', "NULL", "null", "{a,b}", "{}", "", " a ", "a,b", "'", "\n", "%s", "é\U0001f600"]
@@ -33,6 +34,23 @@ def test_a_text_array_arrives_as_it_was(arrived, values):
 @given(values=st.lists(st.integers(-(2**63), 2**63 - 1)))
 def test_an_integer_array_arrives_as_it_was(arrived, values):
     assert arrived(integer_array(values), "bigint[]") == values
+
+
+TIMES = st.datetimes(timezones=st.just(UTC))
+WHOLE = st.integers(-(2**63), 2**63 - 1)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    times=st.lists(TIMES) | st.lists(st.none() | TIMES, max_size=4),
+    numbers=st.lists(WHOLE) | st.lists(st.none() | WHOLE, max_size=4),
+)
+def test_times_and_numbers_arrive_as_they_were_in_binary(evkit_system, times, numbers):
+    sent = Times([None if at is None else micros(at) for at in times]), Array(numbers)
+    with evkit_system.writing() as connection:
+        found = connection.execute("SELECT %b::timestamptz[], %b::bigint[]", sent).fetchone()
+
+    assert found == (times, numbers)
 
 
 @pytest.mark.parametrize("values", [["a\x00b"], ["a\x00b", "c"], ["a\x00b", None], ["\x00"]])

@@ -20,8 +20,8 @@ def commit_before_handling() -> None:
     """An offset is stored when its record has come, as a client does by default."""
     original = Assignment.add
 
-    def add(self, records):
-        anew = original(self, records)
+    def add(self, stretches):
+        anew = original(self, stretches)
         for partition in self._partitions.values():
             if partition.received:
                 partition.stored = partition.received[-1] + 1
@@ -73,11 +73,11 @@ def forget_the_key() -> None:
     """Lanes take events as they come: two of one key at once."""
     original = Assignment.add
 
-    def add(self, records):
-        anew = original(self, records)
+    def add(self, stretches):
+        anew = original(self, stretches)
         for partition in self._partitions.values():
-            for work in partition.queue:
-                work.key = work.record.offset
+            for work in partition.line_up(1_000_000):
+                work.key = work.offset
         return anew
 
     Assignment.add = add

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from evkit.kafka import Record
 from evkit.runtime.assignment import Assignment
+from evkit.runtime.fetched import of_records
 
 NOW = datetime(2013, 2, 8, tzinfo=UTC)
 
@@ -27,7 +28,7 @@ def offsets(batch):
 def assigned(*records, high=100):
     assignment = Assignment(high)
     assignment.assign([("t", 0), ("t", 1)], epoch=1)
-    assignment.add(records)
+    assignment.add(of_records(records))
     return assignment
 
 
@@ -37,7 +38,7 @@ def test_a_log_that_goes_back_is_taken_from_there():
     before = assignment.take(2, now=0)
     assignment.finish(done=[before[1]], again=[(before[0], 9.0)])
 
-    anew = assignment.add([record(n, b"k%d" % n) for n in range(3)])
+    anew = assignment.add(of_records([record(n, b"k%d" % n) for n in range(3)]))
 
     assert anew == [(("t", 0), 0, 5)]
     assignment.finish(done=before[:1])  # too late
@@ -52,7 +53,7 @@ def test_a_log_that_goes_back_is_taken_from_there():
 def test_a_record_that_comes_a_second_time_changes_nothing():
     assignment = assigned(*[record(n, b"a") for n in range(5, 9)])
 
-    assert assignment.add([record(7, b"a")]) == []
+    assert assignment.add(of_records([record(7, b"a")])) == []
 
     assert offsets(assignment.take(10, now=0)) == [5, 6, 7, 8]
 
@@ -83,7 +84,7 @@ def large(offset, size, partition=0):
 def test_partition_is_full_by_its_share_of_the_bytes_until_half_of_them_are_done():
     assignment = Assignment(high=1000, high_bytes=2000)
     assignment.assign([("t", 0), ("t", 1)], epoch=1)
-    assignment.add([large(n, 300) for n in range(4)] + [large(0, 300, partition=1)])
+    assignment.add(of_records([large(n, 300) for n in range(4)] + [large(0, 300, partition=1)]))
     assert assignment.full() == {("t", 0)}
 
     batch = assignment.take(10, now=0)
@@ -99,9 +100,9 @@ def test_partition_of_many_small_records_is_full_by_what_they_take_in_memory():
     assignment = Assignment(high=100, high_bytes=1000, overhead=99)
     assignment.assign([("t", 0), ("t", 1)], epoch=1)
 
-    assignment.add([record(n, b"") for n in range(4)])
+    assignment.add(of_records([record(n, b"") for n in range(4)]))
     assert assignment.full() == set()
-    assignment.add([record(4, b"")])
+    assignment.add(of_records([record(4, b"")]))
 
     assert assignment.full() == {("t", 0)}, "5 of 99 bytes and a value of 2 are more than half of 1,000"
     assert assignment.unfinished_bytes == 10
@@ -123,7 +124,7 @@ def test_end_of_before_a_topic_was_made_anew_is_forgotten():
     assignment = assigned()
     assignment.pass_over(("t", 0), 40)
     assert assignment.to_store() == {("t", 0): 40}
-    assignment.add([record(0, b"a")])
+    assignment.add(of_records([record(0, b"a")]))
 
     assignment.finish(done=assignment.take(10, now=0))
 
@@ -175,7 +176,7 @@ def test_what_comes_back_after_the_partition_was_taken_away_is_dropped():
     late = assignment.take(1, now=0)
     assignment.give_up([("t", 0)])
     assignment.assign([("t", 0)], epoch=2)
-    assignment.add([record(7, b"a")])
+    assignment.add(of_records([record(7, b"a")]))
 
     assignment.finish(done=late)
 
@@ -250,7 +251,7 @@ def test_each_key_is_in_order_whoever_takes_and_finishes_when(seed):
         if assignment.unfinished < 500:
             for place in places:
                 keys = random.choices([b"k%d" % n for n in range(5)], k=random.randrange(200))
-                assignment.add([record(n, key, place[1]) for n, key in enumerate(keys, ends[place])])
+                assignment.add(of_records([record(n, key, place[1]) for n, key in enumerate(keys, ends[place])]))
                 ends[place] += len(keys)
         now += 0.1
         while len(in_hand) < takers and (batch := assignment.take(50, now, takers - len(in_hand))):
@@ -295,7 +296,7 @@ class Interleavings(RuleBasedStateMachine):
     def poll(self, keys):
         self.log += keys
         upto = min(len(self.log), self.fetched + 8)
-        self.assignment.add([record(n, self.log[n]) for n in range(self.fetched, upto)])
+        self.assignment.add(of_records([record(n, self.log[n]) for n in range(self.fetched, upto)]))
         self.fetched = upto
 
     @rule(most=st.integers(1, 6), takers=st.integers(1, 4))

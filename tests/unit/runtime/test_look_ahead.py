@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 
 from evkit.kafka import Record
 from evkit.runtime.assignment import Assignment
+from evkit.runtime.fetched import of_records
 from evkit.runtime.handler import Handlers
-from evkit.runtime.look_ahead import LookAhead
+from evkit.runtime.look_ahead import SOME, LookAhead
 
 NOW = datetime(2013, 2, 8, tzinfo=UTC)
 
@@ -17,12 +18,10 @@ def in_line(*numbers):
     assignment = Assignment()
     assignment.assign([("t", 0)], 1)
     headers = {n: [("ce_id", b"%d" % n), ("ce_type", b"order.placed")] for n in numbers}
-    assignment.add([Record("t", 0, n, b"k", b'{"n": %d}' % n, headers[n], NOW, "append", None, NOW) for n in numbers])
+    assignment.add(
+        of_records([Record("t", 0, n, b"k", b'{"n": %d}' % n, headers[n], NOW, "append", None, NOW) for n in numbers])
+    )
     return assignment.upcoming(len(numbers))
-
-
-def records(works):
-    return [work.record for work in works]
 
 
 def looking(upcoming):
@@ -37,22 +36,25 @@ def looking(upcoming):
     return ahead, seen
 
 
-def test_one_is_decoded_after_the_other_in_their_order_until_there_is_no_more():
-    works = in_line(0, 1, 2)
+def test_a_few_are_decoded_after_the_others_in_their_order_until_there_are_no_more():
+    numbers = range(2 * SOME + 1)
+    works = in_line(*numbers)
     ahead, seen = looking(lambda: works)
 
-    assert [ahead.look_at_one() for _ in range(5)] == [True, True, True, False, False]
-    assert seen == ["0", "1", "2"]
+    assert [ahead.look_at_some() for _ in range(2)] == [True, True]
+    assert len(seen) == 2 * SOME
+    assert [ahead.look_at_some() for _ in range(3)] == [True, False, False]
+    assert seen == [str(n) for n in numbers]
 
 
 def test_what_was_decoded_ahead_is_not_decoded_again_and_the_rest_is():
     works = in_line(0, 1, 2, 3)
     ahead, seen = looking(lambda: works[:2])
-    while ahead.look_at_one():
+    while ahead.look_at_some():
         pass
     assert seen == ["0", "1"]
 
-    deliveries = ahead.deliveries(records(works[1:]))
+    deliveries = ahead.deliveries(works[1:])
 
     assert [delivery.event_id for delivery in deliveries] == ["1", "2", "3"]
     assert seen == ["0", "1", "2", "3"]
@@ -61,9 +63,9 @@ def test_what_was_decoded_ahead_is_not_decoded_again_and_the_rest_is():
 def test_nothing_is_handed_out_twice():
     works = in_line(0)
     ahead, _ = looking(lambda: works)
-    ahead.look_at_one()
+    ahead.look_at_some()
 
-    (first,), (second,) = ahead.deliveries(records(works)), ahead.deliveries(records(works))
+    (first,), (second,) = ahead.deliveries(works), ahead.deliveries(works)
 
     assert first.event is not second.event, "a handler may have changed the first one"
 
@@ -72,11 +74,11 @@ def test_what_did_not_come_is_forgotten_and_what_may_still_come_is_not():
     works = in_line(0, 1, 2)
     expected = [works[:2], works[1:]]
     ahead, seen = looking(lambda: expected.pop(0))
-    while ahead.look_at_one():
+    while ahead.look_at_some():
         pass
     ahead.deliveries([])
 
-    while ahead.look_at_one():
+    while ahead.look_at_some():
         pass
 
     assert seen == ["0", "1", "2"]
@@ -86,5 +88,5 @@ def test_what_did_not_come_is_forgotten_and_what_may_still_come_is_not():
 def test_where_nobody_knows_what_comes_nothing_is_decoded():
     ahead, seen = looking(None)
 
-    assert not ahead.look_at_one()
+    assert not ahead.look_at_some()
     assert seen == []

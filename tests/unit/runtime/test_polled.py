@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from evkit.kafka import Record
 from evkit.runtime import polled
 from evkit.runtime.assignment import Assignment
+from evkit.runtime.fetched import of_records
 
 NOW = datetime(2013, 2, 8, tzinfo=UTC)
 FULL, OTHER = ("t", 0), ("t", 1)
@@ -16,7 +17,7 @@ FULL, OTHER = ("t", 0), ("t", 1)
 def full_assignment():
     assignment = Assignment(10)
     assignment.assign([FULL, OTHER], epoch=1)
-    assignment.add(Record("t", 0, n, b"k%d" % n, b"{}", [], NOW, "append", None, NOW) for n in range(10))
+    assignment.add(of_records(Record("t", 0, n, b"k%d" % n, b"{}", [], NOW, "append", None, NOW) for n in range(10)))
     return assignment
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evkit.errors import ReplayRefused
-from evkit.kafka import Record
 from evkit.runtime.replay_ledger import Shares, multirange, without
 from evkit.runtime.replay_runner import Stretch, Throttle, require_same_topics
 
@@ -27,10 +24,6 @@ def joined(pieces):
         else:
             found.append((offset, offset + 1))
     return found
-
-
-def record_at(offset):
-    return Record("t", 0, offset, None, None, [], None, "none", None, datetime.now(UTC))
 
 
 def in_pieces(pieces):
@@ -67,7 +60,7 @@ def test_every_offset_of_a_stretch_is_accounted_for_once(data, records, passed_o
             handed_over.append(offset)
             if (share := stretch.handed_over()) is not None:
                 shares.put(stretch.place, offset, share)
-    batch = [record_at(offset) for offset in data.draw(st.permutations(handed_over))]
+    batch = [(("t", 0), offset) for offset in data.draw(st.permutations(handed_over))]
     stood_for, filtered = shares.of(batch)
     accounted = in_pieces(stood_for.get(stretch.place, ()))
     assert filtered + stretch.pending.filtered == len(

@@ -16,6 +16,7 @@ from evkit.runtime import lane as lane_module
 from evkit.runtime import pulse as pulse_module
 from evkit.runtime import standing
 from evkit.runtime.assignment import Assignment
+from evkit.runtime.fetched import of_records
 from evkit.runtime.lane import Lane
 from evkit.runtime.pulse import Pulse
 from evkit.runtime.standing import Memory
@@ -71,7 +72,7 @@ def lane(calls=0, at=0, waits=None):
 
 
 def test_lag_is_the_end_of_the_last_fetch_minus_what_is_done_both_of_one_moment(consumer, clock):
-    consumer._assignment.add(record(offset) for offset in range(100, 110))
+    consumer._assignment.add(of_records(record(offset) for offset in range(100, 110)))
     consumer.client.ends[PLACE] = 160
     consumer.turn()
 
@@ -104,7 +105,7 @@ def test_lag_is_not_known_before_anything_came_and_zero_at_the_end_of_the_partit
 
 
 def test_the_age_of_the_last_progress_grows_only_while_there_is_something_to_do(consumer, clock):
-    consumer._assignment.add([record(0), record(1)])
+    consumer._assignment.add(of_records([record(0), record(1)]))
     consumer.turn()
     clock.seconds += 30
     consumer.turn()
@@ -126,7 +127,7 @@ def test_the_age_of_the_last_progress_grows_only_while_there_is_something_to_do(
 
 
 def test_what_is_done_beyond_the_first_that_is_not_is_a_span(consumer, clock):
-    consumer._assignment.add([record(0, b"slow"), record(1, b"a"), record(2, b"b"), record(3, b"c")])
+    consumer._assignment.add(of_records([record(0, b"slow"), record(1, b"a"), record(2, b"b"), record(3, b"c")]))
     batch = consumer._assignment.take(4, clock.seconds)
 
     consumer._assignment.finish([batch[1], batch[2]])
@@ -136,13 +137,13 @@ def test_what_is_done_beyond_the_first_that_is_not_is_a_span(consumer, clock):
 
 
 def test_records_are_counted_over_all_turns_of_a_partition(consumer, clock):
-    consumer._assignment.add(record(offset) for offset in range(10))
+    consumer._assignment.add(of_records(record(offset) for offset in range(10)))
     consumer._assignment.finish(consumer._assignment.take(4, clock.seconds))
     consumer._assignment.give_up([PLACE])
     assert (consumer.now().polled, consumer.now().partitions) == ({PLACE: 10}, [])
 
     consumer._assignment.assign([PLACE], epoch=2)
-    consumer._assignment.add([record(4)])
+    consumer._assignment.add(of_records([record(4)]))
 
     assert consumer.now().polled == {PLACE: 11}
 
@@ -182,7 +183,7 @@ def test_of_several_servers_that_are_waited_for_the_longest_is_told(consumer, cl
 
 
 def test_a_lane_that_ended_and_a_key_that_waits_are_counted(consumer, clock):
-    consumer._assignment.add([record(0)])
+    consumer._assignment.add(of_records([record(0)]))
     (work,) = consumer._assignment.take(1, clock.seconds)
     consumer._assignment.finish([], [(work, clock.seconds + 60)])
     consumer._lanes = [lane()]  # was never started
@@ -199,7 +200,7 @@ def busy(clock, **inbox):
     made = lane(**inbox)
     works = Assignment()
     works.assign([PLACE, ("order", 1)], epoch=1)
-    works.add([record(17), record(3, place=("order", 1))])
+    works.add(of_records([record(17), record(3, place=("order", 1))]))
     made._batch, made._since = works.take(2, 0), clock.seconds
     made.report_if_hung()
     return made
