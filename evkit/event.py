@@ -161,12 +161,6 @@ def marked(event: Event, name: str, value: str) -> Event:
 _READ: Any = (None, None)  # of an event that was made with its payload
 
 
-def look(event: Event) -> None:
-    """Read the payload of an `unread` event that nobody has looked at: `event.payload`, in three quarters of its time."""
-    read, value = event._unread
-    _set_payload(event, read(value))
-
-
 def _setter(name: str) -> Callable[[Event, Any], None]:
     setter: Callable[[Event, Any], None] = getattr(Event, name).__set__
     return setter

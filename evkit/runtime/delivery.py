@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Literal
 
 from evkit import decoding, kafka
 from evkit.errors import NoHandler, RedriveRefused, Undecodable
-from evkit.event import TARGET_GROUP, Event, fill, look
+from evkit.event import TARGET_GROUP, Event, fill
 from evkit.kafka import Message, Record
 from evkit.masking import PASSED_OVER, UNKNOWN_TYPE
 from evkit.runtime.assignment import Place, Work
@@ -78,16 +79,21 @@ class Delivery:
         for event_type in {event.type for event in events if event is not None}:
             who[event_type] = handlers.always(event_type)
         # A type that nobody handles is not parsed.
-        parsed: list[Any] = decoding.json_objects(values) if None not in who.values() else [None] * len(values)
+        handled = [event is not None and who[event.type] is not None for event in events]
+        payloads = iter(decoding.json_objects(list(compress(values, handled))))
         found = []
-        for work, event, payload in zip(works, events, parsed, strict=True):
-            if event is None or (handler := who[event.type]) == "ask" or (payload is None and handler is not None):
+        for work, event, is_handled in zip(works, events, handled, strict=True):
+            payload = next(payloads) if is_handled else None
+            if event is None or (is_handled and payload is None):
                 found.append(cls.of(work.record, handlers))
                 continue
-            if handler is not None:
+            handler, wrong = who[event.type], None
+            if payload is not None:
                 fill(event, payload)
+            if handler == "ask":
+                handler, wrong = _handler(event, handlers)
             key = None if type(work.key) is int else event.key
-            found.append(cls(work, event.id, event.type, key, event, None, handler))
+            found.append(cls(work, event.id, event.type, key, event, wrong, handler))
         return found
 
     @classmethod
@@ -153,11 +159,7 @@ def _handler(event: Event, handlers: Handlers) -> tuple[Handler | None, Exceptio
     if not handlers.knows(event.type):
         return None, NoHandler(event.type, handlers.types) if handlers.unknown == "dead" else None
     try:
-        # Parsed now: no filter and no handler is given an event that is none.
-        if handlers.decode is None:
-            look(event)
-        else:
-            event.payload  # noqa: B018
+        event.payload  # noqa: B018 - parsed now: no filter and no handler is given an event that is none
         return handlers.of(event), None
     except MemoryError:
         raise

@@ -119,12 +119,32 @@ def test_most_are_taken_the_short_way(monkeypatch):
 
 def test_payload_of_a_type_that_nobody_handles_is_not_parsed(monkeypatch):
     unknown = [(name, b"order.unknown" if name == "ce_type" else value) for name, value in PLAIN]
-    monkeypatch.setattr(decoding, "json_objects", None)
-    monkeypatch.setattr(decoding, "json_object", None)
+    parsed = []
+    monkeypatch.setattr(decoding, "json_objects", lambda values: parsed.extend(values) or [])
+    monkeypatch.setattr(decoding, "json_object", parsed.append)
 
     (one,) = Delivery.of_all(works((unknown, b"{broken", b"k")), handlers())
 
-    assert (one.handler, one.problem) == (None, None)
+    assert (one.handler, one.problem, parsed) == (None, None, [])
+
+
+def test_those_beside_a_type_that_nobody_handles_and_those_with_filters_are_taken_the_short_way_too(monkeypatch):
+    def typed(event_type):
+        return [(name, event_type if name == "ce_type" else value) for name, value in PLAIN]
+
+    found = works(
+        (typed(b"order.unknown"), b"{broken", b"a"),
+        (PLAIN, b'{"i": 1}', b"b"),
+        (typed(b"order.filtered"), b'{"i": 1}', b"c"),
+        (typed(b"order.filtered"), b'{"i": 2}', b"d"),
+    )
+    monkeypatch.setattr(Delivery, "of", None)
+
+    unknown, plain, passed, kept_back = Delivery.of_all(found, handlers())
+
+    assert (unknown.handler, plain.handler.where) == (None, None)
+    assert passed.handler.where is not None
+    assert (kept_back.handler, kept_back.problem) == (None, None)
 
 
 def test_consumers_own_decode_function_is_asked_of_each():
