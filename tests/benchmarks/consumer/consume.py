@@ -11,11 +11,19 @@ import json
 import sys
 import threading
 import time
+from datetime import UTC, datetime
+from itertools import repeat
 
 import psycopg
-from work import INBOX_ROW, UPSERT, UPSERT_ALL, measured
+from work import INBOX_ROW, UPSERT, UPSERT_ALL, Clock, measured
 
-from evkit import Consumer, connect, kafka
+from evkit import Consumer, connect, decoding, kafka
+from evkit.event import fill
+from evkit.kafka import Message
+from evkit.runtime import claims
+from evkit.runtime.assignment import Assignment
+from evkit.runtime.delivery import Delivery
+from evkit.runtime.fetched import stretches
 from evkit.runtime.outcome import Counts
 
 BATCH = 500
@@ -72,6 +80,58 @@ def bare(clock, system, topic, group, events, _seconds):
     for _ in batches(system, topic, group, events, clock, stored=False):
         pass
     return events
+
+
+def decoded(clock, system, topic, group, events, _seconds):
+    """The client, and what comes made into events with their payloads: what any consumer in Python does at least."""
+    for messages in batches(system, topic, group, events, clock, stored=False):
+        columns = zip(repeat(topic), *(map(of, messages) for of in (Message.key, Message.value, Message.headers)))
+        for event, payload in zip(
+            decoding.plain(columns), decoding.json_objects([m.value() for m in messages]), strict=True
+        ):
+            fill(event, payload)
+    return events
+
+
+def statements(clock, system, topic, group, events, _seconds, handle):
+    """The statements that the consumer and its handler send, their values made before the clock runs: what PostgreSQL, and
+    psycopg, allow. No client, no events, one batch after the other."""
+    it = Consumer(group, [topic], system=system)
+    it.handler()(handle)
+    inbox, ready = it.inbox(system), []
+    for messages in batches(system, topic, group, events, Clock(), stored=False):
+        assignment = Assignment()
+        found = stretches(messages, datetime.now(UTC))
+        assignment.assign({stretch.place for stretch in found}, 1)
+        assignment.add(found)
+        deliveries = Delivery.of_all(assignment.take(BATCH, 0.0), inbox.handlers)
+        handled = [(d.event.key, d.event.payload["i"]) for d in deliveries]
+        ready.append((claims._values(inbox, deliveries, 1, None, 0.0), handled))
+    with system.writing(autocommit=True) as connection:
+        clock.begin()
+        for values, handled in ready:
+            with connection.transaction():
+                connection.execute(claims._SQL["claim_new"], values)
+                handle(connection, handled)
+        clock.end()
+    return events
+
+
+def statements_pipeline(clock, *args):
+    def handle(connection, handled):
+        cursor = connection.cursor()
+        with connection.pipeline():
+            for values in handled:
+                cursor.execute(UPSERT, values)
+
+    return statements(clock, *args, handle)
+
+
+def statements_batch(clock, *args):
+    def handle(connection, handled):
+        connection.execute(UPSERT_ALL, tuple(map(list, zip(*handled, strict=True))))
+
+    return statements(clock, *args, handle)
 
 
 def consumer(clock, system, topic, group, events, seconds, handle, handler=None, begun_before=BATCH, **options):
@@ -153,7 +213,13 @@ def noop_read(clock, *args):
     return consumer(clock, *args, handle, inbox=False)
 
 
-WAYS = {way.__name__: way for way in (naive, own, bare, plain, pipeline, batch, sleep, sleep_16, noop, noop_read)}
+WAYS = {
+    way.__name__: way
+    for way in (
+        naive, own, bare, decoded, statements_pipeline, statements_batch, plain, pipeline, batch, sleep, sleep_16, noop,
+        noop_read,
+    )
+}  # fmt: skip
 
 
 def main():

@@ -1,5 +1,6 @@
 """How fast the consumer handles a backlog, each event once: against the form that everybody writes first, the handler's own
-statements without a guarantee, FastStream and Quix Streams; and how much memory it takes.
+statements without a guarantee, FastStream and Quix Streams; and how much memory it takes. What its statements alone take,
+and the making of events alone, says how much of it is the consumer.
 
 Each way runs in a process of its own, the ways take turns, three rounds, medians. What each has done is looked up in SQL.
 
@@ -49,6 +50,8 @@ def test_throughput_of_a_handler_with_one_upsert(filled, way, report):
             way("plain", all_of_them),
             way("pipeline", all_of_them),
             way("batch", all_of_them),
+            way("statements_pipeline", all_of_them),
+            way("statements_batch", all_of_them),
             way("faststream", few),
             way("faststream-ack", few),
             way("quix", few),
@@ -72,7 +75,7 @@ def test_keys_of_one_partition_in_parallel(filled, way, report):
 def test_events_to_a_handler_that_does_nothing(filled, way, report):
     events = filled(EVENTS_READ)
 
-    rounds = [[way("bare", events), way("noop", events), way("noop_read", events)] for _ in range(ROUNDS)]
+    rounds = [[way(name, events) for name in ("bare", "decoded", "noop", "noop_read")] for _ in range(ROUNDS)]
 
     report("consumer_noop", medians(rounds, ["bare"]))
 
