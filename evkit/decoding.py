@@ -57,6 +57,8 @@ _Raw = dict[str, bytes | None]
 # The inbox has ids in an index, whose entries PostgreSQL limits to 2,704 bytes; a NUL takes four of them there.
 ID_BYTES_MAX = 512
 _JSON = b"application/json"
+# Values that are looked through together are copied for it.
+_AT_ONCE_BYTES_MAX = 1_000_000
 # Of a PostgreSQL integer.
 _VERSION_MAX = 2**31 - 1
 # Headers that say which event a record is, in each of the formats.
@@ -181,7 +183,7 @@ def json_object(value: bytes | None) -> dict[str, Any]:
 
 def json_objects(values: Sequence[bytes | None]) -> list[dict[str, Any] | None]:
     """Of each value what `json_object` gives, many in less time; None where that raises."""
-    if _orjson is not None:
+    if _orjson is not None and sum([len(value or b"") for value in values]) < _AT_ONCE_BYTES_MAX:
         try:
             if b"".join(values).translate(_DIGITS).find(_LONG_NUMBER) < 0:  # type: ignore[arg-type]
                 return [found if type(found) is dict else None for found in map(_orjson, values)]  # type: ignore[arg-type]

@@ -104,8 +104,8 @@ def record_of(message: Message, received_at: datetime) -> Record:
 def moment(millis: int) -> datetime | None:
     """Of a record's timestamp, milliseconds since 1970; None for one that is no time of the years 1 to 9999."""
     try:
-        return datetime.fromtimestamp(millis / 1000, UTC)
-    except (ValueError, OverflowError, OSError):  # a producer may write any number there
+        return _EPOCH + millis * _MILLISECOND
+    except OverflowError:  # a producer may write any number there
         return None
 
 

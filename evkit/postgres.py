@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 from psycopg import IsolationLevel, generators
-from psycopg.abc import PQGen
+from psycopg.abc import AdaptContext, PQGen
 from psycopg.adapt import Dumper
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.sql import SQL, Composable, Identifier
@@ -204,29 +204,39 @@ class _ArrayDumper(Dumper):
     """PostgreSQL's binary form of an array: its head, and each element behind its length (array_recv, int8recv)."""
 
     format = psycopg.pq.Format.BINARY
-    element = psycopg.adapters.types["int8"].oid
-    oid = psycopg.adapters.types["int8"].array_oid
+    element = psycopg.adapters.types["int8"]
     zero = 0
 
+    def __init__(self, cls: type, context: AdaptContext | None = None) -> None:
+        super().__init__(cls, context)
+        # Of the class, it would make this the dumper of every list of that type in the process (register_dumper).
+        self.oid = self.element.array_oid
+
     def dump(self, array: Array) -> bytes:
-        of, zero = array.of, self.zero
+        of, zero, element = array.of, self.zero, self.element.oid
         if not of:
-            return struct.pack("!iiI", 0, 0, self.element)
-        head = struct.pack("!iiIii", 1, None in of, self.element, len(of), 1)
+            return struct.pack("!iiI", 0, 0, element)
+        head = struct.pack("!iiIii", 1, None in of, element, len(of), 1)
         if None in of:
             return head + b"".join(
                 b"\xff\xff\xff\xff" if value is None else struct.pack("!iq", 8, value - zero) for value in of
             )
         values: list[Any] = [8] * (2 * len(of))
         values[1::2] = [value - zero for value in of] if zero else of  # type: ignore[operator]
-        return head + struct.pack("!" + "iq" * len(of), *values)
+        # In pieces: struct keeps what it has compiled, of each length anew.
+        whole = len(values) // (2 * _PIECE) * (2 * _PIECE)
+        pieces = [_pack_piece(*values[i : i + 2 * _PIECE]) for i in range(0, whole, 2 * _PIECE)]
+        return b"".join([head, *pieces, struct.pack("!" + "iq" * (len(of) % _PIECE), *values[whole:])])
+
+
+_PIECE = 64
+_pack_piece = struct.Struct("!" + "iq" * _PIECE).pack
 
 
 class _TimesDumper(_ArrayDumper):
     """The same (timestamptz_recv): PostgreSQL counts from 2000."""
 
-    element = psycopg.adapters.types["timestamptz"].oid
-    oid = psycopg.adapters.types["timestamptz"].array_oid
+    element = psycopg.adapters.types["timestamptz"]
     zero = micros(datetime(2000, 1, 1, tzinfo=UTC))
 
 

@@ -43,9 +43,9 @@ _PARTITION = attrgetter("partition")
 class Work:
     """One record on its way; `attempt` is the next attempt's number, 0 when the database has to say."""
 
+    offset: int
     source: Message | Record
     partition: _Partition
-    offset: int
     key: Hashable  # of a record without a key its offset
     size: int  # bytes
     received_at: datetime
@@ -241,8 +241,10 @@ class Assignment:
             own = [offset if key is None else key for offset, key in zip(offsets, keys, strict=True)]
         partition.received.extend(offsets)
         partition.size += sum(sizes)
+        # Out of a queue, so that what was taken stays no longer than whoever has taken it; asked after there is an offset.
+        sources = iter(deque(stretch.sources).popleft, None)
         partition.fetched.append(
-            map(Work, stretch.sources, repeat(partition), offsets, own, sizes, repeat(stretch.received_at))
+            map(Work, offsets, sources, repeat(partition), own, sizes, repeat(stretch.received_at))
         )
 
     def _begin_anew(self, before: _Partition) -> _Partition:

@@ -17,8 +17,8 @@ import psycopg
 from evkit import postgres
 from evkit.kafka import Message
 from evkit.postgres import Array, Times, micros, text_array
-from evkit.runtime.assignment import Place, Work
-from evkit.runtime.delivery import Delivery
+from evkit.runtime.assignment import Place
+from evkit.runtime.delivery import Delivery, messages_of
 from evkit.runtime.fetched import appended_at
 from evkit.sql import named
 
@@ -154,18 +154,17 @@ class _Columns(NamedTuple):
 
 
 def _columns(batch: list[Delivery]) -> _Columns:
-    works: list[Any] = [d.source for d in batch if type(d.source) is Work and type(d.source.source) is Message]
-    if len(works) < len(batch):
+    messages = messages_of([d.source for d in batch])
+    if messages is None:
         records = [d.record for d in batch]
         return _Columns(
             [(record.topic, record.partition) for record in records],
             Times([_micros(record.timestamp) for record in records]),
             [record.value or b"" for record in records],
         )
-    messages = [work.source for work in works]
     values = list(map(Message.value, messages))
     return _Columns(
-        [work.partition.place for work in works],
+        [d.place for d in batch],
         Times(map(appended_at, messages)),
         [value or b"" for value in values] if None in values else values,  # type: ignore[arg-type]
     )

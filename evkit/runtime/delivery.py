@@ -26,7 +26,14 @@ from evkit.runtime.handler import Handler, Handlers
 Source = Record | Work
 
 
-@dataclass(slots=True)
+def messages_of(sources: Sequence[Source]) -> list[Any] | None:
+    """The client's messages behind these, when nobody has looked into any of them; None: somebody has."""
+    # Read once: a handler's thread may be looking at this moment.
+    found = [source.source for source in sources if type(source) is Work]
+    return found if len(found) == len(sources) and {*map(type, found)} <= {Message} else None
+
+
+@dataclass(eq=False, slots=True)
 class Delivery:
     """A record on its way to a handler: decoded, or with the reason why not.
 
@@ -66,10 +73,10 @@ class Delivery:
     @classmethod
     def of_all(cls, sources: Sequence[Source], handlers: Handlers) -> list[Delivery]:
         """What becomes of these records, as `of` says it of each; those that a client has just fetched in half the time."""
-        works: list[Any] = [source for source in sources if type(source) is Work and type(source.source) is Message]
-        if handlers.decode is not None or len(works) < len(sources):
+        messages = messages_of(sources)
+        if handlers.decode is not None or messages is None:
             return [cls.of(source.record if type(source) is Work else source, handlers) for source in sources]  # type: ignore[arg-type]
-        messages = [work.source for work in works]
+        works: list[Any] = list(sources)
         values = list(map(Message.value, messages))
         topics = [work.partition.place[0] for work in works]
         events = decoding.plain(
@@ -79,7 +86,8 @@ class Delivery:
         for event_type in {event.type for event in events if event is not None}:
             who[event_type] = handlers.always(event_type)
         # A type that nobody handles is not parsed.
-        handled = [event is not None and who[event.type] is not None for event in events]
+        known = {event_type for event_type in who if handlers.knows(event_type)}
+        handled = [event is not None and event.type in known for event in events]
         payloads = iter(decoding.json_objects(list(compress(values, handled))))
         found = []
         for work, event, is_handled in zip(works, events, handled, strict=True):

@@ -37,6 +37,21 @@ class Source(Protocol):
         """Of the record."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A record by itself."""
+
+    record: Record
+
+    @property
+    def place(self) -> tuple[str, int]:
+        return self.record.topic, self.record.partition
+
+    @property
+    def offset(self) -> int:
+        return self.record.offset
+
+
 @dataclass(slots=True)
 class Around:
     """What the events of one transaction and handler have in common; see `Tx`."""
@@ -67,10 +82,36 @@ class Tx:
 
     __slots__ = ("_around", "_delivery", "event")
 
-    def __init__(self, around: Around, event: Event, delivery: Source) -> None:
-        self._around = around
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        group: str,
+        event: Event,
+        record: Record,
+        attempt: int = 1,
+        replay_id: str | None = None,
+        stale_ids: frozenset[str] = frozenset(),
+        dry: bool = False,
+    ) -> None:
+        """One of its own, for a service's tests of its handlers."""
+        self._around = Around(connection, group, attempt, replay_id, stale_ids, dry)
         self.event = event
-        self._delivery = delivery
+        self._delivery: Source = _Given(record)
+
+    @classmethod
+    def of(cls, around: Around, event: Event, delivery: Source) -> Tx:
+        """What a handler is given: it shares with its neighbours what they have in common."""
+        tx = cls.__new__(cls)
+        tx._around = around
+        tx.event = event
+        tx._delivery = delivery
+        return tx
+
+    def __repr__(self) -> str:
+        """For a log line, or a debugger."""
+        return (
+            f"Tx(group={self.group!r}, event={self.event.id!r}, attempt={self.attempt}, replay_id={self.replay_id!r})"
+        )
 
     @property
     def connection(self) -> psycopg.Connection[Any]:

@@ -379,16 +379,17 @@ class Inbox:
                 events = [d.event for d in run if d.event is not None]
                 if not as_it_is:
                     events = [handler.prepared(event, replay_id) for event in events]
-                handler.function(events, Tx(around, events[0], run[0]))
+                handler.function(events, Tx.of(around, events[0], run[0]))
             else:
-                function, prepared, around.statements = handler.function, handler.prepared, Statements(connection)
+                function, prepared, tx_of = handler.function, handler.prepared, Tx.of
+                around.statements = Statements(connection)
                 # Statements go out without waiting for their answers; an error shows with a later one, or at the end.
                 with connection.pipeline() if handler.pipeline else nullcontext():
                     for self.at, delivery in enumerate(run):
                         event: Any = delivery.event
                         if not as_it_is:
                             event = prepared(event, replay_id)
-                        function(event, Tx(around, event, delivery))
+                        function(event, tx_of(around, event, delivery))
         except Exception as error:
             known = not (handler.batch or (handler.pipeline and isinstance(error, psycopg.Error))) or len(run) == 1
             if in_batch and known:

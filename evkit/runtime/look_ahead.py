@@ -16,8 +16,9 @@ from evkit.runtime.assignment import Assignment, Work
 from evkit.runtime.delivery import Delivery, Source
 from evkit.runtime.handler import Handlers
 
-# Decoded in one go: many enough for it to be done a column at a time, and few enough not to keep an answer waiting.
-SOME = 32
+# Records, and bytes, decoded in one go: enough of them for it to be done a column at a time, and few enough not to keep an
+# answer waiting.
+SOME, SOME_BYTES = 32, 256 * 1024
 
 
 class LookAhead:
@@ -47,8 +48,11 @@ class LookAhead:
                     self._left.append(work)
         if not self._left:
             return False
-        some = self._left[: -SOME - 1 : -1]
-        del self._left[-SOME:]
+        some: list[Work] = []
+        size = 0
+        while self._left and len(some) < SOME and size < SOME_BYTES:
+            some.append(self._left.pop())
+            size += some[-1].size
         self._decoded.update(zip(some, Delivery.of_all(some, self._handlers), strict=True))
         return True
 
@@ -67,9 +71,9 @@ class LookAhead:
         if not decoded:
             return Delivery.of_all(sources, self._handlers)
         ahead = [decoded.pop(source, None) if type(source) is Work else None for source in sources]
-        if None not in ahead:
-            return ahead  # type: ignore[return-value]
         rest = [source for source, delivery in zip(sources, ahead, strict=True) if delivery is None]
+        if not rest:
+            return ahead  # type: ignore[return-value]
         others = iter(Delivery.of_all(rest, self._handlers))
         return [delivery if delivery is not None else next(others) for delivery in ahead]
 

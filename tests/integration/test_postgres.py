@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from datetime import UTC
+from datetime import UTC, datetime
 
 import psycopg
 import pytest
@@ -51,6 +51,17 @@ def test_times_and_numbers_arrive_as_they_were_in_binary(evkit_system, times, nu
         found = connection.execute("SELECT %b::timestamptz[], %b::bigint[]", sent).fetchone()
 
     assert found == (times, numbers)
+
+
+@pytest.mark.parametrize(("kind", "value"), [("int8[]", [1, 2]), ("timestamptz[]", [datetime(2013, 2, 8, tzinfo=UTC)])])
+def test_lists_of_others_are_still_psycopgs_in_a_binary_copy(evkit_system, kind, value):
+    """A dumper that is registered may take over a type of the server for the whole process."""
+    with evkit_system.writing() as connection:
+        connection.execute(f"CREATE TEMP TABLE theirs (value {kind})")
+        with connection.cursor().copy("COPY theirs FROM STDIN (FORMAT BINARY)") as copy:
+            copy.set_types([kind])
+            copy.write_row([value])
+        assert connection.execute("SELECT value FROM theirs").fetchone() == (value,)
 
 
 @pytest.mark.parametrize("values", [["a\x00b"], ["a\x00b", "c"], ["a\x00b", None], ["\x00"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from datetime import UTC, datetime
 from random import Random
 
@@ -56,6 +57,27 @@ def test_a_record_that_comes_a_second_time_changes_nothing():
     assert assignment.add(of_records([record(7, b"a")])) == []
 
     assert offsets(assignment.take(10, now=0)) == [5, 6, 7, 8]
+
+
+class Large:
+    """A value whose end can be seen."""
+
+    def __len__(self):
+        return 1_000_000
+
+
+def test_what_is_done_is_held_by_nobody():
+    """The last ones of what came together may wait for long: for a replay's rate, or while the group is paused."""
+    values = [Large() for _ in range(3)]
+    seen = [weakref.ref(value) for value in values]
+    assignment = assigned(*[record(n, b"a")._replace(value=value) for n, value in enumerate(values)])
+    del values
+
+    assignment.finish(assignment.take(1, now=0))
+
+    assert [value() is None for value in seen] == [True, False, False]
+    assignment.finish(assignment.take(2, now=0))
+    assert [value() is None for value in seen] == [True, True, True]
 
 
 def test_failed_event_keeps_back_its_key_and_nobody_else():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from evkit import Event
 from evkit.errors import Undecodable, UsageError
 from evkit.event import REPLAY_ID, unread
-from evkit.runtime.handler import Handler, Handlers
+from evkit.kafka import Record
+from evkit.runtime.handler import Handler, Handlers, Tx
 
 
 def handlers(*registered):
@@ -121,3 +123,13 @@ def test_payload_that_nobody_has_looked_at_is_not_looked_at_for_the_mark():
     assert again.headers == {REPLAY_ID: "replay-1"}
     with pytest.raises(Undecodable, match="broken"):
         again.payload  # noqa: B018
+
+
+def test_service_can_make_a_transaction_of_its_own_to_test_a_handler():
+    record = Record("orders", 3, 7, b"k", b"{}", [], None, "none", None, datetime(2013, 2, 8, tzinfo=UTC))
+
+    tx = Tx(connection=None, group="billing", event=Event("order.placed", "k", {}, id="e-1"), record=record)
+
+    assert (tx.topic, tx.partition, tx.offset, tx.record) == ("orders", 3, 7, record)
+    assert (tx.attempt, tx.is_replay, tx.stale, tx.dry) == (1, False, False, False)
+    assert repr(tx) == "Tx(group='billing', event='e-1', attempt=1, replay_id=None)"

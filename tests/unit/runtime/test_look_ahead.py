@@ -8,18 +8,23 @@ from evkit.kafka import Record
 from evkit.runtime.assignment import Assignment
 from evkit.runtime.fetched import of_records
 from evkit.runtime.handler import Handlers
-from evkit.runtime.look_ahead import SOME, LookAhead
+from evkit.runtime.look_ahead import SOME, SOME_BYTES, LookAhead
 
 NOW = datetime(2013, 2, 8, tzinfo=UTC)
 
 
-def in_line(*numbers):
+def in_line(*numbers, size=0):
     """Records as they stand in line at a partition."""
     assignment = Assignment()
     assignment.assign([("t", 0)], 1)
     headers = {n: [("ce_id", b"%d" % n), ("ce_type", b"order.placed")] for n in numbers}
     assignment.add(
-        of_records([Record("t", 0, n, b"k", b'{"n": %d}' % n, headers[n], NOW, "append", None, NOW) for n in numbers])
+        of_records(
+            [
+                Record("t", 0, n, b"k", b'{"n": %d}' % n + b" " * size, headers[n], NOW, "append", None, NOW)
+                for n in numbers
+            ]
+        )
     )
     return assignment.upcoming(len(numbers))
 
@@ -45,6 +50,14 @@ def test_a_few_are_decoded_after_the_others_in_their_order_until_there_are_no_mo
     assert len(seen) == 2 * SOME
     assert [ahead.look_at_some() for _ in range(3)] == [True, False, False]
     assert seen == [str(n) for n in numbers]
+
+
+def test_of_large_records_fewer_are_decoded_in_one_go():
+    works = in_line(0, 1, 2, size=SOME_BYTES // 2)
+    ahead, seen = looking(lambda: works)
+
+    assert ahead.look_at_some()
+    assert seen == ["0", "1"]
 
 
 def test_what_was_decoded_ahead_is_not_decoded_again_and_the_rest_is():
