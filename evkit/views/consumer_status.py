@@ -138,7 +138,7 @@ def stood(
             **{name: row[name] for name in ("group", "topic", "partition", "lag_events", "lost_events", "measured_at")},
             "lag_readable_events": row["unread_events"],
             "lag_seconds": row["unread_seconds"],
-            "lag_seconds_method": "grid" if row["unread_seconds"] else "empty" if row["unread_events"] == 0 else "none",
+            "lag_seconds_method": _method(row["unread_seconds"], row["unread_events"]),
             "status": _LAG_STATUS.get(row["status"], "behind" if row["unread_events"] else "ok"),
             "group_state": "unknown",
         }
@@ -309,11 +309,20 @@ def _judged_then(
 def _unread_seconds(judged: PartitionStatus, past: list[Ends], window: Window) -> float | None:
     """Since when there was something to read that was not, as far back as the window; 0 where nothing was."""
     evidence = judged.evidence
-    if not evidence.unread_events or not past:
+    if not evidence.unread_events:
         return None if evidence.unread_events is None else 0.0
+    if not past:
+        return None
     committed = past[-1].end - (evidence.lag_events or 0)
     since = next((look.at for look in past if look.end > committed), window.end)
     return (window.end - since).total_seconds()
+
+
+def _method(unread_seconds: float | None, unread_events: int | None) -> str:
+    """How the age of the oldest unread record is known; where it came in the last moment before the end, it is 0."""
+    if unread_seconds is None:
+        return "none"
+    return "grid" if unread_events else "empty"
 
 
 def _history(commits: Commits, until: int) -> list[Commit]:

@@ -18,6 +18,7 @@ import os
 import time
 
 import evkit
+from evkit.runtime.assignment import Work
 from evkit.runtime.inbox import Inbox
 from evkit.runtime.retry import Retry
 
@@ -88,11 +89,12 @@ def repaired(event, tx):
 _attempt = Inbox.attempt
 
 
-def _traced(inbox, records, attempts=()):
+def _traced(inbox, sources, attempts=()):
     """A note of what is handed in; a line is one write, so a kill leaves no half of one."""
-    for record in records:
+    for source in sources:
+        record = source.record if isinstance(source, Work) else source
         os.write(_TRACE, f"{record.partition} {record.offset}\n".encode())
-    return _attempt(inbox, records, attempts)
+    return _attempt(inbox, sources, attempts)
 
 
 def _consumer(**more):
