@@ -17,7 +17,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -384,7 +384,7 @@ class Inbox:
                 function, prepared, tx_of = handler.function, handler.prepared, Tx.of
                 around.statements = Statements(connection)
                 # Statements go out without waiting for their answers; an error shows with a later one, or at the end.
-                with connection.pipeline() if handler.pipeline else nullcontext():
+                with connection.pipeline() if handler.pipeline else self.look_ahead.in_short_waits():
                     for self.at, delivery in enumerate(run):
                         event: Any = delivery.event
                         if not as_it_is:

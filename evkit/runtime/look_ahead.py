@@ -17,8 +17,8 @@ from evkit.runtime.delivery import Delivery, Source
 from evkit.runtime.handler import Handlers
 
 # Records, and bytes, decoded in one go: enough of them for it to be done a column at a time, and few enough not to keep an
-# answer waiting.
-SOME, SOME_BYTES = 32, 256 * 1024
+# answer waiting. The answer to a handler's own small statement is there after `A_FEW`.
+SOME, SOME_BYTES, A_FEW = 32, 256 * 1024, 4
 
 
 class LookAhead:
@@ -33,6 +33,7 @@ class LookAhead:
         self._decoded: dict[Source, Delivery] = {}
         self._left: list[Work] | None = None  # what is still to be decoded, the next one last; None: nobody has asked
         self.upcoming: Callable[[], Sequence[Work]] | None = None
+        self._most = SOME
 
     def look_at_some(self) -> bool:
         """Decode a few more of what is likely to come next; whether there were any.
@@ -50,7 +51,7 @@ class LookAhead:
             return False
         some: list[Work] = []
         size = 0
-        while self._left and len(some) < SOME and size < SOME_BYTES:
+        while self._left and len(some) < self._most and size < SOME_BYTES:
             some.append(self._left.pop())
             size += some[-1].size
         self._decoded.update(zip(some, Delivery.of_all(some, self._handlers), strict=True))
@@ -64,6 +65,15 @@ class LookAhead:
             yield
         finally:
             connection.meanwhile = None
+
+    @contextmanager
+    def in_short_waits(self) -> Iterator[None]:
+        """In here answers are there at once."""
+        self._most = A_FEW
+        try:
+            yield
+        finally:
+            self._most = SOME
 
     def deliveries(self, sources: Sequence[Source]) -> list[Delivery]:
         """Each record on its way to a handler; none is handed out twice, for a handler may change what it is given."""

@@ -8,7 +8,7 @@ from evkit.kafka import Record
 from evkit.runtime.assignment import Assignment
 from evkit.runtime.fetched import of_records
 from evkit.runtime.handler import Handlers
-from evkit.runtime.look_ahead import SOME, SOME_BYTES, LookAhead
+from evkit.runtime.look_ahead import A_FEW, SOME, SOME_BYTES, LookAhead
 
 NOW = datetime(2013, 2, 8, tzinfo=UTC)
 
@@ -50,6 +50,17 @@ def test_a_few_are_decoded_after_the_others_in_their_order_until_there_are_no_mo
     assert len(seen) == 2 * SOME
     assert [ahead.look_at_some() for _ in range(3)] == [True, False, False]
     assert seen == [str(n) for n in numbers]
+
+
+def test_where_answers_come_at_once_a_few_are_decoded_in_one_go():
+    works = in_line(*range(2 * A_FEW))
+    ahead, seen = looking(lambda: works)
+
+    with ahead.in_short_waits():
+        assert ahead.look_at_some()
+    assert len(seen) == A_FEW
+    assert ahead.look_at_some()
+    assert len(seen) == 2 * A_FEW
 
 
 def test_of_large_records_fewer_are_decoded_in_one_go():
