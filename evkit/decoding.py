@@ -40,7 +40,6 @@ from evkit.event import (
     CE_TYPE,
     CONTENT_TYPE,
     TARGET_GROUP,
-    Draft,
     Event,
     unread,
 )
@@ -125,21 +124,11 @@ def plain(
         if created_at is not None and created_at.tzinfo is not UTC:
             found.append(None)
             continue
-        event: Any = Draft()
-        event._unread = (json_object, value)
-        event.type = event_type
-        event.key = text_key
-        event.topic = topic
-        event.id = event_id
-        event.headers = more
-        event.ordered = False
-        event.schema_version = version
-        event.created_at = created_at
-        event.correlation_id = correlation
-        event.causation_id = cause
-        event.due_at = None
-        event.__class__ = Event
-        found.append(event)
+        found.append(
+            unread(
+                json_object, value, event_type, text_key, topic, event_id, more, version, created_at, correlation, cause
+            )
+        )
     return found
 
 
@@ -185,7 +174,7 @@ def json_objects(values: Sequence[bytes | None]) -> list[dict[str, Any] | None]:
     """Of each value what `json_object` gives, many in less time; None where that raises."""
     if _orjson is not None and sum([len(value or b"") for value in values]) < _AT_ONCE_BYTES_MAX:
         try:
-            if b"".join(values).translate(_DIGITS).find(_LONG_NUMBER) < 0:  # type: ignore[arg-type]
+            if not _has_long_number(b"".join(values)):  # type: ignore[arg-type]
                 return [found if type(found) is dict else None for found in map(_orjson, values)]  # type: ignore[arg-type]
         except (TypeError, ValueError):  # one of them has no value, or is broken
             pass
@@ -470,9 +459,13 @@ _DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
 _LONG_NUMBER = b"0" * 19
 
 
+def _has_long_number(value: bytes) -> bool:
+    return value.translate(_DIGITS).find(_LONG_NUMBER) >= 0
+
+
 def _json(value: bytes, what: str = "value") -> Any:
     """JSON as Python has it. What orjson refuses is left to the standard library, too: with it or without, one answer."""
-    if _orjson is not None and value.translate(_DIGITS).find(_LONG_NUMBER) < 0:
+    if _orjson is not None and not _has_long_number(value):
         try:
             return _orjson(value)
         except ValueError:

@@ -102,7 +102,7 @@ class Event(_Unread):
             return payload
 
 
-class Draft(_Unread):
+class _Draft(_Unread):
     """Laid out as an event is, so that it can become one."""
 
     __slots__ = tuple(f.name for f in fields(Event))
@@ -127,7 +127,7 @@ def unread(
     """
     # Made as a draft, which is not frozen, and then turned into an event: a third of the time that the frozen class's own
     # __init__ takes, and of the slots' setters. A topic is read event by event.
-    event: Any = Draft()
+    event: Any = _Draft()
     event._unread = (read, value)
     event.type = type
     event.key = key
@@ -154,7 +154,7 @@ def marked(event: Event, name: str, value: str) -> Event:
     _set_ordered(copy, event.ordered)
     _set_due_at(copy, event.due_at)
     with suppress(AttributeError):  # nobody has looked at it
-        _set_payload(copy, _get_payload(event))
+        fill(copy, _get_payload(event))
     return copy
 
 
@@ -166,10 +166,6 @@ def _setter(name: str) -> Callable[[Event, Any], None]:
     return setter
 
 
-def fill(event: Event, payload: Mapping[str, Any]) -> None:
-    """The payload of an `unread` event, read by somebody who read many at once."""
-    _set_payload(event, payload)
-
-
-_set_payload, _set_ordered, _set_due_at = map(_setter, ("payload", "ordered", "due_at"))
+# `fill(event, payload)`: of an `unread` event, for somebody who has read many payloads at once.
+fill, _set_ordered, _set_due_at = map(_setter, ("payload", "ordered", "due_at"))
 _get_payload: Callable[[Event], Any] = Event.__dict__["payload"].__get__

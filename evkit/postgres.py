@@ -200,6 +200,10 @@ def micros(at: datetime) -> int:
     return (at - _EPOCH) // _MICROSECOND
 
 
+# PostgreSQL's binary timestamps count from 2000.
+MICROS_2000 = micros(datetime(2000, 1, 1, tzinfo=UTC))
+
+
 class _ArrayDumper(Dumper):
     """PostgreSQL's binary form of an array: its head, and each element behind its length (array_recv, int8recv)."""
 
@@ -234,10 +238,10 @@ _pack_piece = struct.Struct("!" + "iq" * _PIECE).pack
 
 
 class _TimesDumper(_ArrayDumper):
-    """The same (timestamptz_recv): PostgreSQL counts from 2000."""
+    """The same (timestamptz_recv)."""
 
     element = psycopg.adapters.types["timestamptz"]
-    zero = micros(datetime(2000, 1, 1, tzinfo=UTC))
+    zero = MICROS_2000
 
 
 psycopg.adapters.register_dumper(Array, _ArrayDumper)

@@ -19,7 +19,7 @@ from evkit.kafka import Message
 from evkit.postgres import Array, Times, micros, text_array
 from evkit.runtime.assignment import Place
 from evkit.runtime.delivery import Delivery, messages_of
-from evkit.runtime.fetched import appended_at
+from evkit.runtime.fetched import time_of
 from evkit.sql import named
 
 log = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ def _columns(batch: list[Delivery]) -> _Columns:
     values = list(map(Message.value, messages))
     return _Columns(
         [d.place for d in batch],
-        Times(map(appended_at, messages)),
+        Times([_micros(time_of(message)) for message in messages]),
         [value or b"" for value in values] if None in values else values,  # type: ignore[arg-type]
     )
 

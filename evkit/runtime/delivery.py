@@ -33,6 +33,10 @@ def messages_of(sources: Sequence[Source]) -> list[Any] | None:
     return found if len(found) == len(sources) and {*map(type, found)} <= {Message} else None
 
 
+def _record(source: Source) -> Record:
+    return source.record if type(source) is Work else source  # type: ignore[return-value]
+
+
 @dataclass(eq=False, slots=True)
 class Delivery:
     """A record on its way to a handler: decoded, or with the reason why not.
@@ -54,8 +58,7 @@ class Delivery:
     @property
     def record(self) -> Record:
         """Where it comes from, with all that is in it."""
-        source = self.source
-        return source.record if type(source) is Work else source  # type: ignore[return-value]
+        return _record(self.source)
 
     @property
     def place(self) -> Place:
@@ -75,7 +78,7 @@ class Delivery:
         """What becomes of these records, as `of` says it of each; those that a client has just fetched in half the time."""
         messages = messages_of(sources)
         if handlers.decode is not None or messages is None:
-            return [cls.of(source.record if type(source) is Work else source, handlers) for source in sources]  # type: ignore[arg-type]
+            return [cls.of(_record(source), handlers) for source in sources]
         works: list[Any] = list(sources)
         values = list(map(Message.value, messages))
         topics = [work.partition.place[0] for work in works]

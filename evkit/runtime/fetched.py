@@ -60,12 +60,6 @@ def time_of(message: Message) -> datetime | None:
     return kafka.moment(millis) if kind in kafka.TIMESTAMP_TYPES else None
 
 
-def appended_at(message: Message) -> int | None:
-    """`time_of`, in microseconds since 1970."""
-    kind, millis = message.timestamp()
-    return millis * 1000 if kind in kafka.TIMESTAMP_TYPES and kafka.moment(millis) is not None else None
-
-
 def of_records(records: Iterable[Record]) -> list[Stretch]:
     """Records, as they came, of one moment."""
     found = []

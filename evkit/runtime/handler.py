@@ -271,7 +271,7 @@ class Handlers:
 
     def knows(self, event_type: str) -> bool:
         """Whether there is a handler for this type, whatever its filter says of an event."""
-        return event_type in self._by_type or None in self._by_type
+        return bool(self._candidates(event_type))
 
     def of(self, event: Event) -> Handler | None:
         """The handler of an event: of those of its type, in their order, the first whose filter lets it pass.
@@ -280,18 +280,20 @@ class Handlers:
 
         Raises: whatever a filter raises.
         """
-        candidates = self._by_type.get(event.type) or self._by_type.get(None) or []
-        for handler in candidates:
+        for handler in self._candidates(event.type):
             if handler.where is None or handler.where(event):
                 return handler
         return None
 
     def always(self, event_type: str) -> Handler | Literal["ask"] | None:
         """Who handles every event of this type, None when nobody does; "ask": that depends on the event, or is an error."""
-        candidates = self._by_type.get(event_type) or self._by_type.get(None) or []
+        candidates = self._candidates(event_type)
         if not candidates:
             return None if self.unknown == "skip" else "ask"
         return "ask" if candidates[0].where is not None else candidates[0]
+
+    def _candidates(self, event_type: str) -> Sequence[Handler]:
+        return self._by_type.get(event_type) or self._by_type.get(None) or ()
 
     @property
     def any_parks_key(self) -> bool:

@@ -21,7 +21,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
-from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -196,7 +195,7 @@ class Inbox:
             if len(part) == 1:
                 done = self._walk(deliveries[part[0]], numbers.get(part[0], 0), tried, failures.pop(part[0], None))
             else:
-                done = self._try_batch([deliveries[i] for i in part] if len(part) < len(deliveries) else deliveries)
+                done = self._try_batch([deliveries[i] for i in part])
             if isinstance(done, Counts):
                 outcome.counts += done
                 self.metrics.ended(done, replay=self.replay_id is not None)
@@ -372,13 +371,10 @@ class Inbox:
         """
         replay_id = self.replay_id
         around = Around(connection, self.group, attempt, replay_id, stale, self.ledger.dry)
-        as_it_is = replay_id is None and handler.model is None
         self.calls, self.at, started = self.calls + 1, 0, time.monotonic()
         try:
             if handler.batch:
-                events = [d.event for d in run if d.event is not None]
-                if not as_it_is:
-                    events = [handler.prepared(event, replay_id) for event in events]
+                events = [handler.prepared(d.event, replay_id) for d in run if d.event is not None]
                 handler.function(events, Tx.of(around, events[0], run[0]))
             else:
                 function, prepared, tx_of = handler.function, handler.prepared, Tx.of
@@ -386,9 +382,7 @@ class Inbox:
                 # Statements go out without waiting for their answers; an error shows with a later one, or at the end.
                 with connection.pipeline() if handler.pipeline else self.look_ahead.in_short_waits():
                     for self.at, delivery in enumerate(run):
-                        event: Any = delivery.event
-                        if not as_it_is:
-                            event = prepared(event, replay_id)
+                        event = prepared(delivery.event, replay_id)  # type: ignore[arg-type]
                         function(event, tx_of(around, event, delivery))
         except Exception as error:
             known = not (handler.batch or (handler.pipeline and isinstance(error, psycopg.Error))) or len(run) == 1

@@ -78,8 +78,6 @@ class LookAhead:
     def deliveries(self, sources: Sequence[Source]) -> list[Delivery]:
         """Each record on its way to a handler; none is handed out twice, for a handler may change what it is given."""
         decoded, self._left = self._decoded, None
-        if not decoded:
-            return Delivery.of_all(sources, self._handlers)
         ahead = [decoded.pop(source, None) if type(source) is Work else None for source in sources]
         rest = [source for source, delivery in zip(sources, ahead, strict=True) if delivery is None]
         if not rest:

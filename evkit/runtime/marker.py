@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import struct
 import time
-from datetime import UTC, datetime, timedelta
 
 import psycopg
 
@@ -25,9 +24,6 @@ _SQL = named("relay")
 _COPY_START = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _COPY_ROW = struct.Struct(">hiqiiiqiq")
 _COPY_END = b"\xff\xff"
-# Its timestamps count microseconds from 2000.
-_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 class Deposed(Exception):
@@ -96,7 +92,9 @@ class Marker:
                 raise Deposed("another relay leads this outbox: what is unmarked is marked by it")
             if answers:
                 # The time of the broker's answer, told on the database's clock, as created_at is: no skew between them.
-                shift = self._clock.shift((row[0] - _EPOCH) // _MICROSECOND, asked_at, time.monotonic_ns() // 1000)
+                shift = self._clock.shift(
+                    postgres.micros(row[0]) - postgres.MICROS_2000, asked_at, time.monotonic_ns() // 1000
+                )
                 pack = _COPY_ROW.pack
                 rows = [pack(4, 8, p, 4, partition, 8, offset, 8, at + shift) for p, partition, offset, at in answers]
                 with self._connection.cursor().copy(_SQL["publications"]) as copy:

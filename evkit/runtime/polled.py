@@ -82,11 +82,9 @@ def read(
     now = datetime.now(UTC)
     ends: list[tuple[Place, int]] = []
     errors: list[tuple[str | None, kafka.KafkaError]] = []
-    told = list(map(kafka.Message.error, messages))
-    if not any(told):
-        return stretches(messages, now), ends, errors
     records: list[Any] = []
-    for message, error in zip(messages, told, strict=True):
+    for message in messages:
+        error = message.error()
         if error is None:
             records.append(message)
         elif error.code() == kafka.KafkaError._PARTITION_EOF:
