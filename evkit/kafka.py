@@ -441,24 +441,6 @@ def groups(settings: Settings, client: AdminClient | None = None) -> dict[str, s
     }
 
 
-def committed_offsets(settings: Settings, group: str, client: AdminClient | None = None) -> dict[tuple[str, int], int]:
-    """Next offset a group will read, wherever it has committed one, by (topic, partition).
-
-    Only of a group that has just answered (`kafka_admin.assigned`): see `committed`, which services use.
-
-    Raises:
-        BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`. BrokerRefused: no authorisation.
-    """
-    request = [ck.ConsumerGroupTopicPartitions(group)]
-    client = admin(settings) if client is None else client
-    try:
-        futures = client.list_consumer_group_offsets(request, request_timeout=settings.kafka_timeout_seconds)
-        answer = futures[group].result()
-    except KafkaException as error:
-        raise failed(settings, error, client) from None
-    return {(tp.topic, tp.partition): tp.offset for tp in answer.topic_partitions if tp.offset >= 0}
-
-
 def offsets(
     settings: Settings,
     partitions: Iterable[TopicPartition],

@@ -2,9 +2,7 @@
 
 Beside kafka.py the only place that opens confluent-kafka.
 
-What is asked here waits `settings.kafka_timeout_seconds`, and gives librdkafka an hour. When an answer comes after
-librdkafka's own timeout, describe_consumer_groups and describe_cluster end the process by a failed assertion (measured with
-2.16.1 and a broker that was stopped for some seconds; with an hour nothing happens, also when its socket times out before).
+What is asked here waits `settings.kafka_timeout_seconds`, and gives librdkafka an hour; admin_client.py tells why.
 """
 
 from __future__ import annotations
@@ -303,10 +301,7 @@ def committed_of_groups(
         BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
     """
     asked = {
-        group: client.list_consumer_group_offsets(
-            [ck.ConsumerGroupTopicPartitions(group)], request_timeout=settings.kafka_timeout_seconds
-        )[group]
-        for group in groups
+        group: client.list_consumer_group_offsets([ck.ConsumerGroupTopicPartitions(group)])[group] for group in groups
     }
     found: dict[str, dict[tuple[str, int], int]] = {}
     refused: dict[str, BrokerRefused] = {}
@@ -320,6 +315,27 @@ def committed_of_groups(
     return found, refused
 
 
+def committed_offsets(settings: Settings, group: str, client: AdminClient | None = None) -> dict[tuple[str, int], int]:
+    """The same of one group.
+
+    Raises:
+        BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`. BrokerRefused: no authorisation.
+    """
+    found, refused = committed_of_groups(settings, [group], kafka.admin(settings) if client is None else client)
+    if refused:
+        raise refused[group]
+    return found[group]
+
+
+def delete_group(settings: Settings, group: str, client: AdminClient) -> None:
+    """Let the cluster forget a group and its offsets.
+
+    Raises:
+        BrokerRefused: it has members, or no authorisation. BrokerUnreachable.
+    """
+    _waited(settings, client.delete_consumer_groups([group])[group], client)
+
+
 def _described(settings: Settings, groups: Iterable[str], client: AdminClient) -> dict[str, Any]:
     """What the coordinator says of each group, or its refusal; one that is not ready is asked again in a moment.
 
@@ -330,7 +346,7 @@ def _described(settings: Settings, groups: Iterable[str], client: AdminClient) -
     found: dict[str, Any] = {}
     left = sorted(set(groups))
     while left:
-        for group, future in client.describe_consumer_groups(left, request_timeout=_REQUEST_SECONDS).items():
+        for group, future in client.describe_consumer_groups(left).items():
             try:
                 found[group] = _waited(settings, future, client)
             except BrokerRefused as error:
@@ -371,6 +387,6 @@ def move_offsets(
         BrokerUnreachable, BrokerRefused: for all of them.
     """
     request = [ck.ConsumerGroupTopicPartitions(group, [TopicPartition(*place, at) for place, at in offsets.items()])]
-    asked = client.alter_consumer_group_offsets(request, request_timeout=_REQUEST_SECONDS)[group]
+    asked = client.alter_consumer_group_offsets(request)[group]
     answer = _waited(settings, asked, client)
     return {(tp.topic, tp.partition): tp.error.str() for tp in answer.topic_partitions if tp.error is not None}

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evkit import kafka, sql
+from evkit import kafka, kafka_admin, sql
 from evkit.demo.processes import Processes
 from evkit.demo.service import TOPIC
 from evkit.demo.tables import forget_events, require_own
-from evkit.errors import Refused
+from evkit.errors import BrokerRefused, Refused
 from evkit.system import System
 
 _SQL = sql.named("flights", package="evkit.demo")
@@ -60,10 +60,10 @@ class Scene(Processes):
         admin, settings = self.system.admin, self.system.settings
         for group in (g for g in kafka.groups(settings, admin) if g in GROUPS):
             try:
-                admin.delete_consumer_groups([group])[group].result()
-            except kafka.KafkaException as error:
+                kafka_admin.delete_group(settings, group, admin)
+            except BrokerRefused as error:
                 raise Refused(
-                    f"consumer group '{group}' of an earlier demo cannot be deleted ({error.args[0].str()}): a consumer of "
+                    f"consumer group '{group}' of an earlier demo cannot be deleted ({error.cause.str()}): a consumer of "
                     "it is still running; stop it first"
                 ) from None
         if TOPIC in kafka.topics(settings, admin):

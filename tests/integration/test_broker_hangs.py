@@ -45,6 +45,7 @@ ASKED = {
     "told_offsets_stable": lambda s: kafka_admin.told_offsets(s.settings, PLACES, None, s.admin),
     "record_at": lambda s: [records.record_at(s.settings, *place, 0) for place in PLACES],
     "committed": lambda s: kafka.committed(s.settings, GROUP, PARTITIONS),
+    "committed_offsets": lambda s: kafka_admin.committed_offsets(s.settings, GROUP, s.admin),
 }
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from evkit import Event, kafka, postgres, views
 from evkit.errors import BrokerRefused, BrokerUnreachable, EvkitError
 from evkit.settings import Settings
 from evkit.system import System
+from evkit.window import Window
 from tests.integration.handling import handle_all
 from tests.integration.views.groups import commit
 from tests.integration.views.test_journey import FROM_KAFKA
@@ -44,8 +46,16 @@ def filled(stack):
 
 
 def seen(name, system):
-    """The rows of a view."""
-    return getattr(views, name)(system, **_ARGUMENTS.get(name, {})).to_dicts()
+    """The rows of a view; of `appended`, which has a row a bucket of time, always those of the same buckets."""
+    given = {"window": _window(system.settings.bootstrap_servers)} if name == "appended" else {}
+    return getattr(views, name)(system, **given, **_ARGUMENTS.get(name, {})).to_dicts()
+
+
+@functools.cache
+def _window(_servers):
+    """One for each broker, as what happened there is all over when it is first looked at."""
+    now = datetime.now(UTC)
+    return Window(now - timedelta(hours=1), now)
 
 
 def until_calm(name, system):

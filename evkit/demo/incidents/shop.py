@@ -11,12 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from evkit import kafka, postgres, sql
+from evkit import kafka, kafka_admin, postgres, sql
 from evkit.demo.incidents.gateway import Gateway
 from evkit.demo.incidents.groups import GROUPS, TOPIC
 from evkit.demo.processes import Processes
 from evkit.demo.tables import forget_events, require_own
-from evkit.errors import Refused
+from evkit.errors import BrokerRefused, Refused
 from evkit.event import Event
 from evkit.kafka import KafkaError
 from evkit.runtime import outbox
@@ -83,11 +83,10 @@ class Shop(Processes):
 
     def _is_deleted(self, group: str) -> bool:
         """Whether the group is gone now; it cannot be deleted until the broker has noticed that its last member left."""
-        admin = self.system.admin
         try:
-            admin.delete_consumer_groups([group])[group].result()
-        except kafka.KafkaException as error:
-            if error.args[0].code() != KafkaError.NON_EMPTY_GROUP:
+            kafka_admin.delete_group(self.system.settings, group, self.system.admin)
+        except BrokerRefused as error:
+            if error.cause.code() != KafkaError.NON_EMPTY_GROUP:
                 raise
             return False
         return True
@@ -162,7 +161,7 @@ class Shop(Processes):
         """Wait until all that was written is published, and the group has handled and committed it."""
         settings, admin = self.system.settings, self.system.admin
         self.until(lambda: self.ask("oldest_unpublished") == 0 == self.ask("oldest_unhandled", group))
-        self.until(lambda: kafka.committed_offsets(settings, group, admin) == self.ends())
+        self.until(lambda: kafka_admin.committed_offsets(settings, group, admin) == self.ends())
 
     def ends(self) -> dict[tuple[str, int], int]:
         """End offsets of the topic."""

@@ -61,7 +61,7 @@ def test_lag_now_of_50_groups_and_200_partitions(evkit_system, evkit_topic, evki
         settings, admin = evkit_system.settings, evkit_system.admin
         kafka_admin.assigned(settings, groups, admin)
         for group in groups:
-            kafka.committed_offsets(settings, group, admin)
+            kafka_admin.committed_offsets(settings, group, admin)
         kafka.offsets(settings, [TopicPartition(topic, p) for p in range(PARTITIONS)], client=admin)
 
     views.lag(evkit_system)

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from pydantic import BaseModel
 
-from evkit import Event, Retry, dead_letters, kafka, views
+from evkit import Event, Retry, dead_letters, kafka, kafka_admin, views
 from evkit.errors import BrokerUnreachable, UsageError
 from evkit.runtime import membership
 from evkit.runtime import retry as retry_module
@@ -57,7 +57,7 @@ def test_each_event_takes_effect_once_and_offsets_follow(
     consumer.close()
 
     assert sorted(effects(consumer.group)) == sorted((i, 1) for i in ids)
-    assert sum(kafka.committed_offsets(evkit_system.settings, consumer.group).values()) == 300
+    assert sum(kafka_admin.committed_offsets(evkit_system.settings, consumer.group).values()) == 300
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
@@ -438,7 +438,7 @@ def test_slow_handler_keeps_its_partitions_and_polling_goes_on(
     consumer.close()
 
     assert effects(consumer.group) == [(i, 1) for i in ids]
-    assert sum(kafka.committed_offsets(settings, consumer.group).values()) == 3
+    assert sum(kafka_admin.committed_offsets(settings, consumer.group).values()) == 3
 
 
 def test_processed_at_is_the_end_of_the_handler_and_not_its_beginning(

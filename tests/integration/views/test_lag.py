@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from evkit import kafka, monitors, views
+from evkit import kafka, kafka_admin, monitors, views
 from evkit.errors import BrokerUnreachable, DatabaseUnreachable, UnknownGroup
 from evkit.kafka import TopicPartition
 from evkit.runtime.sampler import Sampler
@@ -326,11 +326,11 @@ def test_looking_makes_no_group_and_moves_no_offset(evkit_system, topic, evkit_g
     group = evkit_group()
     produce(evkit_system, topic, 3)
     commit(evkit_system, group, topic, 1)
-    before = kafka.groups(evkit_system.settings), kafka.committed_offsets(evkit_system.settings, group)
+    before = kafka.groups(evkit_system.settings), kafka_admin.committed_offsets(evkit_system.settings, group)
 
     views.lag(evkit_system)
 
-    assert (kafka.groups(evkit_system.settings), kafka.committed_offsets(evkit_system.settings, group)) == before
+    assert (kafka.groups(evkit_system.settings), kafka_admin.committed_offsets(evkit_system.settings, group)) == before
 
 
 def test_lag_needs_no_database(evkit_settings, topic, evkit_group):

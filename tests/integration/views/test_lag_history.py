@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from evkit import kafka, views
+from evkit import kafka, kafka_admin, views
 from evkit.errors import InvalidParameter, UnknownGroup, UnknownTopic
 from evkit.kafka import TopicPartition
 from evkit.runtime.sampler import Sampler
@@ -85,7 +85,7 @@ class Burst:
         partitions = [TopicPartition(self.topic, p) for p in range(3)]
         while any(thread.is_alive() for thread in self.threads):
             times = [datetime.now(UTC)]
-            committed = kafka.committed_offsets(settings, self.group, admin)
+            committed = kafka_admin.committed_offsets(settings, self.group, admin)
             times.append(datetime.now(UTC))
             ends = kafka.offsets(settings, partitions, client=admin)
             times.append(datetime.now(UTC))

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from evkit import kafka, views
+from evkit import kafka, kafka_admin, views
 from evkit.errors import InvalidParameter, UnknownTopic, UsageError
 from evkit.kafka import TopicPartition
 from evkit.masking import Policy
@@ -252,7 +252,7 @@ def test_scanning_joins_no_group_and_commits_nothing(evkit_system, evkit_topic, 
     views.unread_keys(evkit_system, group)
 
     assert set(kafka.groups(evkit_system.settings)) == set(before)
-    assert kafka.committed_offsets(evkit_system.settings, group) == {(topic, 0): 2}
+    assert kafka_admin.committed_offsets(evkit_system.settings, group) == {(topic, 0): 2}
 
 
 @pytest.mark.parametrize(
