@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    pass
 
 # CloudEvents attributes, as the Kafka binding spells them.
 CE_ID = "ce_id"
@@ -74,7 +74,7 @@ class Event(_Unread):
 
     type: str
     key: str
-    payload: Mapping[str, Any] | BaseModel
+    payload: Any  # a handler may say which model it is, or look into it; what is written is checked then
     topic: str | None = None
     id: str = field(default_factory=new_id)
     headers: Mapping[str, str] = field(default_factory=dict)

@@ -45,6 +45,10 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+NEWEST: OffsetSpec = OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
+
 # One partition, no records: an exactly-once relay commits the number of its claim as an offset on it, in a group
 # `evkit.relay.<id>`. Nobody consumes it, so it is no topic or group to any list or view.
 RELAY_TOPIC = "evkit.relay"
@@ -451,7 +455,7 @@ def offsets(
 
     The end offset is the high watermark: the next one the broker will assign to a visible record or marker.
     """
-    spec = spec or OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    spec = spec or LATEST
     wanted = dict.fromkeys(partitions, spec)
     if not wanted:
         return {}
@@ -470,7 +474,7 @@ def start_offsets(
     settings: Settings, partitions: Iterable[TopicPartition], client: AdminClient | None = None
 ) -> dict[tuple[str, int], int]:
     """First offset that each partition still has."""
-    return offsets(settings, partitions, OffsetSpec.earliest(), client)  # type: ignore[no-untyped-call]
+    return offsets(settings, partitions, EARLIEST, client)
 
 
 def offsets_at(

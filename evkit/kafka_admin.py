@@ -193,7 +193,7 @@ def ask_stable_ends(
     client: AdminClient, places: Iterable[tuple[str, int]], timeout_seconds: float = 60.0
 ) -> dict[TopicPartition, Future[Any]]:
     """Ask where partitions end for who reads committed records; as `kafka.list_offsets`, which waits for nothing."""
-    request = {TopicPartition(*place): OffsetSpec.latest() for place in places}  # type: ignore[no-untyped-call]
+    request = {TopicPartition(*place): kafka.LATEST for place in places}
     return kafka.list_offsets(
         client, request, isolation_level=ck.IsolationLevel.READ_COMMITTED, request_timeout=timeout_seconds
     )

@@ -38,17 +38,17 @@ maintenance = evkit.Consumer("maintenance", [TOPIC], retry=_RETRY, park_key=Fals
 
 @punctuality.handler("flight.scheduled", model=events.FlightScheduled)
 def count_scheduled(event: Event, tx: Tx) -> None:
-    tx.execute(_SQL["count_scheduled"], (event.payload.carrier,))  # type: ignore[union-attr]
+    tx.execute(_SQL["count_scheduled"], (event.payload.carrier,))
 
 
 @punctuality.handler("flight.departed", model=events.FlightDeparted)
 def count_departed(event: Event, tx: Tx) -> None:
-    tx.execute(_SQL["count_departed"], (event.payload.carrier,))  # type: ignore[union-attr]
+    tx.execute(_SQL["count_departed"], (event.payload.carrier,))
 
 
 @punctuality.handler("flight.arrived", model=events.FlightArrived)
 def count_arrived(event: Event, tx: Tx) -> None:
-    arrived: events.FlightArrived = event.payload  # type: ignore[assignment]
+    arrived: events.FlightArrived = event.payload
     delay = arrived.arr_delay or 0
     tx.execute(_SQL["count_arrived"], (arrived.carrier, int(delay >= 15), delay))
 
@@ -57,10 +57,10 @@ def count_arrived(event: Event, tx: Tx) -> None:
 def count_cancelled(event: Event, tx: Tx) -> None:
     if RELEASE == "2013.2":
         # The bug: somebody wanted cancelled flights to count as late, and they have no delay.
-        delay = event.payload["dep_delay"]  # type: ignore[index]
-        tx.execute(_SQL["count_arrived"], (event.payload["carrier"], 1, delay))  # type: ignore[index]
+        delay = event.payload["dep_delay"]
+        tx.execute(_SQL["count_arrived"], (event.payload["carrier"], 1, delay))
         return
-    tx.execute(_SQL["count_cancelled"], (event.payload["carrier"],))  # type: ignore[index]
+    tx.execute(_SQL["count_cancelled"], (event.payload["carrier"],))
 
 
 # --- turnaround: what each aircraft does, in order --------------------------------------------------------------------
@@ -68,8 +68,8 @@ def count_cancelled(event: Event, tx: Tx) -> None:
 
 @turnaround.handler()
 def follow_aircraft(event: Event, tx: Tx) -> None:
-    flight_id: str = event.payload["flight_id"]  # type: ignore[index]
-    if SLOW_CARRIER and event.payload["carrier"] == SLOW_CARRIER:  # type: ignore[index]
+    flight_id: str = event.payload["flight_id"]
+    if SLOW_CARRIER and event.payload["carrier"] == SLOW_CARRIER:
         time.sleep(SLOW_SECONDS)  # the carrier's own system answers slowly
     row = tx.execute(_SQL["chain"], (event.key,)).fetchone()
     chain = row[1] if row else ""
@@ -85,7 +85,7 @@ class NoAircraft(Exception):
 
 @maintenance.handler("flight.scheduled", model=events.FlightScheduled)
 def plan_aircraft(event: Event, tx: Tx) -> None:
-    scheduled: events.FlightScheduled = event.payload  # type: ignore[assignment]
+    scheduled: events.FlightScheduled = event.payload
     if scheduled.tailnum is None:
         raise NoAircraft(f"flight {scheduled.flight_id} has no tail number")
     tx.execute(_SQL["plan_aircraft"], (scheduled.tailnum,))
@@ -93,5 +93,5 @@ def plan_aircraft(event: Event, tx: Tx) -> None:
 
 @maintenance.handler("flight.arrived", model=events.FlightArrived)
 def wear_aircraft(event: Event, tx: Tx) -> None:
-    arrived: events.FlightArrived = event.payload  # type: ignore[assignment]
+    arrived: events.FlightArrived = event.payload
     tx.execute(_SQL["wear_aircraft"], (arrived.tailnum, arrived.air_time or 0, arrived.distance))

@@ -26,7 +26,7 @@ from typing import Any
 
 from evkit import kafka, kafka_admin, postgres
 from evkit.errors import BrokerRefused, OffsetsLogRefused, Undecodable
-from evkit.kafka import KafkaError, OffsetSpec, Record, TopicPartition
+from evkit.kafka import KafkaError, Record, TopicPartition
 from evkit.offsets_log import OFFSETS_TOPIC
 from evkit.offsets_records import Commit, decode
 from evkit.runtime.groups_wanted import wanted
@@ -120,7 +120,7 @@ class CommitLog:
         settings, admin = self._system.settings, self._system.admin
         at, now = datetime.now(UTC), time.monotonic()
         places = [(OFFSETS_TOPIC, p) for p in self._tails]
-        ends = kafka_admin.told_offsets(settings, places, OffsetSpec.latest(), admin)  # type: ignore[no-untyped-call]
+        ends = kafka_admin.told_offsets(settings, places, kafka.LATEST, admin)
         stable = kafka_admin.told_offsets(settings, places, None, admin)
         for place in places:
             if place in ends and place in stable:

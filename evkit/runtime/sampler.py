@@ -26,7 +26,6 @@ import psycopg
 
 from evkit import kafka, kafka_admin, postgres
 from evkit.errors import BrokerRefused, InvalidParameter, Refused, Unreachable
-from evkit.kafka import OffsetSpec
 from evkit.runtime.commit_log import CommitLog
 from evkit.runtime.groups_wanted import wanted
 from evkit.sql import named
@@ -273,7 +272,7 @@ class Sampler:
         }
         topics = kafka.topics(settings, admin)
         every = sorted({p for of_group in places.values() for p in of_group if p[1] < topics.get(p[0], 0)})
-        specs = (OffsetSpec.earliest(), None, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        specs = (kafka.EARLIEST, None, kafka.LATEST)
         starts, stable, ends = (kafka_admin.told_offsets(settings, every, spec, admin) for spec in specs)
         rows: list[tuple[Any, ...]] = []
         for group, of_group in places.items():

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Literal, Protocol, cast
 
 from evkit import kafka, kafka_admin, offsets_log
-from evkit.kafka import Message, OffsetSpec, TopicPartition
+from evkit.kafka import Message, TopicPartition
 from evkit.kafka_admin import Member, TopicFacts
 from evkit.offsets_log import Part
 from evkit.system import System
@@ -117,11 +117,7 @@ class LiveBroker:
         return found
 
     def offsets(self, places: Iterable[Place], spec: Spec) -> dict[Place, int]:
-        asked = {
-            "earliest": OffsetSpec.earliest(),  # type: ignore[no-untyped-call]
-            "stable": None,
-            "latest": OffsetSpec.latest(),  # type: ignore[no-untyped-call]
-        }[spec]
+        asked = {"earliest": kafka.EARLIEST, "stable": None, "latest": kafka.LATEST}[spec]
         return {place: found.offset for place, found in offsets_of(self._system, places, asked).items()}
 
     def topic_facts(self, names: Iterable[str]) -> dict[str, TopicFacts]:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from evkit import kafka
-from evkit.kafka import OFFSET_INVALID, KafkaError, KafkaException, OffsetSpec, TopicPartition
+from evkit.kafka import OFFSET_INVALID, KafkaError, KafkaException, TopicPartition
 from evkit.system import System
 from evkit.views.offsets import Place, offsets_of
 
@@ -53,8 +53,8 @@ def end_offsets(system: System, places: Iterable[Place], instants: Iterable[date
     topics = kafka.topics(system.settings, system.admin)
     known = sorted(p for p in places if p[1] < topics.get(p[0], 0))
     # The ends of now before those of the past: what is appended meanwhile must not look as if it had been there.
-    starts = offsets_of(system, known, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
-    now = offsets_of(system, known, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+    starts = offsets_of(system, known, kafka.EARLIEST)
+    now = offsets_of(system, known, kafka.LATEST)
     ahead = stamped_ahead(system, {p: end.offset for p, end in now.items()})
     found: dict[Place, list[End]] = {place: [] for place in known}
     # A consumer asks, and never joins: an admin client that asks for many offsets a second has ended its process by a
@@ -98,7 +98,7 @@ def end_of(answer: int, start: int, now: int, at: datetime, ahead: tuple[int, da
 
 def stamped_ahead(system: System, ends: Mapping[Place, int]) -> dict[Place, tuple[int, datetime]]:
     """Offset and time of the record that is stamped ahead of those after it, where there is one."""
-    newest = offsets_of(system, list(ends), OffsetSpec.max_timestamp())  # type: ignore[no-untyped-call]
+    newest = offsets_of(system, list(ends), kafka.NEWEST)
     suspects = {p: n for p, n in newest.items() if 0 <= n.offset < ends[p] - 1}
     if not suspects:
         return {}

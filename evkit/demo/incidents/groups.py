@@ -51,7 +51,7 @@ shipping = evkit.Consumer("shipping", [TOPIC], retry=_RETRY)
 @billing.handler("order.placed", model=OrderPlaced)
 def bill(event: Event, tx: Tx) -> None:
     """Charge an order, and write the bill."""
-    order: OrderPlaced = event.payload  # type: ignore[assignment]
+    order: OrderPlaced = event.payload
     if order.total < 0:
         raise ValueError(f"{order.order} has a total of {order.total}")
     charge(_GATEWAY)
@@ -63,4 +63,4 @@ def bill(event: Event, tx: Tx) -> None:
 @shipping.handler("order.placed")
 def ship(event: Event, tx: Tx) -> None:
     """Write down what is to be shipped."""
-    tx.execute("INSERT INTO shop.shipment (order_id) VALUES (%s)", (event.payload["order"],))  # type: ignore[index]
+    tx.execute("INSERT INTO shop.shipment (order_id) VALUES (%s)", (event.payload["order"],))
