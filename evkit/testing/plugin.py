@@ -1,9 +1,9 @@
 """pytest plugin: the real Apache Kafka and the real PostgreSQL for tests, shared, with a world of its own for each test.
 
 One stack serves the whole run; it dies with the run, also when that is killed. EVKIT_TEST_STACK_HOME names a stack that is
-up already (`EVKIT_LOCAL_HOME=… evkit up`) and saves the start while developing. Each test has its own database, cloned from
-a migrated template, and its own topics and groups, whose names are printed when the test fails. They are deleted when it is
-over (leftovers.py), unless it failed.
+up already (`EVKIT_LOCAL_HOME=… evkit up`) and saves the start while developing. Each test has its own database, as good as
+cloned from a migrated template (databases.py), and its own topics and groups, whose names are printed when the test fails.
+They are deleted when it is over (leftovers.py), unless it failed.
 
 The end of a run lists what was skipped and how to get it; EVKIT_SKIPS_FAIL=1 makes such a run fail.
 """
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from evkit.local import StackInfo
     from evkit.settings import Settings
     from evkit.system import System
+    from evkit.testing.databases import Databases
     from evkit.testing.leftovers import Leftovers
     from evkit.testing.permissions import SecuredKafka
 
@@ -52,17 +53,20 @@ def evkit_stack() -> Iterator[StackInfo]:
 
 
 @pytest.fixture(scope="session")
-def _evkit_template(evkit_stack: StackInfo) -> Iterator[str]:
-    """Name of a migrated database to clone from: a clone takes 50 ms, the migrations more."""
+def _evkit_databases(evkit_stack: StackInfo) -> Iterator[Databases]:
+    """Databases as a migrated one is."""
     from psycopg import sql
 
     from evkit import postgres
+    from evkit.testing.databases import Databases
 
     name = sql.Identifier(_TEMPLATE)
     with postgres.connect(evkit_stack.postgres_dsn, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
         postgres.migrate(_with_database(evkit_stack.postgres_dsn, _TEMPLATE))
-        yield _TEMPLATE
+        databases = Databases(evkit_stack.postgres_dsn, _TEMPLATE)
+        yield databases
+        databases.close()
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
 
 
@@ -79,19 +83,11 @@ def _unique(request: pytest.FixtureRequest, name: str, separator: str) -> str:
 
 
 @pytest.fixture
-def evkit_database(request: pytest.FixtureRequest, evkit_stack: StackInfo, _evkit_template: str) -> Iterator[str]:
-    """Connection string of a database of this test's own, with evkit's tables; dropped at its end."""
-    from psycopg import sql
-
-    from evkit import postgres
-
+def evkit_database(request: pytest.FixtureRequest, _evkit_databases: Databases) -> Iterator[str]:
+    """Connection string of a database of this test's own, with evkit's tables; nobody finds it after its end."""
     name = _unique(request, "t", "_")[:63]
-    with postgres.connect(evkit_stack.postgres_dsn, autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(_evkit_template))
-        )
-        yield _with_database(evkit_stack.postgres_dsn, name)
-        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+    yield _evkit_databases.take(name)
+    _evkit_databases.give_back(name)
 
 
 @pytest.fixture
