@@ -13,9 +13,6 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    pass
-
 # CloudEvents attributes, as the Kafka binding spells them.
 CE_ID = "ce_id"
 CE_TYPE = "ce_type"

@@ -316,7 +316,7 @@ def committed_of_groups(
 
 
 def committed_offsets(settings: Settings, group: str, client: AdminClient | None = None) -> dict[tuple[str, int], int]:
-    """The same of one group.
+    """Next offset that one group will read, by (topic, partition); see `committed_of_groups`.
 
     Raises:
         BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`. BrokerRefused: no authorisation.
