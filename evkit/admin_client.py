@@ -25,7 +25,8 @@ from confluent_kafka.admin import AdminClient
 
 Asks = TypeVar("Asks", bound=Callable[..., Any])
 
-_COORDINATOR_SECONDS = 3600.0
+# What librdkafka is given, whatever we wait.
+REQUEST_SECONDS = 3600.0
 
 # At the end of the process, so long for clients whose brokers do not answer.
 _END_SECONDS = 5.0
@@ -73,7 +74,7 @@ def _patient(ask: Asks) -> Asks:
 
     @functools.wraps(ask)
     def asked(*arguments: Any, **options: Any) -> Any:
-        return ask(*arguments, **options | {"request_timeout": _COORDINATOR_SECONDS})
+        return ask(*arguments, **options | {"request_timeout": REQUEST_SECONDS})
 
     return cast(Asks, asked)
 

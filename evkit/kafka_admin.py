@@ -2,7 +2,8 @@
 
 Beside kafka.py the only place that opens confluent-kafka.
 
-What is asked here waits `settings.kafka_timeout_seconds`, and gives librdkafka an hour; admin_client.py tells why.
+What is asked here waits `settings.kafka_timeout_seconds`, and gives librdkafka an hour: with less a question for a group's
+coordinator may end the process (admin_client.py), and there is one way for all.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from evkit import kafka
+from evkit.admin_client import REQUEST_SECONDS
 from evkit.errors import BrokerRefused, BrokerUnreachable
 from evkit.settings import Settings
 
@@ -53,10 +55,6 @@ class Member:
     partitions: int
 
 
-# What librdkafka is given, whatever we wait.
-_REQUEST_SECONDS = 3600.0
-
-
 def topic_facts(settings: Settings, names: Iterable[str], client: AdminClient) -> dict[str, TopicFacts]:
     """Facts by topic; a topic that does not exist is left out.
 
@@ -65,7 +63,7 @@ def topic_facts(settings: Settings, names: Iterable[str], client: AdminClient) -
     """
     ids = topic_ids(settings, names, client)
     resources = {name: ConfigResource(ConfigResource.Type.TOPIC, name) for name in ids}
-    asked = client.describe_configs(list(resources.values()), request_timeout=_REQUEST_SECONDS) if resources else {}
+    asked = client.describe_configs(list(resources.values()), request_timeout=REQUEST_SECONDS) if resources else {}
     found = {}
     for name, topic_id in ids.items():
         try:
@@ -101,7 +99,7 @@ def ask_topic_ids(names: Iterable[str], client: AdminClient) -> dict[str, Future
     names = sorted(set(names))
     if not names:
         return {}
-    asked: dict[str, Future[Any]] = client.describe_topics(ck.TopicCollection(names), request_timeout=_REQUEST_SECONDS)
+    asked: dict[str, Future[Any]] = client.describe_topics(ck.TopicCollection(names), request_timeout=REQUEST_SECONDS)
     return asked
 
 
@@ -120,7 +118,7 @@ def topic_setting(settings: Settings, name: str, setting: str, client: AdminClie
         BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`.
     """
     resource = ConfigResource(ConfigResource.Type.TOPIC, name)
-    asked = client.describe_configs([resource], request_timeout=_REQUEST_SECONDS)[resource]
+    asked = client.describe_configs([resource], request_timeout=REQUEST_SECONDS)[resource]
     try:
         found = _waited(settings, asked, client).get(setting)
     except BrokerRefused:
@@ -134,7 +132,7 @@ def partitions_count(settings: Settings, name: str, client: AdminClient) -> int 
     Raises:
         BrokerUnreachable: no answer within `settings.kafka_timeout_seconds`. BrokerRefused: no authorisation.
     """
-    asked = client.describe_topics(ck.TopicCollection([name]), request_timeout=_REQUEST_SECONDS)[name]
+    asked = client.describe_topics(ck.TopicCollection([name]), request_timeout=REQUEST_SECONDS)[name]
     try:
         return len(_waited(settings, asked, client).partitions)
     except BrokerRefused as error:

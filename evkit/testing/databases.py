@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
@@ -25,22 +24,12 @@ _SQL = named("testing")
 _END_MILLIS = 5000
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """What a database is made of: its catalogs in a word, its relations and schemas, the tables that are never empty."""
-
-    catalogs: str
-    relations: list[int]
-    schemas: list[str]
-    filled: list[str]
-
-
 class Databases:
-    """Databases of one server, each a clone of one template or as good as one.
+    """Databases of one server with evkit's tables, each a clone of one template or as good as one.
 
     Args:
         dsn       of the server's database from which others are made and dropped
-        template  name of the database to clone; nobody is connected to it, and it does not change
+        template  name of the database to clone, which is made here
     """
 
     def __init__(self, dsn: str, template: str) -> None:
@@ -48,11 +37,16 @@ class Databases:
         self._template = template
         self._washed: list[str] = []
         self._count = 0
-        with postgres.connect(self.dsn_of(template), autocommit=True) as connection:
-            self._made = _made(connection, None)
+        with postgres.connect(dsn, autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(template)))
+        postgres.migrate(self._dsn_of(template))
+        with postgres.connect(self._dsn_of(template), autocommit=True) as connection:
+            self._schemas = [name for (name,) in connection.execute(_SQL["schemas"]).fetchall()]
+            self._relations = [oid for (oid,) in connection.execute(_SQL["relations"]).fetchall()]
+            self._filled = [table for table in _tables(connection) if _has_rows(connection, table)]
+            self._state = self._state_of(connection)
 
-    def dsn_of(self, name: str) -> str:
-        """Connection string of one of them."""
+    def _dsn_of(self, name: str) -> str:
         return f"{self._dsn.rpartition('/')[0]}/{name}"
 
     def take(self, name: str) -> str:
@@ -66,7 +60,7 @@ class Databases:
                         sql.Identifier(name), sql.Identifier(self._template)
                     )
                 )
-        return self.dsn_of(name)
+        return self._dsn_of(name)
 
     def give_back(self, name: str) -> None:
         """End all sessions of a database whose test is over; wash it, or drop it."""
@@ -81,7 +75,7 @@ class Databases:
                 _drop(connection, name)
                 return
             try:
-                with postgres.connect(self.dsn_of(washed), autocommit=True) as inside:
+                with postgres.connect(self._dsn_of(washed), autocommit=True) as inside:
                     clean = self._wash(inside)
             except psycopg.Error as error:
                 log.info("database %s is not used again: %s", name, error)
@@ -92,32 +86,34 @@ class Databases:
                 _drop(connection, washed)
 
     def close(self) -> None:
-        """Drop those that nobody has."""
+        """Drop those that nobody has, and the template."""
         with postgres.connect(self._dsn, autocommit=True) as connection:
-            for name in self._washed:
+            for name in [*self._washed, self._template]:
                 _drop(connection, name)
         self._washed.clear()
 
     def _wash(self, connection: postgres.Connection) -> bool:
         """Whether the database is as the template is, now."""
-        made = self._made
         for (schema,) in connection.execute(_SQL["schemas"]).fetchall():
-            if schema not in made.schemas:
+            if schema not in self._schemas:
                 connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema)))
         # One goes with another: what is left is asked for anew.
-        while added := connection.execute(_SQL["added"], (made.relations,)).fetchone():
+        while added := connection.execute(_SQL["added"], (self._relations,)).fetchone():
             kind, schema, relation = added
             connection.execute(sql.SQL("DROP {} {} CASCADE").format(sql.SQL(kind), sql.Identifier(schema, relation)))
-        written = [
-            sql.Identifier(schema, table)
-            for schema, table in connection.execute(_SQL["tables"]).fetchall()
-            if f"{schema}.{table}" not in made.filled and _has_rows(connection, schema, table)
-        ]
+        written = [t for t in _tables(connection) if t not in self._filled and _has_rows(connection, t)]
         if written:
             connection.execute(sql.SQL("TRUNCATE {} CASCADE").format(sql.SQL(", ").join(written)))
         connection.execute(_SQL["restart_sequences"])
         connection.execute(_SQL["forget_statistics"])
-        return _made(connection, made.filled) == made
+        return self._state_of(connection) == self._state
+
+    def _state_of(self, connection: postgres.Connection) -> list[str]:
+        """What the catalogs say, and what is in the tables that are not empty in the template, in a word each."""
+        content = sql.SQL("SELECT md5(string_agg(t::text, ' ' ORDER BY t::text)) FROM {} AS t")
+        found = [connection.execute(_SQL["catalogs"]).fetchone()]
+        found += [connection.execute(content.format(table)).fetchone() for table in self._filled]
+        return [str(row) for row in found]
 
 
 def _rename(connection: postgres.Connection, name: str, into: str) -> None:
@@ -128,20 +124,10 @@ def _drop(connection: postgres.Connection, name: str) -> None:
     connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def _has_rows(connection: postgres.Connection, schema: str, table: str) -> bool:
-    row = connection.execute(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(sql.Identifier(schema, table))).fetchone()
+def _tables(connection: postgres.Connection) -> list[sql.Identifier]:
+    return [sql.Identifier(schema, table) for schema, table in connection.execute(_SQL["tables"]).fetchall()]
+
+
+def _has_rows(connection: postgres.Connection, table: sql.Identifier) -> bool:
+    row = connection.execute(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(table)).fetchone()
     return row is not None and bool(row[0])
-
-
-def _made(connection: postgres.Connection, filled: list[str] | None) -> _Made:
-    """`filled`: tables that are known to have rows always; None: those that have some now."""
-    if filled is None:
-        tables = connection.execute(_SQL["tables"]).fetchall()
-        filled = [f"{schema}.{table}" for schema, table in tables if _has_rows(connection, schema, table)]
-    parts = [str(connection.execute(_SQL["catalogs"]).fetchone())]
-    for name in filled:
-        content = sql.SQL("SELECT md5(string_agg(t::text, ' ' ORDER BY t::text)) FROM {} AS t")
-        parts.append(str(connection.execute(content.format(sql.Identifier(*name.split(".", 1)))).fetchone()))
-    relations = [oid for (oid,) in connection.execute(_SQL["relations"]).fetchall()]
-    schemas = [name for (name,) in connection.execute(_SQL["schemas"]).fetchall()]
-    return _Made(" ".join(parts), relations, schemas, filled)

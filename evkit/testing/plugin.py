@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _FAILED = pytest.StashKey[bool]()
 _NAMES = pytest.StashKey[list[str]]()
-_TEMPLATE = f"evkit_template_{os.getpid()}"
 
 
 @pytest.fixture(scope="session")
@@ -55,23 +54,11 @@ def evkit_stack() -> Iterator[StackInfo]:
 @pytest.fixture(scope="session")
 def _evkit_databases(evkit_stack: StackInfo) -> Iterator[Databases]:
     """Databases as a migrated one is."""
-    from psycopg import sql
-
-    from evkit import postgres
     from evkit.testing.databases import Databases
 
-    name = sql.Identifier(_TEMPLATE)
-    with postgres.connect(evkit_stack.postgres_dsn, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
-        postgres.migrate(_with_database(evkit_stack.postgres_dsn, _TEMPLATE))
-        databases = Databases(evkit_stack.postgres_dsn, _TEMPLATE)
-        yield databases
-        databases.close()
-        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
-
-
-def _with_database(dsn: str, database: str) -> str:
-    return f"{dsn.rpartition('/')[0]}/{database}"
+    databases = Databases(evkit_stack.postgres_dsn, f"evkit_template_{os.getpid()}")
+    yield databases
+    databases.close()
 
 
 def _unique(request: pytest.FixtureRequest, name: str, separator: str) -> str:

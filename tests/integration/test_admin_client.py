@@ -11,6 +11,18 @@ import pytest
 from evkit import kafka
 from tests.integration.vanishing import settings_of
 
+
+def run(program, settings, *arguments):
+    """What becomes of a process of its own that runs this."""
+    given = {
+        "EVKIT_POSTGRES_DSN": settings.postgres_dsn,
+        "EVKIT_KAFKA_BOOTSTRAP_SERVERS": settings.bootstrap_servers,
+    }
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], env=os.environ | given, capture_output=True, text=True, check=False
+    )
+
+
 # Garbage is collected on the thread on which the client's answer comes, and there only, when nobody has a hold on it.
 COLLECTS = """
 import gc, threading, weakref
@@ -40,15 +52,7 @@ print("alive", flush=True)
 
 
 def test_an_admin_client_that_is_collected_on_its_own_thread_ends_no_process(evkit_system):
-    settings = evkit_system.settings
-    given = {
-        "EVKIT_POSTGRES_DSN": settings.postgres_dsn,
-        "EVKIT_KAFKA_BOOTSTRAP_SERVERS": settings.bootstrap_servers,
-    }
-
-    done = subprocess.run(
-        [sys.executable, "-c", COLLECTS], env=os.environ | given, capture_output=True, text=True, check=False
-    )
+    done = run(COLLECTS, evkit_system.settings)
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["gone", "alive"]
@@ -96,18 +100,8 @@ for _ in range(5):
 )
 def test_an_answer_that_comes_after_its_caller_stopped_waiting_ends_no_process(question, own_stack):
     kafka.create_topics(settings_of(own_stack), {"order": 1})
-    given = {
-        "EVKIT_POSTGRES_DSN": own_stack.postgres_dsn,
-        "EVKIT_KAFKA_BOOTSTRAP_SERVERS": own_stack.kafka_bootstrap_servers,
-    }
 
-    done = subprocess.run(
-        [sys.executable, "-c", ASKS, question, str(own_stack.kafka_pid)],
-        env=os.environ | given,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(ASKS, settings_of(own_stack), question, str(own_stack.kafka_pid))
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["stopped waiting"] * 5

@@ -9,20 +9,14 @@ from psycopg import sql
 from evkit import Event, outbox, postgres
 from evkit.testing.databases import Databases
 
-TEMPLATE = "evkit_databases_template"
-
 
 @pytest.fixture
 def databases(evkit_stack):
-    dsn = evkit_stack.postgres_dsn
-    with postgres.connect(dsn, autocommit=True) as connection:
-        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(TEMPLATE)))
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
-        postgres.migrate(f"{dsn.rpartition('/')[0]}/{TEMPLATE}")
-        made = Databases(dsn, TEMPLATE)
-        yield made
-        made.close()
-        for name in (TEMPLATE, "first", "second"):
+    made = Databases(evkit_stack.postgres_dsn, "evkit_databases_template")
+    yield made
+    made.close()
+    with postgres.connect(evkit_stack.postgres_dsn, autocommit=True) as connection:
+        for name in ("first", "second"):
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
